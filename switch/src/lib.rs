@@ -1,2 +1,38 @@
+//! The data path of pontoon: a learning switch with a routing, translating gateway, in user space.
+//!
+//! Top down, as a frame meets them:
+//!
+//! - [`Switch`]: the threads. Adds and removes ports, takes configurations, tells what is counted.
+//! - [`worker`]: one thread's work: read a vector of frames, forward each, write them out.
+//! - [`datapath`]: the page that strings the stages together. Start here.
+//! - `guard`, `bridge`, `gateway`: the stages. Who may speak; which port a MAC is behind; what is
+//!   routed, and how it is translated (by the `nat` crate).
+//! - [`fdb`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a network, next
+//!   hops beyond an uplink, and the compiled configuration.
+//! - [`config`]: what the control plane says, as plain data. [`port`] and [`io`]: ports, and the
+//!   kernel's side of them. [`frame`], [`arp`]: bytes.
+//!
+//! Nothing here knows what a container is called. Time is a parameter everywhere but in the
+//! threads, so the same data path runs in a simulation: see [`worker::Worker::poll`].
+
+pub mod arp;
+mod bridge;
+pub mod config;
+pub mod datapath;
+mod drop;
+pub mod fdb;
 pub mod frame;
+mod gateway;
+mod guard;
 pub mod io;
+pub mod neighbor;
+pub mod port;
+mod switch;
+pub mod topology;
+pub mod worker;
+
+pub use config::{Config, NetworkId, PortId};
+pub use datapath::{Counters, Datapath, Event, FdbRow};
+pub use drop::DropReason;
+pub use port::PortCounters;
+pub use switch::{Settings, Switch};

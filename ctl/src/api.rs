@@ -1,0 +1,268 @@
+//! The shapes of the HTTP API, shared by the daemon that answers and the client that asks.
+//!
+//! HTTP/1.1 with JSON bodies over a Unix socket, everything under `/v1`:
+//!
+//! | method and path | body → answer |
+//! |---|---|
+//! | `GET /v1/info` | → [`Info`] |
+//! | `GET /v1/networks`, `GET /v1/networks/{name}` | → [`Network`]s, one [`Network`] |
+//! | `POST /v1/networks` | [`CreateNetwork`] → [`Network`] |
+//! | `DELETE /v1/networks/{name}` | → [`Network`] as it was |
+//! | `GET /v1/containers`, `GET /v1/containers/{name}` | → [`Container`]s, one [`Container`] |
+//! | `POST /v1/containers` | [`Attach`] → [`Container`] |
+//! | `DELETE /v1/containers/{name}` | → [`Container`] as it was |
+//! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
+//! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
+//! | `GET /v1/fdb` | → [`FdbEntry`]s |
+//! | `GET /v1/nat` | → [`NatRules`] |
+//! | `GET /v1/connections` | → [`Connection`]s |
+//! | `GET /v1/counters` | → [`Counters`] |
+//!
+//! A failure answers with a 4xx or 5xx status and an [`ErrorBody`]. Containers and networks are
+//! named by name, by id or by an unambiguous beginning of the id.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    pub error: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Info {
+    pub version: String,
+    pub pid: u32,
+    pub workers: usize,
+    /// Interfaces towards the world that the daemon forwards over.
+    pub uplinks: Vec<String>,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub port_kind: PortKind,
+    pub networks: usize,
+    pub containers: usize,
+    pub connections: usize,
+}
+
+/// What carries a container's frames to the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PortKind {
+    /// A TAP device that lives in the container's namespace; needs /dev/net/tun.
+    Tap,
+    /// A veth pair whose host end the switch reads with AF_PACKET.
+    Veth,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateNetwork {
+    pub name: String,
+    /// Chosen from the default pools when absent.
+    #[serde(default)]
+    pub subnet: Option<IpNet>,
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+    /// The uplink's when absent.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Network {
+    pub id: String,
+    pub name: String,
+    pub subnets: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    pub gateway_mac: String,
+    /// The host's interface on this network.
+    pub host_interface: String,
+    pub mtu: u32,
+    pub created: u64,
+    pub containers: Vec<String>,
+}
+
+/// What the new container shares or gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// An interface on the named network (`bridge` is one).
+    Network(String),
+    /// The host's own namespace: no endpoint, no published ports.
+    Host,
+    /// A namespace of its own with loopback only.
+    None,
+    /// The namespace of another container.
+    Container(String),
+}
+
+/// The namespace to attach, as the client sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Target {
+    /// The namespace of a process; the container ends when the process does.
+    Pid(u32),
+    /// A namespace bound to a path, as `ip netns` and the engines make them.
+    Netns(PathBuf),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attach {
+    /// Made up when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    pub mode: Mode,
+    pub target: Target,
+    #[serde(default)]
+    pub port_kind: Option<PortKind>,
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// `eth0` when absent.
+    #[serde(default)]
+    pub interface: Option<String>,
+    #[serde(default)]
+    pub publish: Vec<PortMapping>,
+    /// Told by `ps`; the command that runs in the container.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Forget the container when its process ends (`run --rm` and every `attach`). Otherwise `ps
+    /// --all` keeps telling of it until it is removed.
+    #[serde(default)]
+    pub remove_on_exit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// `[hostip:]hostport[-end]:port[-end][/tcp|udp]`, one rule however many ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PortMapping {
+    pub protocol: Protocol,
+    /// Every address of the host when absent.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
+    /// How many consecutive ports, one to one.
+    pub count: u16,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Endpoint {
+    pub network: String,
+    pub interface: String,
+    pub mac: String,
+    pub addresses: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    pub port_kind: PortKind,
+    /// The switch port, as `fdb` names it.
+    pub port: u32,
+    /// The host's end of the veth pair; a TAP has none.
+    pub host_interface: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    Running,
+    Exited,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Container {
+    pub id: String,
+    pub name: String,
+    pub mode: Mode,
+    pub target: Target,
+    pub command: Vec<String>,
+    pub created: u64,
+    pub status: Status,
+    pub endpoints: Vec<Endpoint>,
+    pub published: Vec<PortMapping>,
+    pub remove_on_exit: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FdbEntry {
+    pub network: String,
+    pub mac: String,
+    pub port: u32,
+    /// The container or `host`.
+    pub owner: String,
+    pub age_seconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NatRules {
+    pub masquerade: Vec<MasqueradeRule>,
+    pub publish: Vec<PublishRule>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MasqueradeRule {
+    pub network: String,
+    pub source: IpNet,
+    /// The address the flows leave with, by uplink.
+    pub to: BTreeMap<String, IpAddr>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PublishRule {
+    pub container: String,
+    pub mapping: PortMapping,
+    pub to: IpAddr,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    pub protocol: String,
+    pub state: String,
+    pub original: Flow,
+    pub reply: Flow,
+    pub expires_seconds: u64,
+    pub packets: [u64; 2],
+    pub bytes: [u64; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Flow {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub src_port: u16,
+    pub dst_port: u16,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub ports: Vec<PortCounters>,
+    pub drops: Vec<DropCounter>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PortCounters {
+    pub port: u32,
+    pub owner: String,
+    pub rx_frames: u64,
+    pub rx_bytes: u64,
+    pub tx_frames: u64,
+    pub tx_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DropCounter {
+    pub reason: String,
+    pub explanation: String,
+    pub frames: u64,
+}

@@ -1,0 +1,47 @@
+//! `pontoon attach`: an existing namespace becomes a container.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::container::ContainerArgs;
+use super::output::show_lines;
+use crate::api::{Container, Target};
+
+#[derive(Args)]
+pub(super) struct AttachArgs {
+    #[command(flatten)]
+    namespace: NamespaceArgs,
+    #[command(flatten)]
+    container: ContainerArgs,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct NamespaceArgs {
+    /// The namespace of this process; the container ends with it
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// The namespace that is bound to this path (/run/netns/NAME)
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+}
+
+pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
+    let target = match (args.namespace.pid, args.namespace.netns) {
+        (Some(pid), _) => Target::Pid(pid),
+        // The daemon's working directory is another one.
+        (None, Some(path)) => Target::Netns(
+            std::path::absolute(&path)
+                .with_context(|| format!("cannot make {} absolute", path.display()))?,
+        ),
+        (None, None) => anyhow::bail!("one of --pid and --netns is needed"),
+    };
+    let request = args.container.attach(target, Vec::new(), true);
+    let container: Container = args.client.client()?.post("/v1/containers", &request)?;
+    show_lines(&[container.id])
+}

@@ -1,0 +1,55 @@
+//! The options that `run` and `attach` share: what a new container is and gets.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use crate::api::{Attach, Mode, PortKind, PortMapping, Target};
+use crate::spec::parse_mac;
+
+#[derive(Args)]
+pub(super) struct ContainerArgs {
+    /// The container's name [default: made up]
+    #[arg(long)]
+    name: Option<String>,
+    /// bridge, host, none, container:NAME or the name of a network
+    #[arg(long, visible_alias = "network", value_name = "MODE", default_value = "bridge")]
+    pub(super) net: Mode,
+    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
+    #[arg(short, long, value_name = "SPEC")]
+    publish: Vec<PortMapping>,
+    /// The container's address [default: the next free one]
+    #[arg(long)]
+    ip: Option<IpAddr>,
+    /// The container's MAC address [default: made up]
+    #[arg(long, visible_alias = "mac-address", value_parser = parse_mac)]
+    mac: Option<String>,
+    /// What carries the frames [default: the daemon's choice]
+    #[arg(long, value_name = "KIND")]
+    port_kind: Option<PortKind>,
+    /// The interface's name in the container [default: eth0]
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+impl ContainerArgs {
+    pub(super) fn attach(
+        self,
+        target: Target,
+        command: Vec<String>,
+        remove_on_exit: bool,
+    ) -> Attach {
+        Attach {
+            name: self.name,
+            mode: self.net,
+            target,
+            port_kind: self.port_kind,
+            ip: self.ip,
+            mac: self.mac,
+            interface: self.interface,
+            publish: self.publish,
+            command,
+            remove_on_exit,
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! `pontoon demo`: the whole of pontoon on one machine, with nothing but the kernel's tun or veth.
+//!
+//! A host and an outside host in namespaces of their own, a wire between them, the daemon and two
+//! containers on the host; then four conversations, each shown with what the server saw, how long
+//! it took and what the switch remembers of it. Nothing printed is known beforehand: every
+//! address, entry and table is read back from the programs that run.
+//!
+//! | file | what |
+//! |---|---|
+//! | `privilege.rs` | the right to make namespaces, for root and for ordinary users |
+//! | `stage.rs` | namespaces, daemon, containers, commands; taking it all down |
+//! | `wire.rs` | the cable between host and outside |
+//! | `peer.rs` | the small server and its client |
+//! | `report.rs` | how it is printed |
+//! | `interrupt.rs` | Ctrl-C |
+
+mod interrupt;
+mod peer;
+mod privilege;
+mod report;
+mod stage;
+mod wire;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{getppid, getuid};
+
+use crate::api::{Connection, Container, FdbEntry, Flow, Info, Network, PortKind};
+use peer::{Answer, Echo, Timing};
+use report::{Report, Topology};
+use stage::{OUTSIDE, Place, Stage, UPLINK, kind_name, typed};
+
+/// Where the servers listen, in the container and outside.
+const SERVER_PORT: u16 = 80;
+/// What the container's server is published on.
+const PUBLISHED_PORT: u16 = 8080;
+
+#[derive(clap::Args)]
+pub(crate) struct DemoArgs {
+    /// What carries the containers' frames [default: what the kernel has]
+    #[arg(long, value_enum)]
+    port_kind: Option<PortKind>,
+
+    /// What connects the host with the outside [default: what the kernel has]
+    #[arg(long, value_enum, value_name = "KIND")]
+    wire: Option<PortKind>,
+
+    /// Be the demo's server: tell TCP and UDP callers on PORT who they are
+    #[arg(long, hide = true, value_name = "PORT", group = "role")]
+    serve: Option<u16>,
+
+    /// Be the demo's client: ask the server at ADDRESS who it sees
+    #[arg(long, hide = true, value_name = "ADDRESS:PORT", group = "role")]
+    ask: Option<SocketAddr>,
+
+    /// Ask over UDP rather than TCP
+    #[arg(long, hide = true, requires = "ask")]
+    udp: bool,
+
+    /// Send ICMP echo requests to ADDRESS
+    #[arg(long, hide = true, value_name = "ADDRESS", group = "role")]
+    ping: Option<Ipv4Addr>,
+
+    /// Become another pontoon command, one that ends with its parent
+    #[arg(
+        long,
+        hide = true,
+        value_name = "COMMAND",
+        num_args = 1..,
+        allow_hyphen_values = true,
+        group = "role"
+    )]
+    tether: Option<Vec<OsString>>,
+}
+
+/// Runs the demo, or the part in it that a hidden option names. The process must have one thread
+/// only: an ordinary user's demo moves into a user namespace, which the kernel allows to no other.
+///
+/// Exits with 0 when every path works, with 1 when one does not.
+///
+/// # Errors
+///
+/// No namespace, no wire, no daemon: what the kernel or the user is not allowed, or lacks.
+pub(crate) fn run(args: DemoArgs) -> Result<ExitCode> {
+    match args {
+        DemoArgs {
+            serve: Some(port), ..
+        } => peer::serve(port),
+        DemoArgs {
+            ask: Some(address),
+            udp,
+            ..
+        } => peer::ask(address, udp),
+        DemoArgs {
+            ping: Some(address),
+            ..
+        } => peer::ping(address),
+        DemoArgs {
+            tether: Some(command),
+            ..
+        } => tether(command),
+        DemoArgs {
+            port_kind, wire, ..
+        } => perform(port_kind, wire),
+    }
+}
+
+/// Becomes `pontoon COMMAND`, after asking the kernel to end it when the demo dies, however
+/// suddenly. The request survives exec (PR_SET_PDEATHSIG, prctl(2)).
+fn tether(command: Vec<OsString>) -> Result<ExitCode> {
+    prctl::set_pdeathsig(Signal::SIGTERM).context("tie this process to its parent")?;
+    let parent = getppid().to_string();
+    if std::env::var(peer::DEMO_PID).is_ok_and(|demo| demo != parent) {
+        // The parent died before the kernel was asked.
+        return Ok(ExitCode::FAILURE);
+    }
+    let error = Command::new("/proc/self/exe")
+        .arg0("pontoon")
+        .args(command)
+        .exec();
+    Err(error).context("execute /proc/self/exe")
+}
+
+fn perform(port_kind: Option<PortKind>, wire: Option<PortKind>) -> Result<ExitCode> {
+    let start = Instant::now();
+    let user = getuid();
+    let user_namespace = privilege::acquire()?;
+    interrupt::watch()?;
+
+    let mut out = io::stdout();
+    let mut report = Report::new(&mut out, report::colour_wanted());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let privilege = if user_namespace {
+        format!("user {user}, in a user namespace")
+    } else {
+        "privileged".to_owned()
+    };
+    let outcome = report
+        .title(
+            "pontoon demo",
+            &format!("Linux {}, {privilege}", kernel.trim()),
+        )
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Stage::build(wire))
+        .and_then(|mut stage| {
+            let shown = show(&mut stage, &mut report, port_kind);
+            if !interrupt::interrupted() && !matches!(shown, Ok(0)) && !is_broken_pipe(&shown) {
+                report.section("the end of the daemon's log")?;
+                report.output(&stage.log_tail())?;
+            }
+            let down = stage.take_down();
+            // What failed first is what to tell.
+            let failed = shown?;
+            down.context("clean up")?;
+            Ok(failed)
+        });
+
+    if interrupt::interrupted() {
+        report.verdict(
+            false,
+            "interrupted; processes, namespaces and files are removed",
+        )?;
+        return Ok(ExitCode::from(128 + Signal::SIGINT as u8));
+    }
+    if is_broken_pipe(&outcome) {
+        // `pontoon demo | head`: the reader has seen enough. As if ended by the signal.
+        return Ok(ExitCode::from(128 + Signal::SIGPIPE as u8));
+    }
+    let failed = outcome?;
+    let seconds = start.elapsed().as_secs_f64();
+    let text = match failed {
+        0 => format!("every path works; all is cleaned up again, after {seconds:.1} s"),
+        1 => format!("1 path failed; all is cleaned up, after {seconds:.1} s"),
+        more => format!("{more} paths failed; all is cleaned up, after {seconds:.1} s"),
+    };
+    report.verdict(failed == 0, &text)?;
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn is_broken_pipe<T>(outcome: &Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| {
+        error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// The play itself; returns how many paths failed.
+fn show(stage: &mut Stage, report: &mut Report<'_>, port_kind: Option<PortKind>) -> Result<usize> {
+    let cast = set_up(stage, report, port_kind)?;
+    let mut failed = 0;
+    for (index, path) in paths(&cast).iter().enumerate() {
+        if !walk(stage, report, index + 1, path)? {
+            failed += 1;
+        }
+    }
+    report.section("the tables")?;
+    for table in ["ps", "fdb", "nat", "conntrack", "drops"] {
+        report.command(Place::Host.name(), &typed(&[table]))?;
+        let text = stage.output(Place::Host, &[table])?;
+        report.output(&text)?;
+        report.blank()?;
+    }
+    Ok(failed)
+}
+
+/// Who plays, as the daemon tells.
+struct Cast {
+    client: IpAddr,
+    web: IpAddr,
+    gateway: IpAddr,
+}
+
+fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) -> Result<Cast> {
+    let forwarding = stage.forbid_kernel_forwarding()?;
+    report.note(&format!(
+        "a host and an outside host in fresh namespaces: no bridge, no netfilter rule, \
+         ip_forward = {forwarding}"
+    ))?;
+    report.section("setting up")?;
+    let daemon = stage.start_daemon(kind)?;
+    report.command(Place::Host.name(), &daemon)?;
+    let server = stage.start_outside_server(SERVER_PORT)?;
+    report.command(Place::Outside.name(), &server)?;
+    let serve = ["pontoon", "demo", "--serve", "80"];
+    let publish = ["-p", "8080:80", "-p", "8080:80/udp"];
+    let mut start = |name: &str, publish: &[&str]| -> Result<Container> {
+        let mut command = vec!["run", "-d", "--rm", "--net", "bridge", "--name", name];
+        command.extend(publish);
+        command.push("--");
+        command.extend(serve);
+        report.command(Place::Host.name(), &typed(&command))?;
+        stage.start_container(name, &command)
+    };
+    let web = start("web", &publish)?;
+    let client = start("client", &[])?;
+
+    let info: Info = stage.json(&["info", "--json"])?;
+    let networks: Vec<Network> = stage.json(&["network", "ls", "--json"])?;
+    let endpoint = |container: &Container| {
+        container
+            .endpoints
+            .first()
+            .cloned()
+            .ok_or_else(|| anyhow!("container {} has no endpoint", container.name))
+    };
+    let address = |container: &Container| -> Result<IpAddr> {
+        let first = endpoint(container)?
+            .addresses
+            .first()
+            .map(|address| address.addr());
+        first.with_context(|| format!("container {} has no address", container.name))
+    };
+    let web_endpoint = endpoint(&web)?;
+    let gateway = *web_endpoint
+        .gateways
+        .first()
+        .context("the network has no gateway")?;
+    let network = networks
+        .iter()
+        .find(|network| network.name == web_endpoint.network)
+        .with_context(|| format!("pontoon network ls has no {}", web_endpoint.network))?;
+    let cast = Cast {
+        client: address(&client)?,
+        web: address(&web)?,
+        gateway,
+    };
+    report.picture(&Topology {
+        containers: vec![
+            ("client".to_owned(), cast.client),
+            ("web".to_owned(), cast.web),
+        ],
+        port_kind: kind_name(web_endpoint.port_kind).to_owned(),
+        wire: kind_name(stage.wire_kind()).to_owned(),
+        gateway,
+        host_interface: network.host_interface.clone(),
+        workers: info.workers,
+        uplink: info.uplinks.join(", "),
+        uplink_address: UPLINK.into(),
+        outside_address: OUTSIDE.into(),
+    })?;
+    Ok(cast)
+}
+
+/// One conversation, and what is right about it.
+struct Path {
+    title: &'static str,
+    story: &'static str,
+    place: Place,
+    /// The container that asks, if it isn't the place itself.
+    container: Option<&'static str>,
+    ask: SocketAddr,
+    /// Whether ICMP goes the same way: a published port publishes none.
+    ping: Option<Ipv4Addr>,
+    server: &'static str,
+    /// Where the server is.
+    me: SocketAddr,
+    /// Whom it should see, and why.
+    you: IpAddr,
+    whose: &'static str,
+    /// Source of the connection as the client made it, where pontoon translates.
+    translated_from: Option<IpAddr>,
+}
+
+fn paths(cast: &Cast) -> [Path; 4] {
+    let web = SocketAddr::new(cast.web, SERVER_PORT);
+    let outside = SocketAddr::new(OUTSIDE.into(), SERVER_PORT);
+    let v4 = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
+    };
+    [
+        Path {
+            title: "container → container",
+            story: "one network: the switch forwards by MAC address and translates nothing",
+            place: Place::Host,
+            container: Some("client"),
+            ask: web,
+            ping: v4(cast.web),
+            server: "web",
+            me: web,
+            you: cast.client,
+            whose: "the client's own address",
+            translated_from: None,
+        },
+        Path {
+            title: "container → outside",
+            story: "the gateway routes, NAT masquerades; the outside knows no container addresses",
+            place: Place::Host,
+            container: Some("client"),
+            ask: outside,
+            ping: Some(OUTSIDE),
+            server: "outside",
+            me: outside,
+            you: UPLINK.into(),
+            whose: "the host's uplink address",
+            translated_from: Some(cast.client),
+        },
+        Path {
+            title: "outside → published port",
+            story: "NAT sends port 8080 of the host to port 80 of web, and leaves the source alone",
+            place: Place::Outside,
+            container: None,
+            ask: SocketAddr::new(UPLINK.into(), PUBLISHED_PORT),
+            ping: None,
+            server: "web",
+            me: web,
+            you: OUTSIDE.into(),
+            whose: "the outside client's own address",
+            translated_from: Some(OUTSIDE.into()),
+        },
+        Path {
+            title: "127.0.0.1 → published port",
+            story: "loopback never reaches a wire: a relay accepts, and asks web for the caller",
+            place: Place::Host,
+            container: None,
+            ask: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PUBLISHED_PORT),
+            ping: None,
+            server: "web",
+            me: web,
+            you: cast.gateway,
+            whose: "the gateway, for which the relay speaks",
+            translated_from: None,
+        },
+    ]
+}
+
+/// What came of asking over one protocol.
+struct Asked {
+    protocol: &'static str,
+    /// The answer's first line.
+    said: String,
+    timing: Timing,
+    /// Whom the server saw, and who it is; ICMP does not tell.
+    seen: Option<(SocketAddr, SocketAddr)>,
+    /// The entry of the conversation while it lasted.
+    connection: Option<Connection>,
+}
+
+/// Has one conversation over every protocol, prints it, and tells whether all of it was right.
+fn walk(stage: &mut Stage, report: &mut Report<'_>, number: usize, path: &Path) -> Result<bool> {
+    report.section(&format!("{number}. {}", path.title))?;
+    report.note(path.story)?;
+    let ask = path.ask.to_string();
+    let ping = path.ping.map(|address| address.to_string());
+    let mut questions = vec![
+        ("tcp", vec!["--ask", &ask]),
+        ("udp", vec!["--ask", &ask, "--udp"]),
+    ];
+    if let Some(address) = &ping {
+        questions.push(("icmp", vec!["--ping", address]));
+    }
+
+    let mut good = true;
+    let mut asked = Vec::new();
+    for (protocol, question) in &questions {
+        let mut command = Vec::new();
+        if let Some(container) = path.container {
+            command.extend(["exec", container, "--", "pontoon"]);
+        }
+        command.push("demo");
+        command.extend(question);
+        report.command(path.place.name(), &typed(&command))?;
+        match converse(stage, path, protocol, &command) {
+            Ok(outcome) => {
+                report.answer(protocol, &outcome.said, outcome.timing)?;
+                asked.push(outcome);
+            }
+            Err(error) => {
+                interrupt::check()?;
+                report.no_answer(protocol, &format!("{error:#}"))?;
+                good = false;
+            }
+        }
+    }
+    for (right, text) in judge(path, &asked) {
+        report.check(right, &text)?;
+        good &= right;
+    }
+    let connections: Vec<&Connection> = asked
+        .iter()
+        .filter_map(|asked| asked.connection.as_ref())
+        .collect();
+    for connection in &connections {
+        report.connection(connection)?;
+    }
+    if connections.is_empty() {
+        report.note("no connection entry: nothing to translate; the forwarding table suffices")?;
+        let fdb: Vec<FdbEntry> = stage.json(&["fdb", "--json"])?;
+        let between = [path.container.unwrap_or("host"), path.server];
+        for entry in fdb
+            .iter()
+            .filter(|entry| between.contains(&entry.owner.as_str()))
+        {
+            report.fdb_entry(entry)?;
+        }
+    }
+    Ok(good)
+}
+
+/// Asks, and looks the connection up before the client closes it.
+fn converse(
+    stage: &mut Stage,
+    path: &Path,
+    protocol: &'static str,
+    command: &[&str],
+) -> Result<Asked> {
+    let mut client = stage.spawn(path.place, command)?;
+    // The answer and its timing, a line each.
+    let heard = client.first_lines(2)?;
+    let (said, timing, seen) = if protocol == "icmp" {
+        let echo: Echo = heard.parse()?;
+        (echo.to_string(), echo.timing, None)
+    } else {
+        let answer: Answer = heard.parse()?;
+        (
+            answer.to_string(),
+            answer.timing,
+            Some((answer.you, answer.me)),
+        )
+    };
+    let connections: Vec<Connection> = stage.json(&["conntrack", "--json"])?;
+    client.finish()?;
+    Ok(Asked {
+        protocol,
+        said: said.lines().next().unwrap_or_default().to_owned(),
+        timing,
+        seen,
+        connection: connections
+            .into_iter()
+            .find(|connection| is_entry_of(connection, protocol, seen, path)),
+    })
+}
+
+/// The server sees the connection's reply tuple from its own end: what it calls itself is the
+/// source there, its caller the destination. An ICMP echo goes to where it was sent.
+fn is_entry_of(
+    connection: &Connection,
+    protocol: &str,
+    seen: Option<(SocketAddr, SocketAddr)>,
+    path: &Path,
+) -> bool {
+    let Flow {
+        src,
+        dst,
+        src_port,
+        dst_port,
+    } = connection.reply;
+    connection.protocol == protocol
+        && match seen {
+            Some((you, me)) => {
+                SocketAddr::new(src, src_port) == me && SocketAddr::new(dst, dst_port) == you
+            }
+            None => src == path.me.ip() && dst == path.you,
+        }
+}
+
+/// What is right or wrong about a conversation, a sentence each.
+fn judge(path: &Path, asked: &[Asked]) -> Vec<(bool, String)> {
+    let mut verdicts = Vec::new();
+    let mut add = |right: bool, text: String| {
+        if !verdicts.contains(&(right, text.clone())) {
+            verdicts.push((right, text));
+        }
+    };
+    for Asked {
+        protocol,
+        seen,
+        connection,
+        ..
+    } in asked
+    {
+        if let &Some((you, me)) = seen {
+            if me != path.me {
+                add(
+                    false,
+                    format!("{me} answered over {protocol} instead of {}", path.me),
+                );
+            } else if you.ip() != path.you {
+                let (server, whose, expected) = (path.server, path.whose, path.you);
+                add(
+                    false,
+                    format!("{server} saw {}, not {expected}, {whose}", you.ip()),
+                );
+            } else {
+                add(
+                    true,
+                    format!("{} saw {}: {}", path.server, you.ip(), path.whose),
+                );
+            }
+        }
+        let Some(from) = path.translated_from else {
+            continue;
+        };
+        match connection {
+            None => add(
+                false,
+                format!("the {protocol} conversation has no connection entry"),
+            ),
+            Some(Connection { original, .. }) => {
+                let (to, to_port) = (path.ask.ip(), path.ask.port());
+                let port_right = *protocol == "icmp" || original.dst_port == to_port;
+                if (original.src, original.dst) != (from, to) || !port_right {
+                    let (src, dst) = (original.src, original.dst);
+                    add(
+                        false,
+                        format!("the {protocol} entry tells of {src} → {dst}"),
+                    );
+                }
+            }
+        }
+    }
+    verdicts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The command line: one file a subcommand, its arguments and what it does side by side.
+//!
+//! `output` has what the printers share, `container` the options of `run` and `attach`,
+//! `supervise` and `start` the life of a command in a container.
+//!
+//! Exit codes: 0, 1 for an error, 2 for a wrong command line; `run` and `exec` exit as Docker's:
+//! with the command's code, 128 + N when signal N ended it, 125 for an error of pontoon's own, 126
+//! for a command that cannot be executed, 127 for one that is not found.
+
+mod attach;
+mod conntrack;
+mod container;
+mod daemon;
+mod detach;
+mod drops;
+mod exec;
+mod fdb;
+mod info;
+mod inspect;
+mod nat;
+mod network;
+mod output;
+mod ps;
+mod publish;
+mod rm;
+mod run;
+mod start;
+mod supervise;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::Client;
+
+/// An error of pontoon's own, where every other code is the command's.
+const OWN_ERROR: u8 = 125;
+
+/// Container networking in userspace: a switch and a NAT engine in place of the kernel's bridge
+/// and iptables.
+#[derive(Parser)]
+#[command(name = "pontoon", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the switch, the NAT engine and the API that the other commands ask
+    Daemon(daemon::DaemonArgs),
+    /// Run a command in a new container
+    Run(run::RunArgs),
+    /// Run a command in the network of a running container
+    Exec(exec::ExecArgs),
+    /// Give an existing namespace a network, as a container
+    Attach(attach::AttachArgs),
+    /// Take a container's network away and forget the container
+    Detach(detach::DetachArgs),
+    /// Forget containers that have exited
+    Rm(rm::RmArgs),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Tell everything about a container, as JSON
+    Inspect(inspect::InspectArgs),
+    /// Publish ports of a running container
+    Publish(publish::PublishArgs),
+    /// Withdraw published ports; their connections are cut
+    Unpublish(publish::UnpublishArgs),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// List the MAC addresses that the switch has learned
+    Fdb(fdb::FdbArgs),
+    /// List the rules of address translation (what iptables -t nat -L would tell)
+    Nat(nat::NatArgs),
+    /// List the connections that the NAT engine tracks
+    Conntrack(conntrack::ConntrackArgs),
+    /// Tell what was dropped, and why
+    Drops(drops::DropsArgs),
+    /// Tell about the daemon
+    Info(info::InfoArgs),
+    /// The last step before a container's command; `run` is its only caller
+    #[command(name = start::NAME, hide = true)]
+    Start(start::StartArgs),
+}
+
+/// How a client command finds its daemon.
+#[derive(Args)]
+struct ClientArgs {
+    /// The daemon's socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PONTOON_SOCKET",
+        hide_env_values = true,
+        default_value = "/run/pontoon/pontoon.sock"
+    )]
+    socket: PathBuf,
+}
+
+impl ClientArgs {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.socket).context("cannot prepare a connection")
+    }
+}
+
+/// Parses the command line, runs the command and says what failed on standard error.
+///
+/// Starts no thread by itself: `run`, `exec` and `demo` change the namespaces of the process.
+pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version arrive as errors too. Nobody is left to tell of a closed pipe.
+            let _ = error.print();
+            let wraps_a_command = matches!(
+                arguments.get(1).and_then(|name| name.to_str()),
+                Some("run" | "exec")
+            );
+            return match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if wraps_a_command => ExitCode::from(OWN_ERROR),
+                _ => ExitCode::from(2),
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Daemon(args) => daemon::run(args),
+        Command::Run(args) => return run::run(args),
+        Command::Exec(args) => return exec::run(args),
+        Command::Start(args) => return start::run(args),
+        Command::Attach(args) => attach::run(args),
+        Command::Detach(args) => detach::run(args),
+        Command::Rm(args) => rm::run(args),
+        Command::Ps(args) => ps::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Publish(args) => publish::publish(args),
+        Command::Unpublish(args) => publish::unpublish(args),
+        Command::Network(command) => network::run(command),
+        Command::Fdb(args) => fdb::run(args),
+        Command::Nat(args) => nat::run(args),
+        Command::Conntrack(args) => conntrack::run(args),
+        Command::Drops(args) => drops::run(args),
+        Command::Info(args) => info::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        // `pontoon ps | head -1`: the reader has what it wanted.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells of an error with its causes, in one line on standard error.
+fn complain(error: &anyhow::Error) {
+    // With standard error gone too there is nobody to tell.
+    let _ = writeln!(io::stderr(), "pontoon: {error:#}");
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    // Only what printing fails with: a daemon that breaks off is a `ClientError`.
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,142 @@
+//! `pontoon network`: create, list, inspect and remove networks.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+
+use super::output::{Look, OutputArgs, joined, short_id, show_json, show_lines, write_table};
+use crate::api::{CreateNetwork, Network};
+use crate::client::network_path;
+
+#[derive(Subcommand)]
+pub(super) enum NetworkCommand {
+    /// Create a network
+    Create(CreateArgs),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Tell everything about a network, as JSON
+    Inspect(InspectArgs),
+    /// Remove networks that no container uses
+    Rm(RemoveArgs),
+}
+
+#[derive(Args)]
+pub(super) struct CreateArgs {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// The network's addresses, as 10.1.0.0/16 [default: one that overlaps no route of the host]
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<IpNet>,
+    /// The gateway's address [default: the first of the subnet]
+    #[arg(long, value_name = "IP")]
+    gateway: Option<IpAddr>,
+    /// Bytes of an IP packet [default: the uplink's]
+    // RFC 791: every host takes a datagram of 68 bytes, and none is longer than 65535.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    mtu: Option<u32>,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct ListArgs {
+    /// Print ids alone
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// Name, id or beginning of an id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Accepted for the sake of uniformity: the output is always JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct RemoveArgs {
+    /// Names, ids or beginnings of ids
+    #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    names: Vec<String>,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        NetworkCommand::Create(args) => create(args),
+        NetworkCommand::Ls(args) => list(args),
+        NetworkCommand::Inspect(args) => {
+            let network: Network = args.client.client()?.get(&network_path(&args.name))?;
+            show_json(&network)
+        }
+        NetworkCommand::Rm(args) => remove(args),
+    }
+}
+
+fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let request = CreateNetwork {
+        name: args.name,
+        subnet: args.subnet,
+        gateway: args.gateway,
+        mtu: args.mtu,
+    };
+    let network: Network = args.client.client()?.post("/v1/networks", &request)?;
+    show_lines(&[network.id])
+}
+
+fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    let networks: Vec<Network> = args.client.client()?.get("/v1/networks")?;
+    if args.quiet {
+        let ids: Vec<_> = networks.iter().map(|network| short_id(&network.id)).collect();
+        return show_lines(&ids);
+    }
+    args.output.show(&networks, |out, look| print(out, look, &networks))
+}
+
+/// Goes on after a network that cannot be removed, as Docker does, and fails in the end.
+fn remove(args: RemoveArgs) -> anyhow::Result<ExitCode> {
+    let client = args.client.client()?;
+    let mut failed = false;
+    for name in &args.names {
+        match client.delete::<Network>(&network_path(name)) {
+            Ok(network) => {
+                show_lines(&[network.name])?;
+            }
+            Err(error) => {
+                super::complain(&error.into());
+                failed = true;
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn print(out: &mut dyn Write, look: Look, networks: &[Network]) -> io::Result<()> {
+    let header = ["NETWORK ID", "NAME", "SUBNET", "GATEWAY", "INTERFACE", "MTU", "CONTAINERS"];
+    let rows = networks.iter().map(|network| {
+        [
+            short_id(&network.id).to_owned(),
+            network.name.clone(),
+            joined(&network.subnets),
+            joined(&network.gateways),
+            network.host_interface.clone(),
+            network.mtu.to_string(),
+            joined(&network.containers),
+        ]
+    });
+    write_table(out, look, header, rows)
+}

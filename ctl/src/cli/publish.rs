@@ -1,0 +1,48 @@
+//! `pontoon publish` and `pontoon unpublish`: ports of a running container.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use super::output::{published, show_lines};
+use crate::api::{Container, PortMapping};
+use crate::client::container_path;
+
+#[derive(Args)]
+pub(super) struct PublishArgs {
+    /// Name, id or beginning of an id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// A port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]; may be repeated
+    #[arg(short, long, value_name = "SPEC", required = true)]
+    publish: Vec<PortMapping>,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct UnpublishArgs {
+    /// Name, id or beginning of an id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// What to withdraw, as it was published; may be repeated
+    #[arg(short, long, value_name = "SPEC", required = true)]
+    publish: Vec<PortMapping>,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+/// Prints what the container publishes then.
+pub(super) fn publish(args: PublishArgs) -> anyhow::Result<ExitCode> {
+    let path = format!("{}/ports", container_path(&args.name));
+    let container: Container = args.client.client()?.post(&path, &args.publish)?;
+    show_lines(&container.published.iter().map(published).collect::<Vec<_>>())
+}
+
+/// Prints what the container publishes then.
+pub(super) fn unpublish(args: UnpublishArgs) -> anyhow::Result<ExitCode> {
+    let path = format!("{}/ports", container_path(&args.name));
+    let container: Container = args.client.client()?.delete_with(&path, &args.publish)?;
+    show_lines(&container.published.iter().map(published).collect::<Vec<_>>())
+}

@@ -1,0 +1,194 @@
+//! Whether what was attached still lives.
+//!
+//! A pid is reused and so are the inode numbers of namespaces; a container is therefore known by
+//! the boot, the namespace's inode and the process's start time together. Nothing here keeps a
+//! namespace open: that would keep a dead container's namespace, and all in it, alive.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::failure::Failure;
+use crate::api::Target;
+use crate::netns::Netns;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// The kernel's boot id: inodes and start times mean nothing in another boot.
+    pub boot: String,
+    /// Inode of the network namespace.
+    pub netns: u64,
+    /// Start time of the process in clock ticks since boot; none for a namespace given by path.
+    pub started: Option<u64>,
+}
+
+/// Opens the namespace of `target` and tells what to know it by.
+pub(super) fn identify(target: &Target) -> Result<(Netns, Identity), Failure> {
+    let boot = boot_id()?;
+    match target {
+        Target::Pid(pid) => {
+            let started = start_time(*pid).map_err(|_| no_process(*pid))?;
+            let netns = Netns::of_pid(*pid)?;
+            // The same start time after the opening: the namespace is that process's, not that
+            // of a later one with its pid.
+            if start_time(*pid).ok() != Some(started) {
+                return Err(no_process(*pid));
+            }
+            let identity = Identity { boot, netns: netns.inode(), started: Some(started) };
+            Ok((netns, identity))
+        }
+        Target::Netns(path) => {
+            if !path.is_absolute() {
+                return Err(Failure::Invalid(format!(
+                    "the namespace {} must be an absolute path: the daemon has a directory of its \
+                     own",
+                    path.display()
+                )));
+            }
+            let netns = Netns::open(path)?;
+            let identity = Identity { boot, netns: netns.inode(), started: None };
+            Ok((netns, identity))
+        }
+    }
+}
+
+/// Why what was attached as `identity` is no more, or nothing when it lives.
+pub(super) fn why_gone(target: &Target, identity: &Identity) -> Option<String> {
+    if boot_id().is_ok_and(|boot| boot != identity.boot) {
+        return Some("the machine was started anew".to_owned());
+    }
+    match target {
+        Target::Pid(pid) => match start_time(*pid) {
+            Ok(started) if Some(started) == identity.started => None,
+            _ => Some(format!("process {pid} has ended")),
+        },
+        Target::Netns(path) => match inode_at(path) {
+            Some(inode) if inode == identity.netns => None,
+            Some(_) => Some(format!("{} leads to another namespace now", path.display())),
+            None => Some(format!("the namespace {} is gone", path.display())),
+        },
+    }
+}
+
+/// Sends `id` over `ends` when the process `pid` ends. Dropping the handle does not stop it;
+/// aborting does.
+///
+/// A kernel without pidfd_open (before 5.3) is not an error: [`why_gone`], which the daemon asks
+/// every other second, finds the end there.
+pub(super) fn watch_process(
+    pid: u32,
+    id: String,
+    ends: mpsc::Sender<String>,
+) -> io::Result<Option<AbortHandle>> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(raw) = raw else {
+        return Err(io::Error::other(format!("{pid} is not a process id")));
+    };
+    let descriptor = match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(descriptor) => descriptor,
+        Err(Errno::NOSYS) => return Ok(None),
+        Err(error) => {
+            return Err(io::Error::other(format!("can't watch process {pid}: {error}")));
+        }
+    };
+    // A pidfd turns readable when the process ends, zombie or reaped (pidfd_open(2)).
+    let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+    let task = tokio::spawn(async move {
+        if descriptor.readable().await.is_ok() {
+            let _ = ends.send(id).await;
+        }
+    });
+    Ok(Some(task.abort_handle()))
+}
+
+fn no_process(pid: u32) -> Failure {
+    Failure::NotFound(format!("there is no process {pid} (it may have ended)"))
+}
+
+fn boot_id() -> io::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| io::Error::new(error.kind(), format!("can't read {path}: {error}")))
+}
+
+fn inode_at(path: &Path) -> Option<u64> {
+    use std::os::linux::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| metadata.st_ino())
+}
+
+/// Start time of a living process; a zombie counts as ended.
+fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::other(format!("process {pid} has ended")))
+}
+
+/// Field 22 of /proc/PID/stat (proc(5)). The second field is the command in parentheses and may
+/// itself hold blanks and parentheses, so fields are counted from the last one.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_read_behind_a_hostile_command_name() {
+        let stat = "7 (a) S (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        assert_eq!(parse_start_time(stat), Some(4242));
+        assert_eq!(parse_start_time(&stat.replace(") S 1", ") Z 1")), None);
+        assert_eq!(parse_start_time("7 (a) S 1"), None);
+        assert_eq!(parse_start_time(""), None);
+    }
+
+    #[test]
+    fn an_ended_process_and_a_reused_pid_are_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let target = Target::Pid(child.id());
+        let (_, identity) = identify(&target).unwrap();
+        assert_eq!(why_gone(&target, &identity), None);
+
+        let later = Identity { started: identity.started.map(|time| time + 1), ..identity.clone() };
+        assert!(why_gone(&target, &later).is_some());
+        let other_boot = Identity { boot: "another".to_owned(), ..identity.clone() };
+        assert!(why_gone(&target, &other_boot).is_some());
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(why_gone(&target, &identity).is_some());
+        assert!(matches!(identify(&target), Err(Failure::NotFound(_))));
+    }
+
+    #[test]
+    fn a_path_is_gone_with_its_namespace() {
+        let target = Target::Netns("/proc/self/ns/net".into());
+        let (_, identity) = identify(&target).unwrap();
+        assert_eq!(why_gone(&target, &identity), None);
+        let other = Identity { netns: identity.netns + 1, ..identity };
+        assert!(why_gone(&target, &other).is_some());
+        assert!(identify(&Target::Netns("relative".into())).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_told() {
+        let (ends, mut ended) = mpsc::channel(1);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        watch_process(child.id(), "the-id".to_owned(), ends).unwrap();
+        child.kill().unwrap();
+        assert_eq!(ended.recv().await.as_deref(), Some("the-id"));
+        child.wait().unwrap();
+    }
+}

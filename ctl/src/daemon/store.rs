@@ -1,0 +1,314 @@
+//! What must outlive the daemon: networks and attached containers, in one redb file.
+//!
+//! A record is JSON under its id. A write is durable when the call returns, or nothing was
+//! written: the caller undoes what it was about to record.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use ipnet::IpNet;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use switch::frame::MacAddr;
+
+use super::life::Identity;
+use crate::api::{Mode, PortKind, PortMapping, Status, Target};
+
+type Records = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const NETWORKS: Records = TableDefinition::new("networks");
+const CONTAINERS: Records = TableDefinition::new("containers");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// Raised when a record changes in a way an older daemon would misread.
+const FORMAT: u64 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct NetworkRecord {
+    pub id: String,
+    pub name: String,
+    pub subnets: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    #[serde(with = "mac_text")]
+    pub gateway_mac: MacAddr,
+    pub host_interface: String,
+    pub mtu: u32,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ContainerRecord {
+    pub id: String,
+    pub name: String,
+    pub mode: Mode,
+    pub target: Target,
+    pub identity: Identity,
+    pub command: Vec<String>,
+    /// Seconds since 1970.
+    pub created: u64,
+    pub status: Status,
+    /// None in the modes that have no interface of their own, and once the container has ended.
+    pub endpoint: Option<EndpointRecord>,
+    pub published: Vec<PortMapping>,
+    pub remove_on_exit: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct EndpointRecord {
+    /// Id of the network.
+    pub network: String,
+    pub interface: String,
+    #[serde(with = "mac_text")]
+    pub mac: MacAddr,
+    pub addresses: Vec<IpNet>,
+    pub port_kind: PortKind,
+    /// The host's end of the veth pair; a TAP has none.
+    pub host_interface: Option<String>,
+}
+
+/// The open file. A failed write closes it, because redb refuses to go on after an I/O error, and
+/// the next call opens it anew: a disk that was full for a while costs only what was asked
+/// meanwhile.
+pub(super) struct Store {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+impl Store {
+    /// Opens or creates `pontoon.redb` in `state_dir`.
+    pub(super) fn open(state_dir: &Path) -> anyhow::Result<Store> {
+        let mut store = Store { path: state_dir.join("pontoon.redb"), database: None };
+        store.opened()?;
+        Ok(store)
+    }
+
+    pub(super) fn networks(&mut self) -> anyhow::Result<Vec<NetworkRecord>> {
+        self.all(NETWORKS)
+    }
+
+    pub(super) fn containers(&mut self) -> anyhow::Result<Vec<ContainerRecord>> {
+        self.all(CONTAINERS)
+    }
+
+    pub(super) fn put_network(&mut self, record: &NetworkRecord) -> anyhow::Result<()> {
+        let bytes = serde_json::to_vec(record)?;
+        self.write(NETWORKS, &record.id, Some(&bytes))
+            .with_context(|| format!("network {} was not recorded", record.name))
+    }
+
+    pub(super) fn put_container(&mut self, record: &ContainerRecord) -> anyhow::Result<()> {
+        let bytes = serde_json::to_vec(record)?;
+        self.write(CONTAINERS, &record.id, Some(&bytes))
+            .with_context(|| format!("container {} was not recorded", record.name))
+    }
+
+    pub(super) fn remove_network(&mut self, id: &str) -> anyhow::Result<()> {
+        self.write(NETWORKS, id, None).context("the network's removal was not recorded")
+    }
+
+    pub(super) fn remove_container(&mut self, id: &str) -> anyhow::Result<()> {
+        self.write(CONTAINERS, id, None).context("the container's removal was not recorded")
+    }
+
+    fn opened(&mut self) -> anyhow::Result<&Database> {
+        if self.database.is_none() {
+            let database = open_database(&self.path)
+                .with_context(|| format!("can't open the store {}", self.path.display()))?;
+            self.database = Some(database);
+        }
+        self.database.as_ref().ok_or_else(|| anyhow!("the store is not open"))
+    }
+
+    fn all<T: DeserializeOwned>(&mut self, table: Records) -> anyhow::Result<Vec<T>> {
+        let path = self.path.clone();
+        let transaction = self.opened()?.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(table)?.iter()? {
+            let (id, bytes) = entry?;
+            records.push(serde_json::from_slice(bytes.value()).with_context(|| {
+                format!("{}: the record {:?} can't be read", path.display(), id.value())
+            })?);
+        }
+        Ok(records)
+    }
+
+    fn write(&mut self, table: Records, id: &str, bytes: Option<&[u8]>) -> anyhow::Result<()> {
+        let path = self.path.clone();
+        let result = commit(self.opened()?, table, id, bytes);
+        if result.is_err() {
+            self.database = None;
+        }
+        result.with_context(|| format!("can't write {} (is its disk full?)", path.display()))
+    }
+}
+
+fn open_database(path: &Path) -> anyhow::Result<Database> {
+    // A creation cut short (by a full disk) leaves a file of zeroes, which redb takes for a
+    // foreign one; an empty file it takes for a new one.
+    let fresh = fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
+    let database = Database::create(path);
+    if fresh && database.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    let database = database?;
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(NETWORKS)?;
+        transaction.open_table(CONTAINERS)?;
+        let mut meta = transaction.open_table(META)?;
+        let found = meta.get("format")?.map(|format| format.value());
+        match found {
+            None => {
+                meta.insert("format", FORMAT)?;
+            }
+            Some(FORMAT) => {}
+            Some(other) => bail!(
+                "it has format {other}, this pontoon knows {FORMAT}: use the pontoon that wrote it, \
+                 or another --state-dir"
+            ),
+        }
+    }
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn commit(
+    database: &Database,
+    table: Records,
+    id: &str,
+    bytes: Option<&[u8]>,
+) -> anyhow::Result<()> {
+    let transaction = database.begin_write()?;
+    {
+        let mut records = transaction.open_table(table)?;
+        match bytes {
+            Some(bytes) => {
+                records.insert(id, bytes)?;
+            }
+            None => {
+                records.remove(id)?;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// A MAC address as its usual text, so that the store reads as people write.
+mod mac_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use switch::frame::MacAddr;
+
+    pub(super) fn serialize<S: Serializer>(mac: &MacAddr, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(mac)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Protocol;
+
+    fn container(id: &str) -> ContainerRecord {
+        ContainerRecord {
+            id: id.to_owned(),
+            name: format!("name-of-{id}"),
+            mode: Mode::Network("bridge".to_owned()),
+            target: Target::Netns("/run/netns/x".into()),
+            identity: Identity { boot: "b".to_owned(), netns: 4026532000, started: None },
+            command: vec!["sh".to_owned()],
+            created: 1,
+            status: Status::Running,
+            endpoint: Some(EndpointRecord {
+                network: "n".to_owned(),
+                interface: "eth0".to_owned(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                addresses: vec!["172.17.0.2/16".parse().unwrap()],
+                port_kind: PortKind::Tap,
+                host_interface: None,
+            }),
+            published: vec![PortMapping {
+                protocol: Protocol::Tcp,
+                host_ip: None,
+                host_port: 8080,
+                container_port: 80,
+                count: 1,
+            }],
+            remove_on_exit: true,
+        }
+    }
+
+    #[test]
+    fn records_survive_closing_and_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = NetworkRecord {
+            id: "n".to_owned(),
+            name: "bridge".to_owned(),
+            subnets: vec!["172.17.0.0/16".parse().unwrap()],
+            gateways: vec!["172.17.0.1".parse().unwrap()],
+            gateway_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            host_interface: "pontoon0".to_owned(),
+            mtu: 1500,
+            created: 7,
+        };
+        let mut store = Store::open(dir.path()).unwrap();
+        store.put_network(&network).unwrap();
+        store.put_container(&container("a")).unwrap();
+        store.put_container(&container("b")).unwrap();
+        store.remove_container("a").unwrap();
+        drop(store);
+
+        let mut store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.networks().unwrap(), [network]);
+        assert_eq!(store.containers().unwrap(), [container("b")]);
+        store.remove_network("n").unwrap();
+        assert_eq!(store.networks().unwrap(), []);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let database = Database::create(dir.path().join("pontoon.redb")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let error = Store::open(dir.path()).err().map(|error| format!("{error:#}")).unwrap();
+        assert!(error.contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pontoon.redb");
+        fs::write(&path, b"something else entirely").unwrap();
+        assert!(Store::open(dir.path()).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"something else entirely");
+    }
+
+    /// /dev/full refuses every write with ENOSPC but can't hold a file, so the store's directory
+    /// is taken away instead: the write fails, and the store opens again when it is back.
+    #[test]
+    fn a_failed_open_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.database = None;
+        let (path, away) = (dir.path().join("pontoon.redb"), dir.path().join("away"));
+        fs::rename(&path, &away).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(store.put_container(&container("a")).is_err());
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&away, &path).unwrap();
+        store.put_container(&container("a")).unwrap();
+        assert_eq!(store.containers().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,463 @@
+//! Addresses: which subnet a new network gets, which address an endpoint, which MAC.
+//!
+//! Pure bookkeeping in memory: no I/O, no clock. What is to survive a restart is the caller's to
+//! store, and to give back through [`Allocator::allocate_specific`].
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use switch::frame::MacAddr;
+
+/// Why there is no subnet or no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IpamError {
+    #[error(
+        "no private subnet is free: each of 172.17-31.0.0/16, 192.168.0.0/16 and 10.0.0.0/8 \
+         overlaps a route of the host or another network; name one with --subnet"
+    )]
+    NoSubnetFree,
+    #[error("subnet {wanted} overlaps {other}, {what}; choose another one")]
+    Overlap {
+        wanted: IpNet,
+        other: IpNet,
+        what: &'static str,
+    },
+    #[error(
+        "subnet {0} is too small: it needs room for a gateway and a container (at most /30, \
+         or /126 for IPv6)"
+    )]
+    TooSmall(IpNet),
+    #[error("subnet {0} is not one that hosts may have addresses in")]
+    NotUnicast(IpNet),
+    #[error("address {address} is not in the subnet {subnet} of the network")]
+    Outside { address: IpAddr, subnet: IpNet },
+    #[error("address {address} is {why} of {subnet}; choose another one")]
+    Reserved {
+        address: IpAddr,
+        subnet: IpNet,
+        why: &'static str,
+    },
+    #[error("address {address} belongs to {holder}; choose another one, or remove {holder}")]
+    Held { address: IpAddr, holder: String },
+    #[error("subnet {subnet} is full: all of its {held} addresses are in use")]
+    Full { subnet: IpNet, held: u128 },
+}
+
+/// Chooses the subnet of a new network: the first candidate that overlaps nothing in `taken`, the
+/// routes and addresses of the host and the subnets of the other networks.
+///
+/// The candidates, in this order, are those that Docker's users know: 172.17.0.0/16 to
+/// 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20, then 10.0.0.0/16 to 10.255.0.0/16, all
+/// of RFC 1918.
+///
+/// Default routes overlap everything and so say nothing; the same goes for the two halves of one
+/// (0.0.0.0/1 and 128.0.0.0/1) that VPN clients lay over it.
+pub(crate) fn choose_subnet(taken: &[IpNet]) -> Result<Ipv4Net, IpamError> {
+    candidates()
+        .find(|candidate| overlapping(IpNet::V4(*candidate), taken).is_none())
+        .ok_or(IpamError::NoSubnetFree)
+}
+
+/// Checks a subnet that the user named for a new network against the host's routes and addresses
+/// and the other networks, and hands it back without its host bits.
+pub(crate) fn check_subnet(
+    wanted: IpNet,
+    host: &[IpNet],
+    networks: &[IpNet],
+) -> Result<IpNet, IpamError> {
+    let wanted = wanted.trunc();
+    let first = wanted.network();
+    if first.is_loopback() || first.is_multicast() || wanted.prefix_len() == 0 {
+        return Err(IpamError::NotUnicast(wanted));
+    }
+    if wanted.max_prefix_len() - wanted.prefix_len() < 2 {
+        return Err(IpamError::TooSmall(wanted));
+    }
+    if let Some(other) = overlapping(wanted, networks) {
+        return Err(IpamError::Overlap {
+            wanted,
+            other,
+            what: "the subnet of another network",
+        });
+    }
+    if let Some(other) = overlapping(wanted, host) {
+        return Err(IpamError::Overlap {
+            wanted,
+            other,
+            what: "which the host reaches already",
+        });
+    }
+    Ok(wanted)
+}
+
+/// The gateway of a network unless the user names one: the first address of its hosts.
+pub(crate) fn default_gateway(subnet: IpNet) -> IpAddr {
+    nth(subnet, 1)
+}
+
+fn candidates() -> impl Iterator<Item = Ipv4Net> {
+    let docker = (17..=31).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
+    let small = (0..16).map(|step| (Ipv4Addr::new(192, 168, step * 16, 0), 20));
+    let large = (0..=255).map(|second| (Ipv4Addr::new(10, second, 0, 0), 16));
+    docker
+        .chain(small)
+        .chain(large)
+        .filter_map(|(address, prefix_len)| Ipv4Net::new(address, prefix_len).ok())
+}
+
+fn overlapping(wanted: IpNet, taken: &[IpNet]) -> Option<IpNet> {
+    taken
+        .iter()
+        .filter(|other| other.prefix_len() > 1)
+        .find(|other| other.contains(&wanted.network()) || wanted.contains(&other.network()))
+        .copied()
+}
+
+/// The addresses of one network and who holds them.
+///
+/// Addresses are given out in turn, round the subnet, so that one that was released rests as long
+/// as possible: peers and caches that remember its last holder get time to forget.
+#[derive(Clone, Debug)]
+pub(crate) struct Allocator {
+    subnet: IpNet,
+    gateway: IpAddr,
+    /// Distance from the network address of the one to try next.
+    next: u128,
+    held: BTreeMap<IpAddr, String>,
+}
+
+impl Allocator {
+    /// All of `subnet` but its network address, its broadcast address (IPv4; in IPv6 the first
+    /// address is the routers' anycast address, RFC 4291 clause 2.6.1) and the gateway.
+    pub(crate) fn new(subnet: IpNet, gateway: IpAddr) -> Result<Allocator, IpamError> {
+        let subnet = subnet.trunc();
+        if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
+            return Err(IpamError::TooSmall(subnet));
+        }
+        let allocator = Allocator {
+            subnet,
+            gateway,
+            next: 1,
+            held: BTreeMap::new(),
+        };
+        match allocator.check(gateway) {
+            Ok(()) | Err(IpamError::Reserved { why: GATEWAY, .. }) => Ok(allocator),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn subnet(&self) -> IpNet {
+        self.subnet
+    }
+
+    pub(crate) fn gateway(&self) -> IpAddr {
+        self.gateway
+    }
+
+    /// Gives `holder` the next free address.
+    pub(crate) fn allocate(&mut self, holder: &str) -> Result<IpAddr, IpamError> {
+        let last = self.last();
+        // The gateway is one of the `last` addresses.
+        if self.held.len() as u128 >= last - 1 {
+            return Err(IpamError::Full {
+                subnet: self.subnet,
+                held: self.held.len() as u128,
+            });
+        }
+        // Ends: fewer than `last` addresses are held, so one of any `last` in a row is free.
+        loop {
+            let address = nth(self.subnet, self.next);
+            self.next = if self.next >= last { 1 } else { self.next + 1 };
+            if address != self.gateway && !self.held.contains_key(&address) {
+                self.held.insert(address, holder.to_owned());
+                return Ok(address);
+            }
+        }
+    }
+
+    /// Gives `holder` the address that it asks for. To ask again for what one holds is no error.
+    pub(crate) fn allocate_specific(
+        &mut self,
+        address: IpAddr,
+        holder: &str,
+    ) -> Result<(), IpamError> {
+        self.check(address)?;
+        match self.held.get(&address) {
+            Some(other) if other != holder => Err(IpamError::Held {
+                address,
+                holder: other.clone(),
+            }),
+            _ => {
+                self.held.insert(address, holder.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes an address back, and tells who held it.
+    pub(crate) fn release(&mut self, address: IpAddr) -> Option<String> {
+        self.held.remove(&address)
+    }
+
+    /// Who holds what, by address.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        self.held
+            .iter()
+            .map(|(address, holder)| (*address, holder.as_str()))
+    }
+
+    /// Distance of the last address that may be given out.
+    fn last(&self) -> u128 {
+        let bits = self.subnet.max_prefix_len() - self.subnet.prefix_len();
+        // `bits` is 128 for ::/0 alone.
+        let size_less_one = u128::MAX >> (128 - u32::from(bits));
+        match self.subnet {
+            IpNet::V4(_) => size_less_one - 1,
+            IpNet::V6(_) => size_less_one,
+        }
+    }
+
+    /// Whether an endpoint may have this address, held or not.
+    fn check(&self, address: IpAddr) -> Result<(), IpamError> {
+        let subnet = self.subnet;
+        if !subnet.contains(&address) {
+            return Err(IpamError::Outside { address, subnet });
+        }
+        let why = if address == subnet.network() {
+            match subnet {
+                IpNet::V4(_) => "the network address",
+                IpNet::V6(_) => "the routers' anycast address",
+            }
+        } else if subnet.addr().is_ipv4() && address == subnet.broadcast() {
+            "the broadcast address"
+        } else if address == self.gateway {
+            GATEWAY
+        } else {
+            return Ok(());
+        };
+        Err(IpamError::Reserved {
+            address,
+            subnet,
+            why,
+        })
+    }
+}
+
+const GATEWAY: &str = "the gateway";
+
+/// The address at a distance from the network address. The distance must lie in the subnet.
+fn nth(subnet: IpNet, distance: u128) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from_bits(first.to_bits() + distance as u32)),
+        IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from_bits(first.to_bits() + distance)),
+    }
+}
+
+/// The MAC of the endpoint with this address: unicast and locally administered (IEEE 802 clause
+/// 8.2: first octet xxxxxx10). The same address gets the same MAC always, so that a peer's ARP
+/// cache still holds when a container comes back. IPv6 addresses differ in their last 40 bits
+/// within any one network that IPAM numbers.
+pub(crate) fn mac_for(address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            MacAddr([0x02, 0x42, a, b, c, d])
+        }
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d, e] = address.octets();
+            MacAddr([0x06, a, b, c, d, e])
+        }
+    }
+}
+
+/// A MAC that is likely nobody else's: unicast, locally administered, 40 random bits. Its first
+/// octet is none that [`mac_for`] uses.
+pub(crate) fn random_mac() -> MacAddr {
+    // The keys of a RandomState come from the kernel's random numbers, and differ every time.
+    let [a, b, c, d, e, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    MacAddr([0x0a, a, b, c, d, e])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn allocator(subnet: &str) -> Allocator {
+        Allocator::new(net(subnet), default_gateway(net(subnet))).unwrap()
+    }
+
+    #[test]
+    fn the_first_subnet_that_overlaps_nothing_is_chosen() {
+        let chosen = |taken: &[&str]| {
+            let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
+            choose_subnet(&taken).map(|subnet| subnet.to_string())
+        };
+        assert_eq!(chosen(&[]).unwrap(), "172.17.0.0/16");
+        assert_eq!(chosen(&["172.17.0.0/16"]).unwrap(), "172.18.0.0/16");
+        // A host's address inside a candidate, and a route that holds several.
+        assert_eq!(
+            chosen(&["172.17.42.1/32", "172.18.0.0/15"]).unwrap(),
+            "172.20.0.0/16"
+        );
+        assert_eq!(chosen(&["172.16.0.0/12"]).unwrap(), "192.168.0.0/20");
+        assert_eq!(
+            chosen(&["172.16.0.0/12", "192.168.1.7/24"]).unwrap(),
+            "192.168.16.0/20"
+        );
+        assert_eq!(
+            chosen(&["172.16.0.0/12", "192.168.0.0/16"]).unwrap(),
+            "10.0.0.0/16"
+        );
+        let all = ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"];
+        assert_eq!(chosen(&all), Err(IpamError::NoSubnetFree));
+        // Default routes, and IPv6, hinder nothing.
+        assert_eq!(
+            chosen(&["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "fd00::/8"]).unwrap(),
+            "172.17.0.0/16"
+        );
+    }
+
+    #[test]
+    fn a_subnet_of_the_users_own_is_checked() {
+        let host = [net("10.0.0.0/8"), net("0.0.0.0/0")];
+        let networks = [net("172.17.0.0/16")];
+        let check = |text| check_subnet(net(text), &host, &networks);
+        assert_eq!(check("192.168.5.9/24"), Ok(net("192.168.5.0/24")));
+        assert_eq!(check("fd00:1::/64"), Ok(net("fd00:1::/64")));
+        let clash = check("10.3.0.0/16").unwrap_err().to_string();
+        assert!(
+            clash.contains("10.0.0.0/8") && clash.contains("host"),
+            "{clash}"
+        );
+        let clash = check("172.16.0.0/12").unwrap_err().to_string();
+        assert!(
+            clash.contains("172.17.0.0/16, the subnet of another network"),
+            "{clash}"
+        );
+        assert!(matches!(
+            check("192.168.0.0/31"),
+            Err(IpamError::TooSmall(_))
+        ));
+        assert!(matches!(
+            check("224.0.0.0/24"),
+            Err(IpamError::NotUnicast(_))
+        ));
+        assert!(matches!(
+            check("127.0.0.0/8"),
+            Err(IpamError::NotUnicast(_))
+        ));
+        assert!(matches!(check("0.0.0.0/0"), Err(IpamError::NotUnicast(_))));
+        assert!(matches!(check("::/0"), Err(IpamError::NotUnicast(_))));
+    }
+
+    #[test]
+    fn a_released_address_rests() {
+        let mut pool = allocator("10.0.0.0/29");
+        assert_eq!(pool.gateway(), ip("10.0.0.1"));
+        assert_eq!(pool.allocate("a").unwrap(), ip("10.0.0.2"));
+        assert_eq!(pool.allocate("b").unwrap(), ip("10.0.0.3"));
+        assert_eq!(pool.release(ip("10.0.0.2")), Some("a".into()));
+        assert_eq!(pool.release(ip("10.0.0.2")), None);
+        let rest: Vec<IpAddr> = (0..4).map(|_| pool.allocate("c").unwrap()).collect();
+        assert_eq!(
+            rest,
+            ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"].map(ip)
+        );
+        let full = pool.allocate("d").unwrap_err();
+        assert_eq!(
+            full,
+            IpamError::Full {
+                subnet: net("10.0.0.0/29"),
+                held: 5
+            }
+        );
+        pool.release(ip("10.0.0.5"));
+        assert_eq!(pool.allocate("d").unwrap(), ip("10.0.0.5"));
+        assert_eq!(pool.held().filter(|(_, holder)| *holder == "c").count(), 3);
+    }
+
+    #[test]
+    fn an_address_asked_for_is_given_or_refused_with_a_reason() {
+        let mut pool = allocator("172.17.0.0/16");
+        pool.allocate_specific(ip("172.17.0.2"), "web").unwrap();
+        pool.allocate_specific(ip("172.17.0.2"), "web").unwrap();
+        let held = pool
+            .allocate_specific(ip("172.17.0.2"), "db")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            held,
+            "address 172.17.0.2 belongs to web; choose another one, or remove web"
+        );
+        let why = |pool: &mut Allocator, text| {
+            pool.allocate_specific(ip(text), "db")
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(why(&mut pool, "172.17.0.1").contains("the gateway"));
+        assert!(why(&mut pool, "172.17.0.0").contains("the network address"));
+        assert!(why(&mut pool, "172.17.255.255").contains("the broadcast address"));
+        assert!(why(&mut pool, "172.18.0.2").contains("not in the subnet 172.17.0.0/16"));
+        assert!(why(&mut pool, "fd00::2").contains("not in the subnet"));
+        assert_eq!(
+            pool.allocate("db").unwrap(),
+            ip("172.17.0.3"),
+            "the one held is passed over"
+        );
+    }
+
+    #[test]
+    fn a_gateway_may_lie_anywhere_but_must_be_a_host() {
+        let mut pool = Allocator::new(net("10.0.0.0/30"), ip("10.0.0.2")).unwrap();
+        assert_eq!(pool.allocate("a").unwrap(), ip("10.0.0.1"));
+        assert!(matches!(
+            pool.allocate("b"),
+            Err(IpamError::Full { held: 1, .. })
+        ));
+        for wrong in ["10.0.0.0", "10.0.0.3", "10.0.1.1"] {
+            let made = Allocator::new(net("10.0.0.0/30"), ip(wrong));
+            assert!(made.is_err(), "{wrong}");
+        }
+        assert!(Allocator::new(net("10.0.0.0/31"), ip("10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn ipv6_is_numbered_alike_and_has_no_broadcast() {
+        let mut pool = allocator("fd00:1::/126");
+        assert_eq!(pool.gateway(), ip("fd00:1::1"));
+        assert_eq!(pool.allocate("a").unwrap(), ip("fd00:1::2"));
+        assert_eq!(pool.allocate("b").unwrap(), ip("fd00:1::3"));
+        assert!(pool.allocate("c").is_err());
+        let anycast = pool
+            .allocate_specific(ip("fd00:1::"), "c")
+            .unwrap_err()
+            .to_string();
+        assert!(anycast.contains("anycast"), "{anycast}");
+        assert_eq!(allocator("fd00::/8").allocate("a").unwrap(), ip("fd00::2"));
+    }
+
+    #[test]
+    fn macs_are_unicast_and_locally_administered() {
+        assert_eq!(mac_for(ip("172.17.0.2")).0, [0x02, 0x42, 172, 17, 0, 2]);
+        assert_eq!(mac_for(ip("fd00::1:2")).0, [0x06, 0, 0, 1, 0, 2]);
+        let random: HashSet<MacAddr> = (0..100).map(|_| random_mac()).collect();
+        assert_eq!(random.len(), 100);
+        let fixed = [mac_for(ip("1.2.3.4")), mac_for(ip("::1"))];
+        for mac in random.into_iter().chain(fixed) {
+            assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
+        }
+    }
+}

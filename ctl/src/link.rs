@@ -1,0 +1,606 @@
+//! Interfaces, over rtnetlink: made, moved, named, addressed, routed.
+//!
+//! Every function here **blocks**, for well under a millisecond mostly (deleting an interface
+//! waits for the kernel's grace period, some 20 ms), and works **in the network namespace of the
+//! calling thread**. It may be called from anywhere, async code included: the netlink socket and
+//! its little runtime live on a scratch thread, which is born in the caller's namespace. To work
+//! elsewhere, call it inside [`Netns::run`].
+//!
+//! Nothing here needs sysfs, `ip`, or a kernel with IPv6. The kernel demands CAP_NET_ADMIN over
+//! the namespace, which the owner of a user namespace has in the namespaces below it.
+//!
+//! Offloads need no setting: a veth carries partial checksums and super-frames from the start,
+//! and the virtio header tells the switch about them.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::address::AddressHeaderFlags;
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkLayerType, LinkMessage,
+};
+use netlink_packet_route::route::{RouteMessage, RouteScope};
+use nix::errno::Errno;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use switch::frame::MacAddr;
+
+use crate::netns::{Netns, on_scratch_thread};
+
+/// Longest interface name, in bytes: IFNAMSIZ less its terminator.
+const MAX_NAME: usize = 15;
+
+pub(crate) type Result<T> = std::result::Result<T, LinkError>;
+
+/// Something about an interface failed: what, on which one, in which namespace, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("can't {action} in {namespace}: {}{advice}", describe(.cause))]
+pub(crate) struct LinkError {
+    /// What was tried, the interface included: `set the MTU of eth0 to 9000`.
+    action: String,
+    namespace: String,
+    cause: io::Error,
+    advice: &'static str,
+}
+
+impl LinkError {
+    /// The kernel's reason; `NotFound` for an interface that isn't there, `AlreadyExists`, …
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self.cause.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENODEV | Errno::ENXIO) => io::ErrorKind::NotFound,
+            _ => self.cause.kind(),
+        }
+    }
+}
+
+impl From<LinkError> for io::Error {
+    fn from(error: LinkError) -> io::Error {
+        io::Error::new(error.kind(), error)
+    }
+}
+
+impl From<io::Error> for LinkError {
+    /// For failures before any interface is touched: no thread, no descriptor, no netlink.
+    fn from(cause: io::Error) -> LinkError {
+        let namespace = match Netns::current() {
+            Ok(netns) => netns.to_string(),
+            Err(_) => "this namespace".into(),
+        };
+        LinkError {
+            action: "talk to rtnetlink".into(),
+            namespace,
+            cause,
+            advice: "",
+        }
+    }
+}
+
+/// The words of an errno without the number that `io::Error` adds.
+fn describe(cause: &io::Error) -> String {
+    match cause.raw_os_error() {
+        Some(code) => {
+            let errno = Errno::from_raw(code);
+            format!("{} ({errno:?})", errno.desc())
+        }
+        None => cause.to_string(),
+    }
+}
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// All zero for a link that has no Ethernet address (loopback, a layer 3 tunnel).
+    pub(crate) mac: MacAddr,
+    /// Bytes of a layer 3 packet.
+    pub(crate) mtu: u32,
+    /// The driver's word: `veth`, `tun` (for TAP too), `bridge`, …; empty for hardware.
+    pub(crate) kind: String,
+    /// Administratively up (IFF_UP); says nothing of a carrier.
+    pub(crate) up: bool,
+    /// Carries Ethernet frames (ARPHRD_ETHER).
+    pub(crate) ethernet: bool,
+    pub(crate) loopback: bool,
+    /// For a veth, the index of the other end, in the namespace that the other end is in.
+    pub(crate) peer_index: Option<u32>,
+    /// The kernel's local number (`ip netns list-id`) of the namespace of the other end, if that
+    /// is not this one.
+    pub(crate) peer_netns: Option<i32>,
+}
+
+impl LinkInfo {
+    /// `None` for a message without a name or index, which no kernel sends.
+    pub(crate) fn from_message(message: &LinkMessage) -> Option<LinkInfo> {
+        let mut info = LinkInfo {
+            index: message.header.index,
+            name: String::new(),
+            mac: MacAddr([0; 6]),
+            mtu: 0,
+            kind: String::new(),
+            up: message.header.flags.contains(LinkFlags::Up),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            peer_index: None,
+            peer_netns: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => info.name.clone_from(name),
+                LinkAttribute::Address(bytes) => {
+                    // Other media have addresses of other lengths (4 bytes for a tunnel).
+                    if let Ok(mac) = <[u8; 6]>::try_from(bytes.as_slice()) {
+                        info.mac = MacAddr(mac);
+                    }
+                }
+                LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
+                LinkAttribute::Link(index) => info.peer_index = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => info.peer_netns = Some(*id),
+                LinkAttribute::LinkInfo(parts) => {
+                    for part in parts {
+                        if let LinkInfoAttribute::Kind(kind) = part {
+                            info.kind = kind.to_string();
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        (info.index != 0 && !info.name.is_empty()).then_some(info)
+    }
+}
+
+/// What a container's interface shall be.
+#[derive(Clone, Debug)]
+pub(crate) struct ContainerLink {
+    /// The name inside the container: `eth0`.
+    pub(crate) name: String,
+    pub(crate) mac: MacAddr,
+    /// Bytes of a layer 3 packet.
+    pub(crate) mtu: u32,
+    /// Each with the prefix length of its network.
+    pub(crate) addresses: Vec<IpNet>,
+    /// At most one of each family; each becomes a default route.
+    pub(crate) gateways: Vec<IpAddr>,
+}
+
+/// Whether there is an interface of this name.
+pub(crate) fn exists(name: &str) -> Result<bool> {
+    Ok(index_of(name)?.is_some())
+}
+
+/// The index of an interface, or `None` if there is none of this name.
+pub(crate) fn index_of(name: &str) -> Result<Option<u32>> {
+    match link_info(name) {
+        Ok(info) => Ok(Some(info.index)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All there is to know about an interface.
+pub(crate) fn link_info(name: &str) -> Result<LinkInfo> {
+    in_session(async |session| session.info(name).await)
+}
+
+/// Makes a veth pair, both ends here and down.
+pub(crate) fn create_veth(name: &str, peer: &str) -> Result<()> {
+    in_session(async |session| {
+        let action = || format!("create the veth pair {name} and {peer}");
+        session.check_name(name, action)?;
+        session.check_name(peer, action)?;
+        let message = LinkVeth::new(name, peer).build();
+        let outcome = session.handle.link().add(message).execute().await;
+        outcome.map_err(|error| match errno(&error) {
+            Some(Errno::EOPNOTSUPP) => session.failed(
+                action(),
+                Errno::EOPNOTSUPP.into(),
+                ": this kernel has no veth (load the module veth, or use TAP interfaces)",
+            ),
+            Some(Errno::EEXIST) => session.failed(
+                action(),
+                Errno::EEXIST.into(),
+                ": one of the two names is in use (ip link show)",
+            ),
+            _ => session.refused(action(), &error),
+        })
+    })
+}
+
+/// Deletes an interface; a veth takes its other end with it.
+pub(crate) fn delete(name: &str) -> Result<()> {
+    in_session(async |session| {
+        let index = session.info(name).await?.index;
+        let outcome = session.handle.link().del(index).execute().await;
+        outcome.map_err(|error| session.refused(format!("delete {name}"), &error))
+    })
+}
+
+/// Moves an interface into another namespace. It arrives down, without its addresses and routes;
+/// its name must be free there.
+pub(crate) fn move_to(name: &str, netns: &Netns) -> Result<()> {
+    in_session(async |session| {
+        let change =
+            |link: LinkMessageBuilder<LinkUnspec>| link.setns_by_fd(netns.as_fd().as_raw_fd());
+        session
+            .change(name, format!("move {name} to {netns}"), change)
+            .await
+    })
+}
+
+/// Gives an interface another name. It is down for a moment: kernels before 6.2 rename only what
+/// is down.
+pub(crate) fn rename(name: &str, new_name: &str) -> Result<()> {
+    in_session(async |session| session.rename(name, new_name).await)
+}
+
+/// Sets the Ethernet address.
+pub(crate) fn set_mac(name: &str, mac: MacAddr) -> Result<()> {
+    in_session(async |session| session.set_mac(name, mac).await)
+}
+
+/// Sets the largest layer 3 packet, in bytes.
+pub(crate) fn set_mtu(name: &str, mtu: u32) -> Result<()> {
+    in_session(async |session| session.set_mtu(name, mtu).await)
+}
+
+/// Brings an interface up.
+pub(crate) fn set_up(name: &str) -> Result<()> {
+    in_session(async |session| session.set_up(name).await)
+}
+
+/// Sets the length of the transmit queue, in frames. For a TAP this is the ring that frames wait
+/// in until the switch reads them.
+pub(crate) fn set_txqueuelen(name: &str, frames: u32) -> Result<()> {
+    in_session(async |session| {
+        let action = format!("set the transmit queue of {name} to {frames} frames");
+        session
+            .change(name, action, |link| link.txqueuelen(frames))
+            .await
+    })
+}
+
+/// Adds an address with its prefix length; the kernel adds the route to the prefix itself. To add
+/// what is there already is no error.
+pub(crate) fn add_address(name: &str, address: IpNet) -> Result<()> {
+    in_session(async |session| session.add_address(name, address).await)
+}
+
+/// Adds a route through an interface, on-link if there is no `via`. A route that is there already
+/// is an error (`AlreadyExists`), and is left as it was.
+pub(crate) fn add_route(destination: IpNet, via: Option<IpAddr>, name: &str) -> Result<()> {
+    in_session(async |session| session.add_route(destination, via, name, false).await)
+}
+
+/// Makes the default route of the gateway's family lead to it through this interface, in place of
+/// the one that was there.
+pub(crate) fn set_default_route(gateway: IpAddr, name: &str) -> Result<()> {
+    in_session(async |session| {
+        session
+            .add_route(everything(gateway), Some(gateway), name, true)
+            .await
+    })
+}
+
+/// Keeps the kernel from making IPv6 addresses of its own on an interface: no router
+/// advertisements, no autoconfiguration, and, unless `wanted`, no IPv6 at all, so that an IPv4
+/// network isn't full of neighbour and multicast-listener chatter. Does nothing on a kernel
+/// without IPv6. Call it before the interface comes up.
+pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
+    in_session(async |session| session.quiet_ipv6(name, wanted))
+}
+
+/// Makes the interface `current_name` of a container's namespace what its endpoint says: name,
+/// MAC, MTU, addresses, up, default routes; and `lo` up. An interface that is so already stays
+/// undisturbed, so a restarted daemon may call it again. If it fails the interface is left half
+/// done: delete it.
+pub(crate) fn configure_container(
+    netns: &Netns,
+    current_name: &str,
+    link: &ContainerLink,
+) -> Result<LinkInfo> {
+    on_scratch_thread(|| {
+        netns.enter()?;
+        block_on_session(async |session| {
+            session.set_up("lo").await?;
+            let name = link.name.as_str();
+            if current_name != name {
+                session.rename(current_name, name).await?;
+            }
+            session.set_mac(name, link.mac).await?;
+            session.set_mtu(name, link.mtu).await?;
+            let ipv6 = link
+                .addresses
+                .iter()
+                .any(|address| address.addr().is_ipv6());
+            // Some sandboxes mount /proc/sys read-only. Chatter is a nuisance, no obstacle; but
+            // an IPv6 address can't be added if IPv6 stays off, and then that says so.
+            if let Err(error) = session.quiet_ipv6(name, ipv6) {
+                tracing::debug!("{error}");
+            }
+            for &address in &link.addresses {
+                session.add_address(name, address).await?;
+            }
+            session.set_up(name).await?;
+            for &gateway in &link.gateways {
+                session
+                    .add_route(everything(gateway), Some(gateway), name, true)
+                    .await?;
+            }
+            session.info(name).await
+        })
+    })
+}
+
+/// The default route's destination in the family of an address.
+fn everything(like: IpAddr) -> IpNet {
+    match like {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+/// A netlink conversation in one namespace.
+struct Session {
+    handle: Handle,
+    /// For errors.
+    namespace: String,
+}
+
+/// Runs `work` with a session in the namespace of the calling thread.
+fn in_session<T: Send>(work: impl AsyncFnOnce(&Session) -> Result<T> + Send) -> Result<T> {
+    on_scratch_thread(|| block_on_session(work))
+}
+
+/// Runs `work` with a session on this thread, which must not be one of an async runtime.
+fn block_on_session<T>(work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let session = Session {
+            handle,
+            namespace: Netns::current()?.to_string(),
+        };
+        work(&session).await
+    })
+}
+
+impl Session {
+    async fn info(&self, name: &str) -> Result<LinkInfo> {
+        let action = || format!("find interface {name}");
+        self.check_name(name, action)?;
+        let mut answers = self.handle.link().get().match_name(name).execute();
+        let message = answers
+            .try_next()
+            .await
+            .map_err(|error| self.refused(action(), &error))?;
+        message
+            .and_then(|message| LinkInfo::from_message(&message))
+            .ok_or_else(|| self.failed(action(), Errno::ENODEV.into(), ""))
+    }
+
+    /// Changes one thing about an interface.
+    async fn change(
+        &self,
+        name: &str,
+        action: String,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        let index = self.info(name).await?.index;
+        let message = change(LinkUnspec::new_with_index(index)).build();
+        let outcome = self.handle.link().set(message).execute().await;
+        outcome.map_err(|error| self.refused(action, &error))
+    }
+
+    async fn rename(&self, name: &str, new_name: &str) -> Result<()> {
+        let action = format!("rename {name} to {new_name}");
+        self.check_name(new_name, || action.clone())?;
+        let up = self.info(name).await?.up;
+        if up {
+            self.change(name, format!("take {name} down"), |link| link.down())
+                .await?;
+        }
+        self.change(name, action, |link| link.name(new_name))
+            .await?;
+        if up {
+            self.set_up(new_name).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_mac(&self, name: &str, mac: MacAddr) -> Result<()> {
+        if self.info(name).await?.mac == mac {
+            return Ok(());
+        }
+        let action = format!("set the MAC address of {name} to {mac}");
+        self.change(name, action, |link| link.address(mac.0.to_vec()))
+            .await
+    }
+
+    async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        if self.info(name).await?.mtu == mtu {
+            return Ok(());
+        }
+        let action = format!("set the MTU of {name} to {mtu}");
+        self.change(name, action, |link| link.mtu(mtu)).await
+    }
+
+    async fn set_up(&self, name: &str) -> Result<()> {
+        self.change(name, format!("bring {name} up"), |link| link.up())
+            .await
+    }
+
+    async fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
+        let index = self.info(name).await?.index;
+        let add = self
+            .handle
+            .address()
+            .add(index, address.addr(), address.prefix_len());
+        let mut add = add.replace();
+        // IPAM gave the address, so nobody else has it: usable at once, without the second of
+        // duplicate address detection (RFC 4862 clause 5.4). IPv4 ignores the flag.
+        add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        let action = || format!("add address {address} to {name}");
+        add.execute().await.map_err(|error| match errno(&error) {
+            Some(cause @ (Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {
+                self.failed(action(), cause.into(), ": this kernel has no IPv6")
+            }
+            Some(cause @ Errno::EACCES) => self.failed(
+                action(),
+                cause.into(),
+                ": IPv6 is off on it (sysctl disable_ipv6)",
+            ),
+            _ => self.refused(action(), &error),
+        })
+    }
+
+    async fn add_route(
+        &self,
+        destination: IpNet,
+        via: Option<IpAddr>,
+        name: &str,
+        replace: bool,
+    ) -> Result<()> {
+        let action = || match via {
+            Some(via) => format!("add a route to {destination} via {via} through {name}"),
+            None => format!("add a route to {destination} through {name}"),
+        };
+        let index = self.info(name).await?.index;
+        let message = route_message(destination, via, index).ok_or_else(|| {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "destination and gateway are of different IP versions",
+            );
+            self.failed(action(), cause, "")
+        })?;
+        let mut add = self.handle.route().add(message);
+        if replace {
+            add = add.replace();
+        }
+        add.execute().await.map_err(|error| match errno(&error) {
+            Some(cause @ (Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => self.failed(
+                action(),
+                cause.into(),
+                ": the gateway is in no subnet of the interface, or the interface is down",
+            ),
+            Some(cause @ (Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {
+                self.failed(action(), cause.into(), ": this kernel has no IPv6")
+            }
+            _ => self.refused(action(), &error),
+        })
+    }
+
+    /// Not netlink: router advertisements are governed by sysctls alone. `/proc/sys/net` shows
+    /// the namespace of the thread that opens it.
+    fn quiet_ipv6(&self, name: &str, wanted: bool) -> Result<()> {
+        let action = || format!("settle IPv6 on {name}");
+        self.check_name(name, action)?;
+        let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
+        if !settings.exists() {
+            return Ok(());
+        }
+        let off = if wanted { "0" } else { "1" };
+        for (file, value) in [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", off)] {
+            fs::write(settings.join(file), value)
+                .map_err(|error| self.failed(format!("{} (sysctl {file})", action()), error, ""))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's own rules for names (`dev_valid_name`): they become parts of paths too.
+    fn check_name(&self, name: &str, action: impl FnOnce() -> String) -> Result<()> {
+        let why = if name.is_empty() || name == "." || name == ".." {
+            "that is no name for an interface"
+        } else if name.len() > MAX_NAME {
+            "an interface name has at most 15 bytes"
+        } else if name.bytes().any(|byte| {
+            matches!(byte, b'/' | b':') || byte.is_ascii_whitespace() || byte.is_ascii_control()
+        }) {
+            "an interface name has no slash, colon, space or control character"
+        } else {
+            return Ok(());
+        };
+        Err(self.failed(
+            action(),
+            io::Error::new(io::ErrorKind::InvalidInput, why),
+            "",
+        ))
+    }
+
+    fn failed(&self, action: String, cause: io::Error, advice: &'static str) -> LinkError {
+        LinkError {
+            action,
+            namespace: self.namespace.clone(),
+            cause,
+            advice,
+        }
+    }
+
+    /// An error of the kernel, with the advice that goes with it everywhere.
+    fn refused(&self, action: String, error: &rtnetlink::Error) -> LinkError {
+        let Some(errno) = errno(error) else {
+            return self.failed(action, io::Error::other(error.to_string()), "");
+        };
+        let advice = match errno {
+            Errno::EPERM | Errno::EACCES => {
+                ": it needs CAP_NET_ADMIN over the namespace (root, or the user namespace that \
+                 owns it)"
+            }
+            Errno::ENODEV => ": there is no such interface (ip link show)",
+            Errno::EEXIST => ": that exists already",
+            Errno::EBUSY => ": the interface is in use",
+            _ => "",
+        };
+        self.failed(action, errno.into(), advice)
+    }
+}
+
+/// A unicast route for the main table, or `None` if the families differ.
+fn route_message(destination: IpNet, via: Option<IpAddr>, index: u32) -> Option<RouteMessage> {
+    match (destination, via) {
+        (IpNet::V4(to), None) => {
+            let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .scope(RouteScope::Link);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V4(to), Some(IpAddr::V4(via))) => {
+            let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .gateway(via);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V6(to), None) => {
+            let route = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len());
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V6(to), Some(IpAddr::V6(via))) => {
+            let route = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .gateway(via);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => None,
+    }
+}
+
+/// The errno that the kernel answered with, if it answered.
+pub(crate) fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message
+            .code
+            .map(|code| Errno::from_raw(code.get().saturating_abs())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

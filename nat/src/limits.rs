@@ -1,0 +1,65 @@
+//! How much the engine may hold, and for how long. Every timeout cites the clause it obeys.
+
+use std::time::Duration;
+
+/// Bounds of the connection table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all. A full table evicts one that is half open, of the inside address that
+    /// holds most; when there is none, the new flow is refused.
+    pub max_connections: usize,
+    /// Connections of one inside address (RFC 6888 REQ-4, REQ-5).
+    pub max_per_address: usize,
+    /// Whether a TCP segment without SYN may open a connection. Needed for connections to live
+    /// through a restart of the process: those to published ports are picked up whole, from either
+    /// side; a masqueraded one gets a new external port, so its peer answers with a RST and the
+    /// inside learns at once what it would otherwise wait for. A connection picked up counts as
+    /// half open until both sides have been seen.
+    pub pick_up_tcp: bool,
+    pub timeouts: Timeouts,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: 262_144,
+            max_per_address: 65_536,
+            pick_up_tcp: true,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// How long a connection lives after the last packet that refreshes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// An established TCP connection, half-closed ones included (RFC 6146 section 3.5.2.2 keeps
+    /// them so): at least 2 hours 4 minutes (RFC 5382 REQ-5).
+    pub tcp_established: Duration,
+    /// TCP while opening, closing, in TIME-WAIT and after a RST: at least 4 minutes (RFC 5382
+    /// REQ-5, RFC 7857 section 2).
+    pub tcp_transitory: Duration,
+    /// UDP: at least 2 minutes, 5 or more recommended (RFC 4787 REQ-5).
+    pub udp: Duration,
+    /// UDP to port 53: RFC 4787 REQ-5a lets well-known ports be shorter, and one lookup is one
+    /// question and one answer. Without this, a busy resolver would hold a port for each lookup of
+    /// the last five minutes.
+    pub udp_dns: Duration,
+    /// ICMP echo: at least 60 seconds (RFC 5508 REQ-2).
+    pub icmp: Duration,
+    /// How long a freed external port rests while others are free: 120 seconds (RFC 6888 REQ-8).
+    pub port_rest: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp_established: Duration::from_secs(2 * 3600 + 4 * 60),
+            tcp_transitory: Duration::from_secs(4 * 60),
+            udp: Duration::from_secs(5 * 60),
+            udp_dns: Duration::from_secs(30),
+            icmp: Duration::from_secs(60),
+            port_rest: Duration::from_secs(120),
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! A checked view of an IP packet. Lengths are verified once, in [`Packet::parse`]; after that
+//! every access is within bounds by construction.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use pnet_packet::Packet as _;
+use pnet_packet::ipv4::{Ipv4Packet, MutableIpv4Packet};
+use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
+use pnet_packet::tcp::TcpPacket;
+
+use crate::checksum::{Checksum, Delta};
+use crate::conntrack::tcp::Segment;
+use crate::icmp::{self, IcmpKind};
+use crate::tuple::{Protocol, Tuple};
+
+/// IPv6 extension headers walked before giving up. RFC 8200 section 4.1 knows seven, each of which
+/// should occur once; more than eight is an attempt to make us work.
+const MAX_EXTENSION_HEADERS: usize = 8;
+
+/// Bytes of a fixed header.
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+const TCP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
+const ICMP_HEADER: usize = 8;
+
+/// Why some bytes are not an IP packet that can be worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Malformed {
+    /// No byte at all.
+    Empty,
+    /// Neither IPv4 nor IPv6.
+    Version,
+    /// Shorter than the IP header.
+    HeaderTruncated,
+    /// The IPv4 header length field is below 20 bytes or beyond the total length.
+    HeaderLength,
+    /// The IP length field says more than there are bytes, or less than the header.
+    Length,
+    /// An IPv6 extension header is cut off, or there are too many.
+    ExtensionHeaders,
+    /// The transport header is cut off.
+    TransportTruncated,
+    /// The TCP data offset is below 20 bytes or beyond the segment.
+    TcpHeaderLength,
+}
+
+impl Malformed {
+    /// Every variant, in the order of `as usize`.
+    pub const ALL: [Malformed; 8] = [
+        Malformed::Empty,
+        Malformed::Version,
+        Malformed::HeaderTruncated,
+        Malformed::HeaderLength,
+        Malformed::Length,
+        Malformed::ExtensionHeaders,
+        Malformed::TransportTruncated,
+        Malformed::TcpHeaderLength,
+    ];
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Malformed::Empty => "the packet has no bytes",
+            Malformed::Version => "the IP version is neither 4 nor 6",
+            Malformed::HeaderTruncated => "the packet is shorter than its IP header",
+            Malformed::HeaderLength => "the IPv4 header length is out of range",
+            Malformed::Length => "the IP length field does not fit the packet",
+            Malformed::ExtensionHeaders => "the IPv6 extension headers are cut off or too many",
+            Malformed::TransportTruncated => "the transport header is cut off",
+            Malformed::TcpHeaderLength => "the TCP header length is out of range",
+        })
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Four,
+    Six,
+}
+
+/// A checked, mutable view of one IPv4 or IPv6 packet, up to a GSO super-frame of 64 KiB.
+pub struct Packet<'a> {
+    /// The packet from its IP header to the end its length field gives: link padding is cut off.
+    bytes: &'a mut [u8],
+    version: Version,
+    /// Offset of the transport header; of the data after the fragment header in a fragment.
+    transport: usize,
+    protocol: Protocol,
+    fragment: bool,
+    checksum: Checksum,
+}
+
+/// What a packet is to a NAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// TCP, UDP or ICMP echo.
+    Flow(Tuple),
+    /// An ICMP error, about the packet that it quotes.
+    IcmpError,
+    /// A piece of a packet, which may lack the transport header.
+    Fragment,
+    /// A protocol or an ICMP message that has no ports and no identifier.
+    Other,
+}
+
+impl<'a> Packet<'a> {
+    /// Checks the lengths of an IP packet. `bytes` begins at the IP header and may end with link
+    /// padding. `checksum` says what the layer 4 checksum field holds.
+    ///
+    /// The IPv4 header checksum and the transport checksum are not verified: every change is
+    /// incremental, so a packet that came in damaged goes out damaged, and its receiver sees it.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the first length that does not fit.
+    pub fn parse(bytes: &'a mut [u8], checksum: Checksum) -> Result<Packet<'a>, Malformed> {
+        let layout = match bytes.first().ok_or(Malformed::Empty)? >> 4 {
+            4 => Layout::ipv4(bytes)?,
+            6 => Layout::ipv6(bytes)?,
+            _ => return Err(Malformed::Version),
+        };
+        let Layout { version, transport, end, protocol, fragment } = layout;
+        let bytes = &mut bytes[..end];
+        if !fragment {
+            check_transport(protocol, &bytes[transport..])?;
+        }
+        Ok(Packet { bytes, version, transport, protocol, fragment, checksum })
+    }
+
+    /// The whole packet, without link padding.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// Length of the packet in bytes, from the IP header to the end, without link padding.
+    #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes before the transport header: the IP header with its options or extension headers.
+    pub fn header_len(&self) -> usize {
+        self.transport
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.version == Version::Four
+    }
+
+    pub fn src(&self) -> IpAddr {
+        match self.version {
+            Version::Four => address4(&self.bytes[12..16]),
+            Version::Six => address6(&self.bytes[8..24]),
+        }
+    }
+
+    pub fn dst(&self) -> IpAddr {
+        match self.version {
+            Version::Four => address4(&self.bytes[16..20]),
+            Version::Six => address6(&self.bytes[24..40]),
+        }
+    }
+
+    /// The upper-layer protocol, after any IPv6 extension headers.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Time to live, or hop limit.
+    pub fn ttl(&self) -> u8 {
+        match self.version {
+            Version::Four => self.bytes[8],
+            Version::Six => self.bytes[7],
+        }
+    }
+
+    /// Takes one from the TTL or hop limit (0 stays 0), with the IPv4 header checksum following,
+    /// and returns what is left. A router that is left with 0 discards the packet (RFC 1812
+    /// section 5.3.1), so ask [`ttl`](Packet::ttl) first.
+    pub fn decrement_ttl(&mut self) -> u8 {
+        let left = self.ttl().saturating_sub(1);
+        match self.version {
+            Version::Four => {
+                let mut delta = Delta::default();
+                // TTL shares its checksum word with the protocol number.
+                let old = self.word(8);
+                self.bytes[8] = left;
+                delta.word(old, self.word(8));
+                let checksum = delta.apply(self.word(10));
+                self.set_word(10, checksum);
+            }
+            Version::Six => self.bytes[7] = left,
+        }
+        left
+    }
+
+    /// Whether this is a piece of a larger packet. An "atomic" IPv6 fragment, which is a whole
+    /// packet with a fragment header, is not one (RFC 6946).
+    pub fn is_fragment(&self) -> bool {
+        self.fragment
+    }
+
+    /// Whether routers may not fragment it: the DF flag, and always for IPv6.
+    pub fn dont_fragment(&self) -> bool {
+        self.version == Version::Six || self.bytes[6] & 0x40 != 0
+    }
+
+    pub fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    /// The flow this packet belongs to. None for fragments, for ICMP other than echo, and for
+    /// protocols other than TCP, UDP and ICMP.
+    pub fn tuple(&self) -> Option<Tuple> {
+        match self.content() {
+            Content::Flow(tuple) => Some(tuple),
+            Content::IcmpError | Content::Fragment | Content::Other => None,
+        }
+    }
+
+    pub(crate) fn content(&self) -> Content {
+        if self.fragment {
+            return Content::Fragment;
+        }
+        let (src_port, dst_port) = match self.protocol {
+            Protocol::TCP | Protocol::UDP => {
+                (self.word(self.transport), self.word(self.transport + 2))
+            }
+            Protocol::ICMP | Protocol::ICMPV6 if self.icmp_fits_version() => {
+                match icmp::kind(self.protocol, self.bytes[self.transport]) {
+                    IcmpKind::EchoRequest => (self.word(self.transport + 4), 0),
+                    IcmpKind::EchoReply => (0, self.word(self.transport + 4)),
+                    IcmpKind::Error => return Content::IcmpError,
+                    IcmpKind::Other => return Content::Other,
+                }
+            }
+            _ => return Content::Other,
+        };
+        let protocol = self.protocol;
+        Content::Flow(Tuple { src: self.src(), dst: self.dst(), src_port, dst_port, protocol })
+    }
+
+    /// What connection tracking needs of a TCP segment; None for other protocols and fragments.
+    pub(crate) fn segment(&self) -> Option<Segment> {
+        if self.protocol != Protocol::TCP || self.fragment {
+            return None;
+        }
+        let tcp = TcpPacket::new(&self.bytes[self.transport..])?;
+        let header = usize::from(tcp.get_data_offset()) * 4;
+        let payload = tcp.packet().len().saturating_sub(header);
+        Some(Segment {
+            flags: tcp.get_flags(),
+            sequence: tcp.get_sequence(),
+            acknowledgement: tcp.get_acknowledgement(),
+            // At most 64 KiB, the length field of IP.
+            payload: payload as u32,
+        })
+    }
+
+    /// ICMP is of IPv4 and ICMPv6 of IPv6; the other way round is noise, which no checksum rule
+    /// covers.
+    fn icmp_fits_version(&self) -> bool {
+        (self.protocol == Protocol::ICMP) == (self.version == Version::Four)
+    }
+
+    /// The transport header and what follows it.
+    pub(crate) fn transport(&self) -> &[u8] {
+        &self.bytes[self.transport..]
+    }
+
+    pub(crate) fn transport_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.transport..]
+    }
+
+    /// Sets both addresses, with the IPv4 header checksum following. The transport checksum is the
+    /// caller's. Addresses of the other family change nothing.
+    pub(crate) fn set_addresses(&mut self, src: IpAddr, dst: IpAddr) {
+        set_addresses(self.bytes, src, dst);
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        word(self.bytes, at)
+    }
+
+    fn set_word(&mut self, at: usize, value: u16) {
+        set_word(self.bytes, at, value);
+    }
+}
+
+/// Sets both addresses of the IP header that `bytes` begins with, whose checked length and family
+/// are the caller's promise: with another family, or too few bytes, nothing changes.
+pub(crate) fn set_addresses(bytes: &mut [u8], src: IpAddr, dst: IpAddr) {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let Some(mut header) = MutableIpv4Packet::new(bytes) else { return };
+            let mut delta = Delta::default();
+            delta.address(header.get_source().into(), src.into());
+            delta.address(header.get_destination().into(), dst.into());
+            header.set_source(src);
+            header.set_destination(dst);
+            header.set_checksum(delta.apply(header.get_checksum()));
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let Some(mut header) = MutableIpv6Packet::new(bytes) else { return };
+            header.set_source(src);
+            header.set_destination(dst);
+        }
+        _ => debug_assert!(false, "addresses of two families: {src}, {dst}"),
+    }
+}
+
+pub(crate) fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(crate) fn set_word(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+fn address4(bytes: &[u8]) -> IpAddr {
+    IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn address6(bytes: &[u8]) -> IpAddr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(bytes);
+    IpAddr::from(octets)
+}
+
+/// Where the parts of a packet lie.
+struct Layout {
+    version: Version,
+    /// Offset of the transport header.
+    transport: usize,
+    /// Offset of the first byte after the packet.
+    end: usize,
+    protocol: Protocol,
+    fragment: bool,
+}
+
+impl Layout {
+    fn ipv4(bytes: &[u8]) -> Result<Layout, Malformed> {
+        let header = Ipv4Packet::new(bytes).ok_or(Malformed::HeaderTruncated)?;
+        let transport = usize::from(header.get_header_length()) * 4;
+        let end = usize::from(header.get_total_length());
+        if transport < IPV4_HEADER {
+            return Err(Malformed::HeaderLength);
+        }
+        if end > bytes.len() || end < IPV4_HEADER {
+            return Err(Malformed::Length);
+        }
+        if transport > end {
+            return Err(Malformed::HeaderLength);
+        }
+        let more_fragments = header.get_flags() & 1 != 0;
+        Ok(Layout {
+            version: Version::Four,
+            transport,
+            end,
+            protocol: Protocol(header.get_next_level_protocol().0),
+            fragment: more_fragments || header.get_fragment_offset() != 0,
+        })
+    }
+
+    fn ipv6(bytes: &[u8]) -> Result<Layout, Malformed> {
+        let header = Ipv6Packet::new(bytes).ok_or(Malformed::HeaderTruncated)?;
+        let end = IPV6_HEADER + usize::from(header.get_payload_length());
+        if end > bytes.len() {
+            return Err(Malformed::Length);
+        }
+        let (transport, protocol, fragment) =
+            walk_extensions(&bytes[..end], header.get_next_header().0)
+                .ok_or(Malformed::ExtensionHeaders)?;
+        Ok(Layout { version: Version::Six, transport, end, protocol, fragment })
+    }
+}
+
+/// Walks the extension headers of an IPv6 packet: offset of the upper layer, its protocol, and
+/// whether the packet is a fragment (then the offset is that of the fragment's data). None when
+/// they are cut off or too many.
+pub(crate) fn walk_extensions(bytes: &[u8], first: u8) -> Option<(usize, Protocol, bool)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+
+    let mut at = IPV6_HEADER;
+    let mut next = first;
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let header = bytes.get(at..at + 8)?;
+                // With segments left the destination is not the final one, over which the
+                // pseudo-header goes (RFC 8200 section 8.1): nothing beyond can be translated.
+                if next == ROUTING && header[3] != 0 {
+                    return Some((at, Protocol(ROUTING), false));
+                }
+                next = header[0];
+                at += (usize::from(header[1]) + 1) * 8;
+            }
+            FRAGMENT => {
+                let header = bytes.get(at..at + 8)?;
+                next = header[0];
+                at += 8;
+                // Offset in the upper 13 bits, two reserved bits, the M flag.
+                if word(header, 2) & 0xfff9 != 0 {
+                    return Some((at, Protocol(next), true));
+                }
+            }
+            protocol => return (at <= bytes.len()).then_some((at, Protocol(protocol), false)),
+        }
+    }
+    None
+}
+
+/// Checks that the fixed transport header is there, for the protocols that get translated.
+fn check_transport(protocol: Protocol, bytes: &[u8]) -> Result<(), Malformed> {
+    let least = match protocol {
+        Protocol::TCP => TCP_HEADER,
+        Protocol::UDP => UDP_HEADER,
+        Protocol::ICMP | Protocol::ICMPV6 => ICMP_HEADER,
+        _ => return Ok(()),
+    };
+    if bytes.len() < least {
+        return Err(Malformed::TransportTruncated);
+    }
+    if protocol == Protocol::TCP {
+        let header = usize::from(bytes[12] >> 4) * 4;
+        if header < TCP_HEADER || header > bytes.len() {
+            return Err(Malformed::TcpHeaderLength);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! External ports: who has which, and who gets the next one.
+//!
+//! A mapping belongs to an inside endpoint (address and port) for one protocol and one external
+//! address, whatever the peer: endpoint-independent mapping (RFC 4787 REQ-1, RFC 5382 REQ-1). The
+//! connections of the endpoint share and count it; the last one to end frees the port, which then
+//! rests while others are free (RFC 6888 REQ-8).
+//!
+//! A port is chosen at random among the free ones of the same parity (RFC 4787 REQ-4), then of the
+//! other parity, then the one that has rested longest. Only TCP, when none of these is left, gives
+//! one port to several endpoints, towards different peers: that a peer does not see two flows of
+//! one port is for the connection table to know, so it chooses, and the counts are kept here.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::time::Time;
+use crate::tuple::Protocol;
+
+/// Ports that are offered for sharing at one attempt. Bounds the time a packet can take; with
+/// nine of ten ports taken towards a peer, the chance that all of these are is 10^-12.
+const SHARE_ATTEMPTS: usize = 256;
+
+/// An inside endpoint, and the external address it is to be seen with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) protocol: Protocol,
+    pub(crate) external: IpAddr,
+    pub(crate) address: IpAddr,
+    /// Port or ICMP identifier.
+    pub(crate) port: u16,
+}
+
+/// All external ports, of every protocol and address.
+pub(crate) struct Ports {
+    /// What the caller holds for us on every external address, without overlaps.
+    reserved: HashMap<Protocol, Vec<RangeInclusive<u16>>>,
+    pools: HashMap<(Protocol, IpAddr), Pool>,
+    random: Random,
+    rest: Duration,
+}
+
+impl Ports {
+    pub(crate) fn new(seed: u64, rest: Duration) -> Ports {
+        // ICMP identifiers are nobody's: the host's own echoes find their process by it, and a
+        // reply that it did not ask for goes nowhere. So all of them may be used.
+        let identifiers = || vec![0..=u16::MAX];
+        let reserved = HashMap::from_iter([
+            (Protocol::ICMP, identifiers()),
+            (Protocol::ICMPV6, identifiers()),
+        ]);
+        Ports { reserved, pools: HashMap::new(), random: Random::new(seed), rest }
+    }
+
+    /// Adds ports to all external addresses. Those already there stay as they are.
+    pub(crate) fn reserve(&mut self, protocol: Protocol, ports: RangeInclusive<u16>) {
+        let reserved = self.reserved.entry(protocol).or_default();
+        for port in ports {
+            let known = reserved.iter().any(|range| range.contains(&port));
+            if known || (port == 0 && !is_identifier(protocol)) {
+                continue;
+            }
+            match reserved.iter_mut().find(|range| range.end().checked_add(1) == Some(port)) {
+                Some(range) => *range = *range.start()..=port,
+                None => reserved.push(port..=port),
+            }
+            for ((of, _), pool) in &mut self.pools {
+                if *of == protocol {
+                    pool.free[usize::from(port % 2)].push(port);
+                }
+            }
+        }
+    }
+
+    /// Ports without a mapping, on the external address that has fewest.
+    pub(crate) fn free(&self, protocol: Protocol) -> usize {
+        let pools = self.pools.iter().filter(|((of, _), _)| *of == protocol);
+        pools.map(|(_, pool)| pool.available()).min().unwrap_or_else(|| {
+            self.reserved.get(&protocol).into_iter().flatten().map(ExactSizeIterator::len).sum()
+        })
+    }
+
+    /// The port of an endpoint for one more connection: the one it has, or a free one. None when
+    /// there is none.
+    pub(crate) fn acquire(&mut self, now: Time, endpoint: &Endpoint) -> Option<u16> {
+        let key = (endpoint.protocol, endpoint.external);
+        if !self.pools.contains_key(&key) {
+            let reserved = self.reserved.get(&endpoint.protocol)?;
+            self.pools.insert(key, Pool::new(reserved));
+        }
+        let pool = self.pools.get_mut(&key)?;
+        let inside = (endpoint.address, endpoint.port);
+        if let Some(mapping) = pool.mappings.get_mut(&inside) {
+            mapping.connections += 1;
+            return Some(mapping.port);
+        }
+        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
+        pool.mappings.insert(inside, Mapping { connections: 1, port });
+        Some(port)
+    }
+
+    /// How many connections hold the mapping of an endpoint.
+    pub(crate) fn connections(&self, endpoint: &Endpoint) -> u32 {
+        self.pools
+            .get(&(endpoint.protocol, endpoint.external))
+            .and_then(|pool| pool.mappings.get(&(endpoint.address, endpoint.port)))
+            .map_or(0, |mapping| mapping.connections)
+    }
+
+    /// One connection less for an endpoint; its last one frees the port.
+    pub(crate) fn release(&mut self, now: Time, endpoint: &Endpoint) {
+        let Some(pool) = self.pools.get_mut(&(endpoint.protocol, endpoint.external)) else {
+            return;
+        };
+        let inside = (endpoint.address, endpoint.port);
+        let Some(mapping) = pool.mappings.get_mut(&inside) else { return };
+        mapping.connections = mapping.connections.saturating_sub(1);
+        if mapping.connections > 0 {
+            return;
+        }
+        let port = mapping.port;
+        pool.mappings.remove(&inside);
+        match pool.shared.get_mut(&port) {
+            Some(sharers) => sharers.has_owner = false,
+            None => pool.resting.push_back((port, now)),
+        }
+    }
+
+    /// Ports to try for sharing, when `acquire` gave none: some of those reserved, from a random
+    /// one on.
+    pub(crate) fn to_share(&mut self, protocol: Protocol) -> Vec<u16> {
+        let ranges = self.reserved.get(&protocol).map_or(&[][..], Vec::as_slice);
+        let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+        if count == 0 {
+            return Vec::new();
+        }
+        let skip = self.random.below(count);
+        let all = || ranges.iter().cloned().flatten();
+        all().skip(skip).chain(all().take(skip)).take(SHARE_ATTEMPTS).collect()
+    }
+
+    /// One more connection of an endpoint that does not own `port`, but whose peer nobody else has
+    /// reached from it.
+    pub(crate) fn share(&mut self, protocol: Protocol, external: IpAddr, port: u16) {
+        let Some(pool) = self.pools.get_mut(&(protocol, external)) else { return };
+        // Sharing begins only when every port has an owner or sharers.
+        let sharers = pool.shared.entry(port).or_insert(Sharers { count: 0, has_owner: true });
+        sharers.count += 1;
+    }
+
+    /// One such connection less.
+    pub(crate) fn unshare(&mut self, now: Time, protocol: Protocol, external: IpAddr, port: u16) {
+        let Some(pool) = self.pools.get_mut(&(protocol, external)) else { return };
+        let Some(sharers) = pool.shared.get_mut(&port) else { return };
+        sharers.count = sharers.count.saturating_sub(1);
+        if sharers.count == 0 {
+            let has_owner = sharers.has_owner;
+            pool.shared.remove(&port);
+            if !has_owner {
+                pool.resting.push_back((port, now));
+            }
+        }
+    }
+}
+
+fn is_identifier(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::ICMP | Protocol::ICMPV6)
+}
+
+/// The ports of one protocol on one external address. Each is in one place: free, resting, or with
+/// an owner, sharers or both.
+struct Pool {
+    mappings: HashMap<(IpAddr, u16), Mapping>,
+    /// Rested ports, even ones and odd ones.
+    free: [Vec<u16>; 2],
+    /// Freed ports with the time they were freed, oldest first.
+    resting: VecDeque<(u16, Time)>,
+    shared: HashMap<u16, Sharers>,
+}
+
+struct Mapping {
+    connections: u32,
+    port: u16,
+}
+
+struct Sharers {
+    /// Connections of endpoints other than the owner.
+    count: u32,
+    has_owner: bool,
+}
+
+impl Pool {
+    fn new(reserved: &[RangeInclusive<u16>]) -> Pool {
+        let ports = || reserved.iter().cloned().flatten();
+        let free = [0, 1].map(|parity| ports().filter(|port| port % 2 == parity).collect());
+        Pool { mappings: HashMap::new(), free, resting: VecDeque::new(), shared: HashMap::new() }
+    }
+
+    fn available(&self) -> usize {
+        self.free[0].len() + self.free[1].len() + self.resting.len()
+    }
+
+    fn take(
+        &mut self,
+        now: Time,
+        parity: u16,
+        rest: Duration,
+        random: &mut Random,
+    ) -> Option<u16> {
+        while let Some(&(port, freed)) = self.resting.front() {
+            if now - freed < rest {
+                break;
+            }
+            self.resting.pop_front();
+            self.free[usize::from(port % 2)].push(port);
+        }
+        for parity in [parity, 1 - parity] {
+            let free = &mut self.free[usize::from(parity)];
+            if !free.is_empty() {
+                return Some(free.swap_remove(random.below(free.len())));
+            }
+        }
+        self.resting.pop_front().map(|(port, _)| port)
+    }
+}
+
+/// Numbers that nobody outside can guess from those seen before (RFC 6888 REQ-15): SipHash of a
+/// counter under a secret key.
+struct Random {
+    key: (u64, u64),
+    counter: u64,
+}
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        // The second half of the key need not be secret on its own.
+        Random { key: (seed, seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15), counter: 0 }
+    }
+
+    /// A number below `bound`, which is not zero.
+    fn below(&mut self, bound: usize) -> usize {
+        use std::hash::Hasher;
+        #[expect(deprecated, reason = "the standard library's only hasher that takes a key")]
+        let mut hasher = std::hash::SipHasher::new_with_keys(self.key.0, self.key.1);
+        hasher.write_u64(self.counter);
+        self.counter = self.counter.wrapping_add(1);
+        // The bias for a bound of at most 2^16 is 2^-48.
+        (hasher.finish() % bound.max(1) as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Every way in which a packet can fail to be translated has a name and a sentence.
+
+use std::fmt;
+
+/// Why a packet was not translated. The packet is then as it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// From an uplink, and part of no flow: it is the host's own, or unsolicited. RFC 5382 REQ-4
+    /// wants silence, so the caller just lets go of it.
+    NoMapping,
+    /// To an address of the host, on a port that publishes nothing: it is for the host itself,
+    /// to which the caller hands it untouched.
+    NotPublished,
+    /// A TCP segment that belongs to no known connection and may not open one.
+    NotOpening,
+    /// No external port or identifier is left for the flow.
+    PortsExhausted,
+    /// The connection table is full, and nothing in it is half open.
+    TableFull,
+    /// The inside address holds all the connections it may.
+    QuotaExceeded,
+    /// Another connection already uses these addresses and ports towards the same peer.
+    TupleInUse,
+    /// The route's source address is of another family than the packet.
+    NoExternalAddress,
+    /// A fragment, which may lack the ports.
+    Fragment,
+    /// A protocol, or an ICMP message, that has neither ports nor an identifier.
+    UnsupportedProtocol,
+    /// A combination of TCP flags that no conforming sender makes.
+    InvalidTcpFlags,
+    /// An ICMP error with a wrong checksum (RFC 5508 REQ-3).
+    BadIcmpChecksum,
+    /// An ICMP error whose quoted packet is cut off, damaged, or not one that its receiver sent
+    /// (RFC 5508 REQ-3, REQ-4).
+    BadQuote,
+    /// An ICMP error about a packet of no known connection (RFC 5508 REQ-5).
+    IcmpUnrelated,
+}
+
+impl Refused {
+    /// Every variant, in the order of `as usize`: for tables of counters.
+    pub const ALL: [Refused; 14] = [
+        Refused::NoMapping,
+        Refused::NotPublished,
+        Refused::NotOpening,
+        Refused::PortsExhausted,
+        Refused::TableFull,
+        Refused::QuotaExceeded,
+        Refused::TupleInUse,
+        Refused::NoExternalAddress,
+        Refused::Fragment,
+        Refused::UnsupportedProtocol,
+        Refused::InvalidTcpFlags,
+        Refused::BadIcmpChecksum,
+        Refused::BadQuote,
+        Refused::IcmpUnrelated,
+    ];
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::NoMapping => "no flow and no published port takes this packet from outside",
+            Refused::NotPublished => "the host address publishes nothing on this port",
+            Refused::NotOpening => "the TCP segment belongs to no connection and opens none",
+            Refused::PortsExhausted => "no external port is free for this flow",
+            Refused::TableFull => "the connection table is full",
+            Refused::QuotaExceeded => "the inside address has reached its limit of connections",
+            Refused::TupleInUse => "another connection uses the same addresses and ports",
+            Refused::NoExternalAddress => {
+                "the route out has no source address of this packet's IP version"
+            }
+            Refused::Fragment => "fragments are not translated",
+            Refused::UnsupportedProtocol => "the protocol has no ports that could be translated",
+            Refused::InvalidTcpFlags => "the TCP flags contradict each other",
+            Refused::BadIcmpChecksum => "the checksum of the ICMP error is wrong",
+            Refused::BadQuote => "the packet quoted in the ICMP error is damaged or not its own",
+            Refused::IcmpUnrelated => "the ICMP error is about no known connection",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_in_order_and_every_sentence_differs() {
+        let mut sentences = Vec::new();
+        for (at, refused) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(refused as usize, at);
+            sentences.push(refused.to_string());
+        }
+        sentences.sort();
+        sentences.dedup();
+        assert_eq!(sentences.len(), Refused::ALL.len());
+    }
+}

@@ -1,0 +1,437 @@
+//! Rules: which sources are masqueraded and which ports are published.
+//!
+//! [`Rules`] is passive data that the control plane writes; [`RuleIndex`] is the same compiled for
+//! lookup. A published range of any width is one interval: a lookup costs O(log n) in the number
+//! of ranges and nothing in the number of ports.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use ipnet::IpNet;
+
+use crate::tuple::Protocol;
+
+/// Everything the engine is told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Sources translated on the way out. The longest prefix that holds the source decides.
+    pub masquerade: Vec<Masquerade>,
+    /// Host ports that reach a container. Of two rules for the same host port the first one in
+    /// this list has it.
+    pub publish: Vec<Publish>,
+    /// The addresses of the host: those on which published ports with no host address answer.
+    pub local: Vec<IpAddr>,
+}
+
+/// Flows from `source` leave with an address of the host (SNAT).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masquerade {
+    pub source: IpNet,
+    /// The external address, instead of the source address of the route taken.
+    pub to: Option<IpAddr>,
+}
+
+/// A range of host ports that reaches a container (DNAT), port for port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Never used again for another rule: flows carry it, and end with it.
+    pub id: u32,
+    pub protocol: Protocol,
+    /// The host address that answers; None for every address in [`Rules::local`] of the family of
+    /// `to`. A rule for one address goes before a rule for all.
+    pub host: Option<IpAddr>,
+    /// The host ports.
+    pub ports: RangeInclusive<u16>,
+    /// The container's address.
+    pub to: IpAddr,
+    /// The container's port for the first port of the range.
+    pub to_port: u16,
+}
+
+/// A publish rule that cannot mean anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvalidPublish {
+    /// The range holds no port, or holds port 0.
+    Ports(RangeInclusive<u16>),
+    /// The range on the container's side runs over port 65535, or begins at 0.
+    TargetPorts { first: u16, count: usize },
+    /// The host address and the container's are of different families.
+    Family { host: IpAddr, to: IpAddr },
+    /// A protocol without ports, or one that cannot be translated.
+    Protocol(Protocol),
+}
+
+impl fmt::Display for InvalidPublish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InvalidPublish::Ports(ports) => write!(
+                f,
+                "host ports {}-{} are no range: ports go from 1 to 65535, the lower one first",
+                ports.start(),
+                ports.end()
+            ),
+            InvalidPublish::TargetPorts { first, count } => write!(
+                f,
+                "{count} ports from {first} on do not fit in 1-65535: choose a container port \
+                 that leaves room for the whole range"
+            ),
+            InvalidPublish::Family { host, to } => write!(
+                f,
+                "{host} cannot be published to {to}: give two addresses of the same IP version"
+            ),
+            InvalidPublish::Protocol(protocol) => {
+                write!(f, "{protocol} cannot be published: use tcp or udp")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidPublish {}
+
+impl Publish {
+    /// Whether the rule means something. The engine ignores those that do not.
+    ///
+    /// # Errors
+    /// [`InvalidPublish`] says what is wrong, and what would be right.
+    pub fn check(&self) -> Result<(), InvalidPublish> {
+        if !matches!(self.protocol, Protocol::TCP | Protocol::UDP) {
+            return Err(InvalidPublish::Protocol(self.protocol));
+        }
+        if self.ports.is_empty() || *self.ports.start() == 0 {
+            return Err(InvalidPublish::Ports(self.ports.clone()));
+        }
+        let count = self.ports.len();
+        if self.to_port == 0 || usize::from(self.to_port) + count - 1 > usize::from(u16::MAX) {
+            return Err(InvalidPublish::TargetPorts { first: self.to_port, count });
+        }
+        match self.host {
+            Some(host) if host.is_ipv4() != self.to.is_ipv4() => {
+                Err(InvalidPublish::Family { host, to: self.to })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's ports, one for each host port.
+    pub fn to_ports(&self) -> RangeInclusive<u16> {
+        let width = self.ports.end().saturating_sub(*self.ports.start());
+        self.to_port..=self.to_port.saturating_add(width)
+    }
+}
+
+/// Where a published port leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) id: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+}
+
+/// The host port that a container's port is published on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) id: u32,
+    /// None: whatever address of the host the route chooses.
+    pub(crate) host: Option<IpAddr>,
+    pub(crate) port: u16,
+}
+
+/// Ports that map one to one on ports of another range.
+#[derive(Debug, Clone, Copy)]
+struct Interval {
+    start: u16,
+    end: u16,
+    /// The port that `start` maps to; the checked rule keeps the sum below 65536.
+    maps_to: u16,
+    /// Index into [`Rules::publish`].
+    rule: u32,
+}
+
+/// Disjoint intervals, sorted.
+#[derive(Debug, Default)]
+struct Intervals(Vec<Interval>);
+
+impl Intervals {
+    /// Adds what of the interval is not yet taken.
+    fn insert(&mut self, new: Interval) {
+        let mut pieces = Vec::new();
+        let mut start = u32::from(new.start);
+        let end = u32::from(new.end);
+        let first = self.0.partition_point(|old| old.end < new.start);
+        for old in &self.0[first..] {
+            if u32::from(old.start) > end {
+                break;
+            }
+            if u32::from(old.start) > start {
+                pieces.push((start, u32::from(old.start) - 1));
+            }
+            start = u32::from(old.end) + 1;
+        }
+        if start <= end {
+            pieces.push((start, end));
+        }
+        for (start, end) in pieces {
+            // Both lie between `new.start` and `new.end`, so they are ports.
+            let (start, end) = (start as u16, end as u16);
+            let maps_to = new.maps_to + (start - new.start);
+            let at = self.0.partition_point(|old| old.start < start);
+            self.0.insert(at, Interval { start, end, maps_to, rule: new.rule });
+        }
+    }
+
+    /// The interval that holds `port`, and the port it maps to.
+    fn find(&self, port: u16) -> Option<(u32, u16)> {
+        let at = self.0.partition_point(|interval| interval.end < port);
+        let interval = self.0.get(at).filter(|interval| interval.start <= port)?;
+        Some((interval.rule, interval.maps_to + (port - interval.start)))
+    }
+}
+
+/// The published ports of one host address (or of all, for None) and one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct HostKey {
+    protocol: Protocol,
+    host: Option<IpAddr>,
+    ipv4: bool,
+}
+
+/// [`Rules`] compiled for lookup; immutable.
+#[derive(Debug, Default)]
+pub(crate) struct RuleIndex {
+    rules: Arc<Rules>,
+    /// Indices into [`Rules::masquerade`], longest prefix first.
+    masquerade: Vec<usize>,
+    published: HashMap<HostKey, Intervals>,
+    claims: HashMap<(Protocol, IpAddr), Intervals>,
+    /// Sorted.
+    local: Vec<IpAddr>,
+    /// Sorted.
+    ids: Vec<u32>,
+}
+
+impl RuleIndex {
+    pub(crate) fn new(rules: Rules) -> RuleIndex {
+        let mut masquerade: Vec<usize> = (0..rules.masquerade.len()).collect();
+        // A stable sort: of equal prefixes the first in the list decides.
+        masquerade.sort_by_key(|&at| {
+            std::cmp::Reverse(rules.masquerade[at].source.prefix_len())
+        });
+        let mut published: HashMap<HostKey, Intervals> = HashMap::new();
+        let mut claims: HashMap<(Protocol, IpAddr), Intervals> = HashMap::new();
+        let mut ids = Vec::new();
+        for (rule, publish) in rules.publish.iter().enumerate() {
+            let Ok(rule) = u32::try_from(rule) else { break };
+            if publish.check().is_err() {
+                continue;
+            }
+            let Publish { protocol, host, to, to_port, .. } = *publish;
+            let (start, end) = (*publish.ports.start(), *publish.ports.end());
+            published.entry(HostKey { protocol, host, ipv4: to.is_ipv4() }).or_default().insert(
+                Interval { start, end, maps_to: to_port, rule },
+            );
+            let (to_start, to_end) = publish.to_ports().into_inner();
+            claims.entry((protocol, to)).or_default().insert(Interval {
+                start: to_start,
+                end: to_end,
+                maps_to: start,
+                rule,
+            });
+            ids.push(publish.id);
+        }
+        ids.sort_unstable();
+        let mut local = rules.local.clone();
+        local.sort_unstable();
+        RuleIndex { rules: Arc::new(rules), masquerade, published, claims, local, ids }
+    }
+
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// The rule that masquerades this source.
+    pub(crate) fn masquerade(&self, source: IpAddr) -> Option<&Masquerade> {
+        self.masquerade
+            .iter()
+            .map(|&at| &self.rules.masquerade[at])
+            .find(|rule| rule.source.contains(&source))
+    }
+
+    /// Where a packet to `host`:`port` goes.
+    pub(crate) fn published(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<Target> {
+        let (rule, to_port) = self
+            .lists(protocol, host)
+            .into_iter()
+            .flatten()
+            .find_map(|intervals| intervals.find(port))?;
+        let rule = self.rule(rule)?;
+        Some(Target { id: rule.id, address: rule.to, port: to_port })
+    }
+
+    /// Whether any port of this protocol is published on `host`.
+    pub(crate) fn publishes_any(&self, protocol: Protocol, host: IpAddr) -> bool {
+        self.lists(protocol, host).into_iter().flatten().next().is_some()
+    }
+
+    /// The host port that reaches this port of a container.
+    pub(crate) fn claim(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<Claim> {
+        let (rule, host_port) = self.claims.get(&(protocol, address))?.find(port)?;
+        let rule = self.rule(rule)?;
+        Some(Claim { id: rule.id, host: rule.host, port: host_port })
+    }
+
+    /// Whether any port of this protocol and container is published.
+    pub(crate) fn claims_any(&self, protocol: Protocol, address: IpAddr) -> bool {
+        self.claims.contains_key(&(protocol, address))
+    }
+
+    pub(crate) fn has_publish(&self, id: u32) -> bool {
+        self.ids.binary_search(&id).is_ok()
+    }
+
+    /// The intervals that hold for `host`, its own before those of every address.
+    fn lists(&self, protocol: Protocol, host: IpAddr) -> [Option<&Intervals>; 2] {
+        let ipv4 = host.is_ipv4();
+        let every = if self.local.binary_search(&host).is_ok() {
+            self.published.get(&HostKey { protocol, host: None, ipv4 })
+        } else {
+            None
+        };
+        [self.published.get(&HostKey { protocol, host: Some(host), ipv4 }), every]
+    }
+
+    fn rule(&self, at: u32) -> Option<&Publish> {
+        self.rules.publish.get(usize::try_from(at).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn publish(id: u32, host: Option<&str>, ports: RangeInclusive<u16>, to_port: u16) -> Publish {
+        Publish {
+            id,
+            protocol: Protocol::TCP,
+            host: host.map(address),
+            ports,
+            to: IpAddr::from([172, 20, 0, id as u8]),
+            to_port,
+        }
+    }
+
+    fn index(publish: Vec<Publish>) -> RuleIndex {
+        let local = vec![address("192.0.2.1"), address("192.0.2.2"), address("2001:db8::1")];
+        RuleIndex::new(Rules { masquerade: Vec::new(), publish, local })
+    }
+
+    fn lead(index: &RuleIndex, host: &str, port: u16) -> Option<(u32, u16)> {
+        index.published(Protocol::TCP, address(host), port).map(|to| (to.id, to.port))
+    }
+
+    #[test]
+    fn a_range_maps_one_to_one_and_is_one_interval() {
+        let index = index(vec![publish(1, None, 2000..=62000, 1000)]);
+        assert_eq!(lead(&index, "192.0.2.1", 1999), None);
+        assert_eq!(lead(&index, "192.0.2.1", 2000), Some((1, 1000)));
+        assert_eq!(lead(&index, "192.0.2.2", 62000), Some((1, 61000)));
+        assert_eq!(lead(&index, "192.0.2.1", 62001), None);
+        assert_eq!(index.published.values().map(|list| list.0.len()).sum::<usize>(), 1);
+        let claim = index.claim(Protocol::TCP, address("172.20.0.1"), 1500).unwrap();
+        assert_eq!((claim.port, claim.host), (2500, None));
+    }
+
+    #[test]
+    fn only_local_addresses_of_the_family_answer() {
+        let index = index(vec![publish(1, None, 80..=80, 80)]);
+        assert_eq!(lead(&index, "192.0.2.3", 80), None);
+        assert_eq!(lead(&index, "2001:db8::1", 80), None);
+        assert!(index.published(Protocol::UDP, address("192.0.2.1"), 80).is_none());
+        assert!(index.publishes_any(Protocol::TCP, address("192.0.2.2")));
+        assert!(!index.publishes_any(Protocol::UDP, address("192.0.2.2")));
+    }
+
+    #[test]
+    fn one_address_goes_before_all() {
+        let index = index(vec![
+            publish(1, None, 1..=65535, 1),
+            publish(2, Some("192.0.2.1"), 80..=80, 8080),
+            publish(3, Some("198.51.100.9"), 80..=80, 9090),
+        ]);
+        assert_eq!(lead(&index, "192.0.2.1", 80), Some((2, 8080)));
+        assert_eq!(lead(&index, "192.0.2.2", 80), Some((1, 80)));
+        assert_eq!(lead(&index, "192.0.2.1", 81), Some((1, 81)));
+        // Named by its rule, though not in `local`.
+        assert_eq!(lead(&index, "198.51.100.9", 80), Some((3, 9090)));
+        assert_eq!(lead(&index, "192.0.2.1", 65535), Some((1, 65535)));
+    }
+
+    #[test]
+    fn of_overlapping_ranges_the_first_has_the_port() {
+        let index = index(vec![
+            publish(1, None, 100..=110, 100),
+            publish(2, None, 120..=130, 120),
+            publish(3, None, 90..=140, 1090),
+        ]);
+        let all: Vec<_> = (88..=142).map(|port| lead(&index, "192.0.2.1", port)).collect();
+        let expected: Vec<_> = (88..=142u16)
+            .map(|port| match port {
+                100..=110 => Some((1, port)),
+                120..=130 => Some((2, port)),
+                90..=140 => Some((3, port + 1000)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn meaningless_rules_are_named_and_ignored() {
+        #[expect(clippy::reversed_empty_ranges)]
+        let empty = publish(1, None, 81..=80, 80);
+        assert!(matches!(empty.check(), Err(InvalidPublish::Ports(_))));
+        let zero = publish(2, None, 0..=80, 80);
+        assert!(matches!(zero.check(), Err(InvalidPublish::Ports(_))));
+        let over = publish(3, None, 1000..=2000, 65000);
+        assert_eq!(
+            over.check(),
+            Err(InvalidPublish::TargetPorts { first: 65000, count: 1001 })
+        );
+        let family = publish(4, Some("2001:db8::1"), 80..=80, 80);
+        assert!(matches!(family.check(), Err(InvalidPublish::Family { .. })));
+        let icmp = Publish { protocol: Protocol::ICMP, ..publish(5, None, 80..=80, 80) };
+        assert!(icmp.check().unwrap_err().to_string().starts_with("icmp cannot"));
+        assert_eq!(publish(6, None, 1..=65535, 1).check(), Ok(()));
+
+        let index = index(vec![empty, zero, over, family, icmp]);
+        assert_eq!(lead(&index, "192.0.2.1", 80), None);
+        assert!(!index.has_publish(1));
+    }
+
+    #[test]
+    fn the_longest_prefix_masquerades() {
+        let rule = |source: &str, to: Option<&str>| Masquerade {
+            source: source.parse().unwrap(),
+            to: to.map(address),
+        };
+        let index = RuleIndex::new(Rules {
+            masquerade: vec![
+                rule("172.20.0.0/16", None),
+                rule("172.20.5.0/24", Some("192.0.2.2")),
+                rule("fd00::/64", None),
+            ],
+            ..Rules::default()
+        });
+        let to = |source| index.masquerade(address(source)).map(|rule| rule.to);
+        assert_eq!(to("172.20.5.9"), Some(Some(address("192.0.2.2"))));
+        assert_eq!(to("172.20.6.9"), Some(None));
+        assert_eq!(to("172.21.6.9"), None);
+        assert_eq!(to("fd00::9"), Some(None));
+    }
+}

@@ -1,0 +1,338 @@
+//! The path of a frame, from the port it came in by to the port it leaves by.
+//!
+//! ```text
+//!  Container ─► guard ─► learn ─┬─ to the gateway's MAC ─► gateway ─┬─ a host address ─► (hairpin) ─► Host
+//!                               │                                   └─ elsewhere ─► nat ─► Uplink
+//!                               └─ any other MAC ───────► bridge ───► Container, Host
+//!  Host ──────────────► learn ──────────────────────────► bridge ───► Container
+//!  Uplink ─────────────────────────────────────────────► gateway ─► nat ─► Container
+//! ```
+//!
+//! [`Datapath`] is what all workers share. A [`Pass`] carries one vector of frames through the
+//! stages; each stage either names the egress or the reason of the drop.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+use crossbeam_utils::CachePadded;
+use nat::{Nat, Protocol, Time};
+use parking_lot::Mutex;
+
+use crate::config::{Config, NetworkId, PortId};
+use crate::drop::DropReason;
+use crate::frame::{self, Frame, MacAddr};
+use crate::io::Queue;
+use crate::neighbor::Neighbors;
+use crate::port::{Port, PortCounters};
+use crate::topology::{Role, Topology};
+use crate::{Settings, arp, bridge, guard};
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    Port(PortId),
+    /// To every other port of the network it came from.
+    Flood,
+    /// Nowhere: it was read and understood, or waits for a neighbour.
+    Consumed,
+}
+
+/// What the control plane should know. The channel is bounded; an event that finds it full is
+/// lost and counted, never waited for.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The port's interface or its namespace vanished. Told once; the port carries nothing more.
+    PortGone { port: PortId, error: String },
+    /// Few external ports are left for new masqueraded flows.
+    ExternalPortsLow { protocol: Protocol },
+}
+
+/// How many free external ports are few.
+const FEW_EXTERNAL_PORTS: usize = 64;
+/// [`Event::ExternalPortsLow`] is told at most this often.
+const LOW_INTERVAL: Duration = Duration::from_millis(20);
+const EVENTS: usize = 1024;
+
+/// See the module's description.
+pub struct Datapath {
+    topology: ArcSwap<Topology>,
+    /// Held by whoever builds the next topology.
+    changing: Mutex<()>,
+    nat: Nat,
+    neighbors: Neighbors,
+    drops: Vec<CachePadded<[AtomicU64; DropReason::COUNT]>>,
+    events: Sender<Event>,
+    events_lost: AtomicU64,
+    low_told: AtomicU64,
+}
+
+/// One learned address, as [`Datapath::fdb`] tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbRow {
+    pub network: NetworkId,
+    pub mac: MacAddr,
+    pub port: PortId,
+    pub age: Duration,
+}
+
+/// Everything counted since the start.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    pub ports: Vec<(PortId, PortCounters)>,
+    /// Each reason with the frames dropped for it, zeros included.
+    pub drops: Vec<(DropReason, u64)>,
+    pub events_lost: u64,
+}
+
+impl Datapath {
+    pub fn new(settings: &Settings) -> (Arc<Datapath>, Receiver<Event>) {
+        let (events, receiver) = crossbeam_channel::bounded(EVENTS);
+        let datapath = Datapath {
+            topology: ArcSwap::default(),
+            changing: Mutex::new(()),
+            nat: Nat::new(settings.limits.clone(), settings.seed),
+            neighbors: Neighbors::default(),
+            // One set a worker, and one for the housekeeping that belongs to none.
+            drops: (0..=settings.workers).map(|_| no_drops()).collect(),
+            events,
+            events_lost: AtomicU64::new(0),
+            low_told: AtomicU64::new(0),
+        };
+        (Arc::new(datapath), receiver)
+    }
+
+    /// Adds a port, which drops everything until a configuration names it.
+    pub fn add_port(&self, queues: Vec<Queue>) -> io::Result<PortId> {
+        if queues.len() != self.workers() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "a port needs {} queues, one a worker, not {}",
+                    self.workers(),
+                    queues.len()
+                ),
+            ));
+        }
+        let _changing = self.changing.lock();
+        let topology = self.topology.load_full();
+        let mut ports = topology.ports().to_vec();
+        let slot = ports.iter().position(Option::is_none).unwrap_or_else(|| {
+            ports.push(None);
+            ports.len() - 1
+        });
+        let id = PortId(slot as u32);
+        ports[slot] = Some(Arc::new(Port::new(id, queues)));
+        self.topology.store(Arc::new(topology.with_ports(ports)));
+        Ok(id)
+    }
+
+    /// Takes a port away, and all that was learned behind it. Its queues close when the last
+    /// worker lets go of them.
+    pub fn remove_port(&self, port: PortId) {
+        let _changing = self.changing.lock();
+        let topology = self.topology.load_full();
+        let mut ports = topology.ports().to_vec();
+        let Some(slot) = ports.get_mut(port.0 as usize) else {
+            return;
+        };
+        *slot = None;
+        for segment in &topology.networks {
+            segment.fdb.forget_port(port);
+        }
+        self.neighbors.retain_ports(|uplink| uplink != port);
+        self.topology.store(Arc::new(topology.with_ports(ports)));
+    }
+
+    /// Puts a new description of the world in force. Frames in flight finish by the old one.
+    pub fn configure(&self, now: Time, config: Config) {
+        let _changing = self.changing.lock();
+        let previous = self.topology.load_full();
+        self.nat.set_rules(now, config.nat.clone());
+        for &(uplink, address, mac) in &config.neighbors {
+            self.neighbors.introduce(now, uplink, address, mac);
+        }
+        let ports = previous.ports().to_vec();
+        self.topology
+            .store(Arc::new(Topology::new(ports, config, &previous)));
+    }
+
+    /// Housekeeping, once a second or so: expires connections and learned addresses, and asks
+    /// again for neighbours that stay silent.
+    pub fn tick(&self, now: Time) {
+        self.nat.expire(now);
+        let topology = self.topology.load();
+        for segment in &topology.networks {
+            segment.fdb.age(now);
+        }
+        // A packet socket is told only once that its interface is gone, and mixes that up with its
+        // going down; so look.
+        for port in topology.ports().iter().flatten() {
+            if port.queue(0).is_gone() && port.lose() {
+                let error = "its interface or namespace is gone".to_owned();
+                self.tell(Event::PortGone {
+                    port: port.id,
+                    error,
+                });
+            }
+        }
+        let (questions, unresolved) = self.neighbors.tick(now);
+        self.count_drops(self.workers(), DropReason::NeighborUnresolved, unresolved);
+        for question in questions {
+            let mut frame = Frame::new();
+            let (Some(mac), Some(port)) = (
+                topology.uplink_mac(question.uplink),
+                topology.port(question.uplink),
+            ) else {
+                continue;
+            };
+            if let (IpAddr::V4(source), IpAddr::V4(target)) = (question.source, question.target) {
+                arp::ask(&mut frame, (mac, source), target);
+                port.queue(0).transmit(&[&frame]);
+            }
+        }
+    }
+
+    pub fn nat(&self) -> &Nat {
+        &self.nat
+    }
+
+    /// How many workers the ports have queues for.
+    pub fn workers(&self) -> usize {
+        self.drops.len() - 1
+    }
+
+    /// The learned addresses of every network.
+    pub fn fdb(&self, now: Time) -> Vec<FdbRow> {
+        let topology = self.topology.load();
+        let rows = topology.networks.iter().flat_map(|segment| {
+            let network = segment.network.id;
+            segment.fdb.rows(now).into_iter().map(move |row| FdbRow {
+                network,
+                mac: row.mac,
+                port: row.port,
+                age: row.age,
+            })
+        });
+        rows.collect()
+    }
+
+    pub fn counters(&self) -> Counters {
+        let topology = self.topology.load();
+        let ports = topology.ports().iter().flatten();
+        let dropped = |reason: DropReason| {
+            self.drops
+                .iter()
+                .map(|set| set[reason.index()].load(Ordering::Relaxed))
+                .sum()
+        };
+        Counters {
+            ports: ports.map(|port| (port.id, port.counters())).collect(),
+            drops: DropReason::all()
+                .map(|reason| (reason, dropped(reason)))
+                .collect(),
+            events_lost: self.events_lost.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The world as it is configured now.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.topology.load_full()
+    }
+
+    pub(crate) fn neighbors(&self) -> &Neighbors {
+        &self.neighbors
+    }
+
+    pub(crate) fn count_drops(&self, worker: usize, reason: DropReason, frames: usize) {
+        if frames > 0 {
+            self.drops[worker][reason.index()].fetch_add(frames as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        if self.events.try_send(event).is_err() {
+            self.events_lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection was made: tells when the external ports for the next ones run low.
+    pub(crate) fn watch_external_ports(&self, now: Time, protocol: Protocol) {
+        let last = self.low_told.load(Ordering::Relaxed);
+        if now - Time::from_nanos(last) < LOW_INTERVAL
+            || self.nat.external_ports_free(protocol) >= FEW_EXTERNAL_PORTS
+        {
+            return;
+        }
+        let mine = self.low_told.compare_exchange(
+            last,
+            now.as_nanos(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if mine.is_ok() {
+            self.tell(Event::ExternalPortsLow { protocol });
+        }
+    }
+}
+
+fn no_drops() -> CachePadded<[AtomicU64; DropReason::COUNT]> {
+    CachePadded::new([const { AtomicU64::new(0) }; DropReason::COUNT])
+}
+
+/// One vector's way through the stages: a moment, a topology, and the frames that were set free.
+pub(crate) struct Pass<'a> {
+    pub(crate) now: Time,
+    pub(crate) datapath: &'a Datapath,
+    pub(crate) topology: &'a Topology,
+    /// Frames that waited for a neighbour that has just answered: the uplink, its MAC, the frames.
+    pub(crate) released: &'a mut Vec<(PortId, MacAddr, VecDeque<Frame>)>,
+}
+
+impl Pass<'_> {
+    /// Carries one frame from its ingress to its egress, rewriting it in place.
+    pub(crate) fn forward(
+        &mut self,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        if frame.is_empty() {
+            return Err(DropReason::TooBig);
+        }
+        match self.topology.role(ingress) {
+            Role::Container { network, endpoint } => {
+                let segment = &self.topology.networks[network];
+                let endpoint = &self.topology.endpoints[endpoint];
+                if endpoint.guard {
+                    guard::check(endpoint, frame.bytes())?;
+                }
+                bridge::learn(self.now, segment, ingress, frame.bytes())?;
+                let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
+                if destination == segment.network.gateway_mac {
+                    return self.gateway_from_inside(segment, ingress, frame);
+                }
+                if destination.is_multicast()
+                    && let Some(answer) = self.gateway_answers(segment, ingress, frame)
+                {
+                    return Ok(answer);
+                }
+                bridge::forward(self.now, segment, ingress, destination)
+            }
+            Role::Host { network } => {
+                let segment = &self.topology.networks[network];
+                bridge::learn(self.now, segment, ingress, frame.bytes())?;
+                let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
+                bridge::forward(self.now, segment, ingress, destination)
+            }
+            Role::Uplink { uplink } => {
+                self.gateway_from_uplink(&self.topology.uplinks[uplink], frame)
+            }
+            Role::Unassigned => Err(DropReason::PortUnassigned),
+        }
+    }
+}

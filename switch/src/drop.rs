@@ -1,0 +1,146 @@
+//! Why a frame was dropped: one variant, one counter, one sentence for people.
+
+use std::fmt;
+
+use nat::Refused;
+
+/// The reason a frame went no further. Every dropped frame is counted under exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    PortUnassigned,
+    Malformed,
+    SpoofedSource,
+    UnwantedAdvertisement,
+    ReservedAddress,
+    SamePort,
+    NobodyElse,
+    NotForUs,
+    NotIp,
+    Martian,
+    NoRoute,
+    OtherNetwork,
+    HostUnreachable,
+    UnknownEndpoint,
+    NeighborUnresolved,
+    TtlExceeded,
+    TooBig,
+    EgressFull,
+    EgressDown,
+    EgressRejected,
+    EgressGone,
+    /// It could not be translated; the engine says why.
+    Nat(Refused),
+}
+
+/// The reasons of the switch's own, in the order of their counters.
+const OWN: [DropReason; 21] = {
+    use DropReason::*;
+    [
+        PortUnassigned,
+        Malformed,
+        SpoofedSource,
+        UnwantedAdvertisement,
+        ReservedAddress,
+        SamePort,
+        NobodyElse,
+        NotForUs,
+        NotIp,
+        Martian,
+        NoRoute,
+        OtherNetwork,
+        HostUnreachable,
+        UnknownEndpoint,
+        NeighborUnresolved,
+        TtlExceeded,
+        TooBig,
+        EgressFull,
+        EgressDown,
+        EgressRejected,
+        EgressGone,
+    ]
+};
+
+impl DropReason {
+    /// How many reasons there are, and so how many counters.
+    pub const COUNT: usize = OWN.len() + Refused::ALL.len();
+
+    /// Every reason, in the order of [`index`](Self::index).
+    pub fn all() -> impl Iterator<Item = DropReason> {
+        OWN.into_iter()
+            .chain(Refused::ALL.into_iter().map(DropReason::Nat))
+    }
+
+    /// The reason's place among the counters, below [`COUNT`](Self::COUNT).
+    pub fn index(self) -> usize {
+        match self {
+            Self::Nat(refused) => OWN.len() + refused as usize,
+            own => OWN.iter().position(|&other| other == own).unwrap_or(0),
+        }
+    }
+
+    /// The variant's name, as metrics and `--json` tell it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Nat(refused) => format!("{refused:?}"),
+            own => format!("{own:?}"),
+        }
+    }
+}
+
+/// What happened, for people.
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PortUnassigned => "the port belongs to no network (yet, or any more)",
+            Self::Malformed => "a header is truncated or contradicts the frame's length",
+            Self::SpoofedSource => "the source MAC or address is not the sender's own",
+            Self::UnwantedAdvertisement => "a container announced itself as a router",
+            Self::ReservedAddress => {
+                "sent to a link-local group that bridges do not forward (802.1D)"
+            }
+            Self::SamePort => "the destination is on the port the frame came from",
+            Self::NobodyElse => "flooded, but the network has no other port",
+            Self::NotForUs => "seen on an uplink, but the host's own or nobody's we know",
+            Self::NotIp => "sent to the gateway, which routes only IPv4 and IPv6",
+            Self::Martian => "an address that can't be routed (loopback, multicast, unspecified)",
+            Self::NoRoute => "no uplink has a route to the destination",
+            Self::OtherNetwork => "networks are isolated from each other",
+            Self::HostUnreachable => "the network has no interface on the host",
+            Self::UnknownEndpoint => "no container has the destination address",
+            Self::NeighborUnresolved => "the next hop did not answer ARP or ND",
+            Self::TtlExceeded => "the TTL or hop limit ran out",
+            Self::TooBig => "larger than any frame the switch carries",
+            Self::EgressFull => "the receiver's queue was full",
+            Self::EgressDown => "the receiver's interface is down",
+            Self::EgressRejected => "the kernel refused the frame",
+            Self::EgressGone => "the receiver's port has been removed",
+            Self::Nat(refused) => return refused.fmt(f),
+        })
+    }
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> DropReason {
+        DropReason::Nat(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_stands_once_at_its_own_index() {
+        for (index, reason) in DropReason::all().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+        assert_eq!(DropReason::all().count(), DropReason::COUNT);
+    }
+
+    #[test]
+    fn no_two_reasons_share_a_name() {
+        let names: std::collections::HashSet<String> =
+            DropReason::all().map(DropReason::name).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}

@@ -1,0 +1,244 @@
+//! The router of a network: answers ARP for its addresses, and routes between its containers, the
+//! host and the world.
+//!
+//! It knows its containers from the configuration and never asks for them. It holds no addresses
+//! of its own: the gateway's address is the host's, on the host port, so whatever is meant for the
+//! host and is not published goes there untouched.
+
+use std::net::IpAddr;
+
+use nat::{Checksum, Packet, Path, Refused, Translated};
+
+use crate::arp;
+use crate::config::{PortId, Uplink};
+use crate::datapath::{Egress, Pass};
+use crate::drop::DropReason;
+use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, ethertype};
+use crate::neighbor::{Question, Resolution};
+use crate::topology::{Role, Segment};
+
+impl Pass<'_> {
+    /// Answers a multicast frame that asks for the gateway: in place, back to where it came from.
+    pub(crate) fn gateway_answers(
+        &self,
+        segment: &Segment,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Option<Egress> {
+        if frame::ethertype_of(frame.bytes()) != Some(ethertype::ARP) {
+            return None;
+        }
+        let request = arp::parse(frame.bytes()).filter(|arp| arp.is_request)?;
+        let asked_for_us = segment
+            .network
+            .gateway_addresses
+            .contains(&request.target.into());
+        asked_for_us.then(|| {
+            arp::answer(frame, request, segment.network.gateway_mac);
+            Egress::Port(ingress)
+        })
+    }
+
+    /// A container's frame to the gateway's MAC: for the host, for the world, or, through a
+    /// published port, for another container.
+    pub(crate) fn gateway_from_inside(
+        &mut self,
+        segment: &Segment,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        let host = segment.network.host_port.ok_or(DropReason::HostUnreachable);
+        match frame::ethertype_of(frame.bytes()) {
+            Some(ethertype::IPV4 | ethertype::IPV6) => {}
+            Some(ethertype::ARP) => {
+                // A unicast request confirms what the container already believes; an answer is
+                // one to the host's own question.
+                return match self.gateway_answers(segment, ingress, frame) {
+                    Some(answer) => Ok(answer),
+                    None => host.map(Egress::Port),
+                };
+            }
+            _ => return Err(DropReason::NotIp),
+        }
+        let mut packet = parse(frame)?;
+        let destination = packet.dst();
+        if is_link_local(destination) {
+            return host.map(Egress::Port);
+        }
+        if is_martian(destination) {
+            return Err(DropReason::Martian);
+        }
+        if self.topology.is_host_address(destination) {
+            return match self.translate(Path::Hairpin, &mut packet) {
+                Ok(_) => {
+                    let inside = route_hop(&mut packet)?;
+                    self.to_endpoint(inside, frame)
+                }
+                Err(Refused::NotPublished | Refused::UnsupportedProtocol) => host.map(Egress::Port),
+                Err(refused) => Err(refused.into()),
+            };
+        }
+        if let Some(endpoint) = self.topology.endpoint_at(destination) {
+            if endpoint.network != segment.network.id {
+                return Err(DropReason::OtherNetwork);
+            }
+            let inside = route_hop(&mut packet)?;
+            return self.to_endpoint(inside, frame);
+        }
+        if self.topology.is_inside(destination) {
+            return Err(DropReason::UnknownEndpoint);
+        }
+
+        let route = self
+            .topology
+            .route(destination)
+            .ok_or(DropReason::NoRoute)?;
+        let uplink = self
+            .topology
+            .uplink_mac(route.uplink)
+            .ok_or(DropReason::NoRoute)?;
+        if packet.ttl() <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        self.translate(
+            Path::Outbound {
+                external: route.source,
+            },
+            &mut packet,
+        )?;
+        route_hop(&mut packet)?;
+        let question = Question {
+            uplink: route.uplink,
+            source: route.source,
+            target: route.via.unwrap_or(destination),
+        };
+        frame::set_source(frame.bytes_mut(), uplink);
+        self.to_neighbor(question, uplink, frame)
+    }
+
+    /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP, belongs to a
+    /// connection or is for a published port; otherwise the host's own business.
+    pub(crate) fn gateway_from_uplink(
+        &mut self,
+        uplink: &Uplink,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        match frame::ethertype_of(frame.bytes()) {
+            Some(ethertype::ARP) => {
+                let heard = arp::parse(frame.bytes()).ok_or(DropReason::Malformed)?;
+                let waited = self.datapath.neighbors().observe(
+                    self.now,
+                    uplink.port,
+                    heard.sender.into(),
+                    heard.sender_mac,
+                );
+                if !waited.is_empty() {
+                    self.released.push((uplink.port, heard.sender_mac, waited));
+                }
+                return Ok(Egress::Consumed);
+            }
+            Some(ethertype::IPV4 | ethertype::IPV6) => {}
+            _ => return Err(DropReason::NotForUs),
+        }
+        if frame::destination(frame.bytes()) != Some(uplink.mac) {
+            return Err(DropReason::NotForUs);
+        }
+        let mut packet = parse(frame)?;
+        // A packet from the wire that claims to come from a container, from this host or from no
+        // host at all (moby#41872: match the ingress as well as the address).
+        let source = packet.src();
+        if is_martian(source)
+            || self.topology.is_inside(source)
+            || self.topology.is_host_address(source)
+        {
+            return Err(DropReason::Martian);
+        }
+        match self.translate(Path::Inbound, &mut packet) {
+            Ok(_) => {}
+            Err(Refused::NoMapping | Refused::NotPublished) => return Err(DropReason::NotForUs),
+            Err(refused) => return Err(refused.into()),
+        }
+        let inside = route_hop(&mut packet)?;
+        self.to_endpoint(inside, frame)
+    }
+
+    fn translate(&self, path: Path, packet: &mut Packet) -> Result<Translated, Refused> {
+        let translated = self.datapath.nat().translate(self.now, path, packet)?;
+        if translated.new {
+            self.datapath
+                .watch_external_ports(self.now, packet.protocol());
+        }
+        Ok(translated)
+    }
+
+    /// Hands a routed frame to the container that has `address`.
+    fn to_endpoint(&self, address: IpAddr, frame: &mut Frame) -> Result<Egress, DropReason> {
+        let endpoint = self
+            .topology
+            .endpoint_at(address)
+            .ok_or(DropReason::UnknownEndpoint)?;
+        let Role::Container { network, .. } = self.topology.role(endpoint.port) else {
+            return Err(DropReason::EgressGone);
+        };
+        let gateway_mac = self.topology.networks[network].network.gateway_mac;
+        frame::set_destination(frame.bytes_mut(), endpoint.mac);
+        frame::set_source(frame.bytes_mut(), gateway_mac);
+        Ok(Egress::Port(endpoint.port))
+    }
+
+    /// Hands a routed frame to the next hop, or lets it wait while the next hop is asked for. The
+    /// buffer that takes its place carries the question.
+    fn to_neighbor(
+        &self,
+        question: Question,
+        uplink_mac: MacAddr,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        match self.datapath.neighbors().resolve(self.now, question, frame) {
+            Resolution::Known(mac) => {
+                frame::set_destination(frame.bytes_mut(), mac);
+                Ok(Egress::Port(question.uplink))
+            }
+            Resolution::Waiting { ask: true } => match (question.source, question.target) {
+                (IpAddr::V4(source), IpAddr::V4(target)) => {
+                    arp::ask(frame, (uplink_mac, source), target);
+                    Ok(Egress::Port(question.uplink))
+                }
+                _ => Ok(Egress::Consumed),
+            },
+            Resolution::Waiting { ask: false } => Ok(Egress::Consumed),
+            Resolution::Full => Err(DropReason::NeighborUnresolved),
+        }
+    }
+}
+
+/// The IP packet of an untagged frame.
+fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
+    let checksum = if frame.vnet().needs_csum() {
+        Checksum::Partial
+    } else {
+        Checksum::Complete
+    };
+    Packet::parse(&mut frame.bytes_mut()[ETHERNET_HEADER..], checksum)
+        .map_err(|_| DropReason::Malformed)
+}
+
+/// Takes one hop off the packet's life (RFC 1812 5.3.1) and returns where it is going.
+fn route_hop(packet: &mut Packet) -> Result<IpAddr, DropReason> {
+    if packet.ttl() <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    packet.decrement_ttl();
+    Ok(packet.dst())
+}
+
+/// RFC 1812 5.3.7, RFC 4291 2.7: addresses that no router forwards from or to.
+fn is_martian(address: IpAddr) -> bool {
+    let unroutable = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    unroutable || matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
+}
+
+/// An address that is only good on its own link, so between a container and its host.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}

@@ -1,0 +1,328 @@
+//! Classic BPF programs, built from plain data.
+//!
+//! Linux documents the machine in `Documentation/networking/filter.rst`: an accumulator A, an index
+//! X, 16 words of memory, forward jumps. A conditional jump reaches 255 instructions, `JA` any. A
+//! program that reads beyond the packet's end returns 0, which drops it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use libc::sock_filter;
+
+use crate::frame::ethertype;
+
+/// The largest program built here. The kernel takes 4096 instructions (BPF_MAXINSNS), but what it
+/// makes of them must also fit twice, the old program and the new, into `net.core.optmem_max`, which
+/// was 20,480 bytes before Linux 6.8. Measured there: 1100 instructions of a port search fit.
+const MAX_INSTRUCTIONS: usize = 1000;
+
+/// Addresses of one family that the uplink filter compares; with more it accepts every destination.
+const MAX_ADDRESSES: usize = 32;
+
+const ACCEPT: u32 = u32::MAX;
+const DROP: u32 = 0;
+
+// Codes: what it does, on which size, from where.
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_HALF_AT_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
+const LOAD_MEMORY: u32 = libc::BPF_LD | libc::BPF_MEM;
+const STORE_MEMORY: u32 = libc::BPF_ST;
+const LOAD_X: u32 = libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM;
+/// X = 4 * (byte & 15): the length of an IPv4 header.
+const LOAD_X_HEADER: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const GO: u32 = libc::BPF_JMP | libc::BPF_JA;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const IF_NOT_LESS: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+const IFINDEX: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
+const VLAN_TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
+
+const ICMP: u32 = libc::IPPROTO_ICMP as u32;
+const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
+const TCP: u32 = libc::IPPROTO_TCP as u32;
+const UDP: u32 = libc::IPPROTO_UDP as u32;
+
+/// What the switch wants to see of an uplink's traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UplinkFilter {
+    /// Destination ports of TCP: published ones and those of masqueraded connections. Any order,
+    /// overlaps allowed.
+    pub tcp: Vec<RangeInclusive<u16>>,
+    /// The same for UDP.
+    pub udp: Vec<RangeInclusive<u16>>,
+    /// The host's addresses that pontoon serves; packets to others stay out. Every address when
+    /// empty.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The program for an uplink's socket. It accepts:
+///
+/// - ARP, ICMP and ICMPv6 (echo, errors, neighbour discovery);
+/// - fragments, of which only the first has ports, and IPv6 packets with extension headers;
+/// - TCP and UDP to a port in the intervals, found in O(log n) steps.
+///
+/// All else stays in the kernel, frames of other VLANs too. With more intervals than fit the nearest
+/// ones are merged: the socket then sees some traffic of the host's own, which the data path ignores.
+pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
+    let mut program = vec![
+        // The kernel takes the tag off before it shows the frame here; priority tags (VLAN 0) are
+        // ours, others belong to a VLAN interface above.
+        load(LOAD_WORD, VLAN_TAG),
+        load(AND, 0x0fff),
+        jump(IF_EQUAL, 0, 1, 0),
+        exit(DROP),
+        load(LOAD_HALF, 12),
+    ];
+    program.extend(when_equal(ethertype::ARP.into(), vec![exit(ACCEPT)]));
+
+    let mut ipv6 = ipv6_head(&filter.addresses);
+    // Not taken: neither family, so drop.
+    ipv6.splice(
+        0..0,
+        [jump(IF_EQUAL, ethertype::IPV6.into(), 1, 0), exit(DROP)],
+    );
+    let mut ipv4 = ipv4_head(&filter.addresses);
+    // Both families go on at the port search behind the IPv6 part.
+    ipv4.push(load(GO, ipv6.len() as u32));
+    program.extend(when_equal(ethertype::IPV4.into(), ipv4));
+    program.extend(ipv6);
+
+    // Here M[0] is the protocol and X the length of the IP header.
+    let room = MAX_INSTRUCTIONS.saturating_sub(program.len() + SEARCH_FIXED);
+    let [tcp, udp] = merge_to_fit([&filter.tcp, &filter.udp], room / SEARCH_PER_INTERVAL);
+    program.push(load(LOAD_MEMORY, 0));
+    for (protocol, intervals) in [(TCP, tcp), (UDP, udp)] {
+        // Ethernet's 14 bytes, the IP header, the source port.
+        let mut lookup = vec![load(LOAD_HALF_AT_X, 14 + 2)];
+        lookup.extend(search(&intervals));
+        program.extend(when_equal(protocol, lookup));
+    }
+    program.push(exit(DROP));
+    program
+}
+
+/// Instructions of the port search beside those for the intervals.
+const SEARCH_FIXED: usize = 12;
+/// A comparison of the tree, perhaps with a far jump, and the leaf.
+const SEARCH_PER_INTERVAL: usize = 5;
+
+/// The program for a published port's listener: accepts what did not come in through one of these
+/// interfaces, which leaves loopback and the host's own connections to itself. A segment from the
+/// wire is then dropped without an answer.
+pub fn local_only_filter(uplink_ifindexes: &[u32]) -> Vec<sock_filter> {
+    let mut program = vec![load(LOAD_WORD, IFINDEX)];
+    for &ifindex in uplink_ifindexes {
+        program.extend(when_equal(ifindex, vec![exit(DROP)]));
+    }
+    program.push(exit(ACCEPT));
+    program
+}
+
+/// The program for a port that pontoon holds for masquerading: drops everything.
+pub fn drop_all_filter() -> Vec<sock_filter> {
+    vec![exit(DROP)]
+}
+
+fn load(code: u32, k: u32) -> sock_filter {
+    jump(code, k, 0, 0)
+}
+
+fn exit(value: u32) -> sock_filter {
+    jump(RETURN, value, 0, 0)
+}
+
+/// `on_true` and `on_false` count instructions to skip.
+fn jump(code: u32, k: u32, on_true: u8, on_false: u8) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: on_true,
+        jf: on_false,
+        k,
+    }
+}
+
+/// Runs the block when A equals `value`. The block must leave the program at its end.
+fn when_equal(value: u32, block: Vec<sock_filter>) -> Vec<sock_filter> {
+    let mut program = match u8::try_from(block.len()) {
+        Ok(near) => vec![jump(IF_EQUAL, value, 0, near)],
+        Err(_) => vec![jump(IF_EQUAL, value, 1, 0), load(GO, block.len() as u32)],
+    };
+    program.extend(block);
+    program
+}
+
+/// IPv4 up to the port search. Offsets count from the Ethernet header, RFC 791 §3.1.
+fn ipv4_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
+    let wanted: Vec<Ipv4Addr> = addresses
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let mut program = Vec::new();
+    if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
+        program.push(load(LOAD_WORD, 14 + 16)); // destination
+        for (index, address) in wanted.iter().enumerate() {
+            // To behind the drop.
+            let skip = wanted.len() - index;
+            program.push(jump(IF_EQUAL, u32::from(*address), skip as u8, 0));
+        }
+        program.push(exit(DROP));
+    }
+    program.extend([
+        load(LOAD_HALF, 14 + 6), // flags and fragment offset
+        jump(IF_ANY_BIT, 0x3fff, 0, 1),
+        exit(ACCEPT),
+        load(LOAD_BYTE, 14 + 9), // protocol
+    ]);
+    program.extend(when_equal(ICMP, vec![exit(ACCEPT)]));
+    program.extend([load(STORE_MEMORY, 0), load(LOAD_X_HEADER, 14)]);
+    program
+}
+
+/// IPv6 up to the port search. Offsets count from the Ethernet header, RFC 8200 §3.
+fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
+    let wanted: Vec<Ipv6Addr> = addresses
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
+    let next_header = load(LOAD_BYTE, 14 + 6);
+    let mut program = vec![next_header];
+    // Before the addresses: neighbour discovery goes to multicast ones (RFC 4861 §7.2.2).
+    program.extend(when_equal(ICMPV6, vec![exit(ACCEPT)]));
+    if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
+        const EACH: usize = 9;
+        for (index, address) in wanted.iter().enumerate() {
+            for (word, bytes) in address.octets().chunks_exact(4).enumerate() {
+                let value = bytes
+                    .iter()
+                    .fold(0, |value, &byte| value << 8 | u32::from(byte));
+                program.push(load(LOAD_WORD, 14 + 24 + 4 * word as u32)); // destination
+                // To the next address.
+                program.push(jump(IF_EQUAL, value, 0, (EACH - 2 - 2 * word) as u8));
+            }
+            // To behind the drop.
+            program.push(load(GO, ((wanted.len() - 1 - index) * EACH + 1) as u32));
+        }
+        program.push(exit(DROP));
+    }
+    program.push(next_header);
+    for extension in [
+        libc::IPPROTO_HOPOPTS,
+        libc::IPPROTO_ROUTING,
+        libc::IPPROTO_FRAGMENT,
+        libc::IPPROTO_DSTOPTS,
+    ] {
+        program.extend(when_equal(extension as u32, vec![exit(ACCEPT)]));
+    }
+    program.extend([load(STORE_MEMORY, 0), load(LOAD_X, 40)]);
+    program
+}
+
+/// Accepts when A lies in one of the intervals, which are in order and apart; drops otherwise.
+fn search(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
+    match intervals.first() {
+        None => vec![exit(DROP)],
+        Some(&(low, _)) => {
+            // Below the first there is nothing; from here on A is never below the leaf's interval.
+            let mut program = vec![jump(IF_NOT_LESS, low.into(), 1, 0), exit(DROP)];
+            program.extend(search_above(intervals));
+            program
+        }
+    }
+}
+
+/// The binary search among intervals, of which A is known not to lie below the first.
+fn search_above(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
+    if let [(_, high)] = intervals {
+        return vec![
+            jump(IF_GREATER, (*high).into(), 0, 1),
+            exit(DROP),
+            exit(ACCEPT),
+        ];
+    }
+    let (left, right) = intervals.split_at(intervals.len() / 2);
+    let Some(&(boundary, _)) = right.first() else {
+        return vec![exit(DROP)];
+    };
+    let below = search_above(left);
+    let mut program = match u8::try_from(below.len()) {
+        Ok(near) => vec![jump(IF_NOT_LESS, boundary.into(), near, 0)],
+        Err(_) => {
+            vec![
+                jump(IF_NOT_LESS, boundary.into(), 0, 1),
+                load(GO, below.len() as u32),
+            ]
+        }
+    };
+    program.extend(below);
+    program.extend(search_above(right));
+    program
+}
+
+/// Sorts intervals, joins those that touch, and drops empty ones.
+fn merge(intervals: &[RangeInclusive<u16>]) -> Vec<(u16, u16)> {
+    let mut sorted: Vec<(u16, u16)> = intervals
+        .iter()
+        .filter(|interval| !interval.is_empty())
+        .map(|interval| (*interval.start(), *interval.end()))
+        .collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
+    for (low, high) in sorted {
+        match merged.last_mut() {
+            Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+            _ => merged.push((low, high)),
+        }
+    }
+    merged
+}
+
+/// Merges both lists to at most `limit` intervals in all, closing the narrowest gaps first.
+fn merge_to_fit(lists: [&[RangeInclusive<u16>]; 2], limit: usize) -> [Vec<(u16, u16)>; 2] {
+    let lists = lists.map(merge);
+    let excess = (lists[0].len() + lists[1].len()).saturating_sub(limit);
+    if excess == 0 {
+        return lists;
+    }
+    // Width of each gap, in which list, before which interval.
+    let mut gaps: Vec<(u16, usize, usize)> = lists
+        .iter()
+        .enumerate()
+        .flat_map(|(list, intervals)| {
+            let widths = intervals.windows(2).map(|pair| pair[1].0 - pair[0].1);
+            widths
+                .enumerate()
+                .map(move |(index, width)| (width, list, index + 1))
+        })
+        .collect();
+    gaps.sort_unstable();
+    gaps.truncate(excess);
+    let mut closed = [vec![false; lists[0].len()], vec![false; lists[1].len()]];
+    for (_, list, index) in gaps {
+        closed[list][index] = true;
+    }
+    [0, 1].map(|list| {
+        let mut fitted: Vec<(u16, u16)> = Vec::new();
+        for (&interval, &join) in lists[list].iter().zip(&closed[list]) {
+            match fitted.last_mut() {
+                Some(last) if join => last.1 = interval.1,
+                _ => fitted.push(interval),
+            }
+        }
+        fitted
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,343 @@
+//! The programs, run by a small interpreter of classic BPF that is as strict as the kernel's
+//! verifier about what it meets.
+
+use super::*;
+
+/// What the ancillary loads say of a packet.
+#[derive(Clone, Copy, Default)]
+struct Ancillary {
+    ifindex: u32,
+    vlan_tci: u32,
+}
+
+/// Runs a program; the value it returns and the instructions it took.
+fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, usize) {
+    let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
+    for steps in 1.. {
+        let instruction = program.get(at).expect("a program ends with a return");
+        let sock_filter { code, jt, jf, k } = *instruction;
+        let code = u32::from(code);
+        at += 1;
+        let bytes = |offset: usize, size: usize| {
+            let bytes = packet.get(offset..offset + size)?;
+            Some(
+                bytes
+                    .iter()
+                    .fold(0u32, |value, &byte| value << 8 | u32::from(byte)),
+            )
+        };
+        let loaded = match code {
+            LOAD_WORD if k == IFINDEX => Some(ancillary.ifindex),
+            LOAD_WORD if k == VLAN_TAG => Some(ancillary.vlan_tci),
+            LOAD_WORD => bytes(k as usize, 4),
+            LOAD_HALF => bytes(k as usize, 2),
+            LOAD_BYTE => bytes(k as usize, 1),
+            LOAD_HALF_AT_X => bytes((x + k) as usize, 2),
+            LOAD_MEMORY => Some(memory[k as usize]),
+            _ => Some(a),
+        };
+        // A read beyond the packet drops it.
+        let Some(value) = loaded else {
+            return (0, steps);
+        };
+        a = value;
+        let skip = |condition: bool| usize::from(if condition { jt } else { jf });
+        match code {
+            LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_AT_X | LOAD_MEMORY => {}
+            STORE_MEMORY => memory[k as usize] = a,
+            LOAD_X => x = k,
+            LOAD_X_HEADER => match bytes(k as usize, 1) {
+                Some(byte) => x = 4 * (byte & 15),
+                None => return (0, steps),
+            },
+            AND => a &= k,
+            GO => at += k as usize,
+            IF_EQUAL => at += skip(a == k),
+            IF_GREATER => at += skip(a > k),
+            IF_NOT_LESS => at += skip(a >= k),
+            IF_ANY_BIT => at += skip(a & k != 0),
+            RETURN => return (k, steps),
+            _ => panic!("no such instruction: {code:#x}"),
+        }
+    }
+    unreachable!("jumps only go forward")
+}
+
+fn accepts(program: &[sock_filter], packet: &[u8]) -> bool {
+    run(program, packet, Ancillary::default()).0 != 0
+}
+
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+fn ethernet(ethertype: u16) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend(ethertype.to_be_bytes());
+    frame
+}
+
+/// An IPv4 packet with `options` words of options and the first bytes of TCP or UDP.
+fn ipv4(to: Ipv4Addr, protocol: u32, destination_port: u16, options: u8, fragment: u16) -> Vec<u8> {
+    let mut frame = ethernet(ethertype::IPV4);
+    let mut header = vec![0; 20 + 4 * usize::from(options)];
+    header[0] = 0x45 + options;
+    header[6..8].copy_from_slice(&fragment.to_be_bytes());
+    header[9] = protocol as u8;
+    header[16..20].copy_from_slice(&to.octets());
+    frame.extend(header);
+    frame.extend(5555u16.to_be_bytes());
+    frame.extend(destination_port.to_be_bytes());
+    frame.extend([0; 16]);
+    frame
+}
+
+fn ipv6(to: Ipv6Addr, next_header: u32, destination_port: u16) -> Vec<u8> {
+    let mut frame = ethernet(ethertype::IPV6);
+    let mut header = vec![0; 40];
+    header[0] = 0x60;
+    header[6] = next_header as u8;
+    header[24..40].copy_from_slice(&to.octets());
+    frame.extend(header);
+    frame.extend(5555u16.to_be_bytes());
+    frame.extend(destination_port.to_be_bytes());
+    frame.extend([0; 16]);
+    frame
+}
+
+#[test]
+fn uplink_accepts_what_the_nat_needs() {
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![8080..=8080, 61000..=65535],
+        udp: vec![53..=53],
+        addresses: vec![],
+    });
+    let yes = [
+        ethernet(ethertype::ARP),
+        ipv4(HOST, TCP, 8080, 0, 0x4000),
+        ipv4(HOST, TCP, 61000, 0, 0),
+        ipv4(HOST, TCP, 65535, 10, 0),
+        ipv4(HOST, UDP, 53, 1, 0),
+        ipv4(HOST, ICMP, 0, 0, 0),
+        ipv4(HOST, UDP, 9, 0, 0x2000),
+        ipv4(HOST, UDP, 9, 0, 0x0001),
+        ipv6(HOST6, TCP, 8080),
+        ipv6(HOST6, UDP, 53),
+        ipv6(HOST6, ICMPV6, 0),
+        ipv6(HOST6, 44, 0),
+        ipv6(HOST6, 0, 0),
+    ];
+    for packet in &yes {
+        assert!(accepts(&program, packet), "{packet:02x?}");
+    }
+    let no = [
+        ethernet(0x88cc),
+        ethernet(ethertype::VLAN),
+        vec![],
+        ipv4(HOST, TCP, 8079, 0, 0x4000),
+        ipv4(HOST, TCP, 8081, 0, 0),
+        ipv4(HOST, TCP, 60999, 0, 0),
+        ipv4(HOST, TCP, 53, 0, 0),
+        ipv4(HOST, UDP, 8080, 0, 0),
+        ipv4(HOST, 132, 8080, 0, 0),
+        ipv6(HOST6, TCP, 8081),
+        ipv6(HOST6, UDP, 8080),
+        ipv6(HOST6, 50, 8080),
+    ];
+    for packet in &no {
+        assert!(!accepts(&program, packet), "{packet:02x?}");
+    }
+}
+
+#[test]
+fn uplink_drops_other_vlans_and_truncated_packets() {
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![0..=65535],
+        udp: vec![],
+        addresses: vec![],
+    });
+    let packet = ipv4(HOST, TCP, 80, 0, 0);
+    for (vlan_tci, expected) in [(0, true), (0xe000, true), (7, false), (0xe007, false)] {
+        let (value, _) = run(
+            &program,
+            &packet,
+            Ancillary {
+                vlan_tci,
+                ..Default::default()
+            },
+        );
+        assert_eq!(value != 0, expected, "{vlan_tci:#x}");
+    }
+    for len in 0..38 {
+        assert!(!accepts(&program, &packet[..len]), "{len}");
+    }
+    assert!(accepts(&program, &packet[..38]), "ports are all it needs");
+}
+
+#[test]
+fn uplink_looks_at_addresses() {
+    let other = Ipv4Addr::new(192, 0, 2, 9);
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![80..=80],
+        udp: vec![],
+        addresses: vec![
+            other.into(),
+            HOST.into(),
+            Ipv6Addr::LOCALHOST.into(),
+            HOST6.into(),
+        ],
+    });
+    for address in [HOST, other] {
+        assert!(accepts(&program, &ipv4(address, TCP, 80, 0, 0)));
+        assert!(accepts(&program, &ipv4(address, ICMP, 80, 0, 0)));
+        assert!(!accepts(&program, &ipv4(address, TCP, 81, 0, 0)));
+    }
+    for address in [HOST6, Ipv6Addr::LOCALHOST] {
+        assert!(accepts(&program, &ipv6(address, TCP, 80)));
+        assert!(!accepts(&program, &ipv6(address, TCP, 81)));
+    }
+    let stranger = Ipv4Addr::new(192, 0, 2, 3);
+    assert!(!accepts(&program, &ipv4(stranger, TCP, 80, 0, 0)));
+    assert!(!accepts(&program, &ipv4(stranger, ICMP, 0, 0, 0)));
+    assert!(!accepts(&program, &ipv4(stranger, UDP, 0, 0, 0x2000)));
+    // Each word of the address counts.
+    for word in 0..4 {
+        let mut segments = HOST6.segments();
+        segments[2 * word + 1] ^= 2;
+        let stranger = Ipv6Addr::from(segments);
+        assert!(!accepts(&program, &ipv6(stranger, TCP, 80)), "{stranger}");
+        assert!(!accepts(&program, &ipv6(stranger, 44, 80)), "{stranger}");
+        assert!(
+            accepts(&program, &ipv6(stranger, ICMPV6, 0)),
+            "neighbour discovery"
+        );
+    }
+
+    // One family only: nothing of the other's TCP is wanted.
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![80..=80],
+        udp: vec![],
+        addresses: vec![HOST.into()],
+    });
+    assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
+    assert!(!accepts(&program, &ipv6(HOST6, TCP, 80)));
+
+    // Too many to compare: any.
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![80..=80],
+        udp: vec![],
+        addresses: (0..100)
+            .map(|last| Ipv4Addr::new(10, 0, 0, last).into())
+            .collect(),
+    });
+    assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
+}
+
+/// Numbers without a pattern, the same each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u16 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u16
+    }
+}
+
+#[test]
+fn search_agrees_with_a_scan_for_every_port() {
+    let mut random = Random(1);
+    for count in [0, 1, 2, 3, 5, 17, 60, 100] {
+        let intervals: Vec<_> = (0..count)
+            .map(|_| {
+                let low = random.next();
+                low..=low.saturating_add(random.next() % 300)
+            })
+            .collect();
+        let merged = merge(&intervals);
+        let program = uplink_filter(&UplinkFilter {
+            tcp: intervals.clone(),
+            udp: intervals.clone(),
+            addresses: vec![],
+        });
+        assert!(program.len() <= MAX_INSTRUCTIONS);
+        let fits = 2 * merged.len() * SEARCH_PER_INTERVAL < MAX_INSTRUCTIONS - 60;
+        for port in 0..=u16::MAX {
+            let expected = intervals.iter().any(|interval| interval.contains(&port));
+            let (value, steps) = run(&program, &ipv4(HOST, TCP, port, 0, 0), Ancillary::default());
+            if fits {
+                assert_eq!(value != 0, expected, "{count} intervals, port {port}");
+            } else {
+                assert!(value != 0 || !expected, "{count} intervals, port {port}");
+            }
+            assert!(steps <= 25 + 2 * 10, "{steps} steps for {count} intervals");
+        }
+    }
+}
+
+#[test]
+fn intervals_are_merged() {
+    #[expect(
+        clippy::reversed_empty_ranges,
+        reason = "an empty interval is no interval"
+    )]
+    let intervals = [
+        10..=20,
+        15..=30,
+        31..=40,
+        50..=50,
+        60..=5,
+        65535..=65535,
+        65000..=65534,
+    ];
+    assert_eq!(merge(&intervals), [(10, 40), (50, 50), (65000, 65535)]);
+    let [tcp, udp] = merge_to_fit([&[1..=1, 3..=3, 100..=100], &[5..=5, 9..=9]], 4);
+    assert_eq!(tcp, [(1, 3), (100, 100)]);
+    assert_eq!(udp, [(5, 5), (9, 9)]);
+    let [tcp, udp] = merge_to_fit([&[1..=1, 3..=3, 100..=100], &[5..=5, 9..=9]], 0);
+    assert_eq!((tcp, udp), (vec![(1, 100)], vec![(5, 9)]));
+}
+
+#[test]
+fn any_number_of_intervals_fits() {
+    let every_other: Vec<_> = (0..=u16::MAX).step_by(2).map(|port| port..=port).collect();
+    let addresses = (0..MAX_ADDRESSES as u8)
+        .flat_map(|last| {
+            let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into());
+            [IpAddr::from([10, 0, 0, last]), address.into()]
+        })
+        .collect();
+    let program = uplink_filter(&UplinkFilter {
+        tcp: every_other.clone(),
+        udp: every_other,
+        addresses,
+    });
+    assert!(program.len() <= MAX_INSTRUCTIONS, "{}", program.len());
+    let last = ipv6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 31), UDP, 65534);
+    assert!(accepts(&program, &last));
+}
+
+#[test]
+fn local_only_drops_what_came_from_an_uplink() {
+    let program = local_only_filter(&[2, 5, 0x1_0000]);
+    for (ifindex, expected) in [
+        (1, true),
+        (2, false),
+        (3, true),
+        (5, false),
+        (0x1_0000, false),
+    ] {
+        let (value, _) = run(
+            &program,
+            &[],
+            Ancillary {
+                ifindex,
+                ..Default::default()
+            },
+        );
+        assert_eq!(value != 0, expected, "{ifindex}");
+    }
+    assert!(accepts(&local_only_filter(&[]), &[]));
+    assert!(!accepts(&drop_all_filter(), &ipv4(HOST, TCP, 80, 0, 0)));
+}

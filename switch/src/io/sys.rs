@@ -1,0 +1,323 @@
+//! System calls that no safe crate covers, behind safe signatures. The only `unsafe` of pontoon.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_short, c_void};
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use libc::sock_filter;
+
+use crate::frame::{Frame, VNET_HEADER};
+
+/// Frames that one recvmmsg(2) or sendmmsg(2) carries. The headers for them live on the stack.
+pub(super) const BATCH: usize = 32;
+
+/// Turns the C convention into a `Result`.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// TUNSETIFF: makes or attaches to the device `name` (1 to 15 bytes) in the namespace where `fd`
+/// was opened. `flags` are `IFF_`.
+pub(super) fn tun_set_interface(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
+    // SAFETY: all-zero is a valid ifreq: a name of NULs and a union of plain integers.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    // The last byte stays NUL.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
+    Ok(())
+}
+
+/// TUNGETIFF: the present name of the device, wherever it was moved. EBADFD when it is gone.
+pub(super) fn tun_interface_name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    // SAFETY: as above.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &mut request) })?;
+    let last = request.ifr_name.len() - 1;
+    request.ifr_name[last] = 0;
+    // SAFETY: the array holds a NUL, written above, and outlives the borrow.
+    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// TUNSETPERSIST: does the device outlive its last descriptor?
+pub(super) fn tun_set_persist(fd: BorrowedFd<'_>, persist: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TUNSETPERSIST as _,
+            c_int::from(persist),
+        )
+    })?;
+    Ok(())
+}
+
+/// TUNSETOFFLOAD: what the reader accepts (`TUN_F_`); the device's features follow.
+pub(super) fn tun_set_offload(fd: BorrowedFd<'_>, features: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TUNSETOFFLOAD as _,
+            libc::c_ulong::from(features),
+        )
+    })?;
+    Ok(())
+}
+
+/// TUNSETVNETHDRSZ: bytes of the header in front of each frame.
+pub(super) fn tun_set_vnet_header_size(fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
+    let size = size as c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &size) })?;
+    Ok(())
+}
+
+/// setsockopt(2) of an option whose value is an int.
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    option: c_int,
+    value: c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe one int, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast::<c_void>(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// getsockopt(2) of an option whose value is an int.
+pub(super) fn option(fd: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the pointers describe one int and its length, which outlive the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw mut value).cast::<c_void>(),
+            &mut length,
+        )
+    })?;
+    Ok(value)
+}
+
+/// PACKET_STATISTICS: frames dropped since the last call because the receive buffer was full.
+pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the pointers describe one tpacket_stats and its length, which outlive the call; the
+    // kernel writes that shape for TPACKET_V1, which a socket without a ring has.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast::<c_void>(),
+            &mut length,
+        )
+    })?;
+    Ok(statistics.tp_drops)
+}
+
+/// SO_ATTACH_FILTER: replaces the socket's classic BPF program in one step. The kernel verifies it.
+pub(super) fn attach_filter(fd: BorrowedFd<'_>, program: &[sock_filter]) -> io::Result<()> {
+    let Ok(len) = u16::try_from(program.len()) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let program = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the pointer and the length describe one sock_fprog, which describes `len` instructions
+    // of the caller's slice; the kernel only reads both, during the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast::<c_void>(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// Binds an AF_PACKET socket to all protocols of an interface.
+pub(super) fn bind_packet(fd: BorrowedFd<'_>, ifindex: c_int) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sockaddr_ll: plain integers.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = ifindex;
+    // SAFETY: the pointer and the length describe one sockaddr_ll, which outlives the call.
+    check(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast::<libc::sockaddr>(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// The interface an AF_PACKET socket is bound to; -1 once that is gone.
+pub(super) fn bound_ifindex(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    // SAFETY: as above.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the pointers describe one sockaddr_ll and its length, which outlive the call; the
+    // kernel writes no more than the length.
+    check(unsafe {
+        libc::getsockname(
+            fd.as_raw_fd(),
+            (&raw mut address).cast::<libc::sockaddr>(),
+            &mut length,
+        )
+    })?;
+    Ok(address.sll_ifindex)
+}
+
+/// Room for one control message of `struct tpacket_auxdata` (20 bytes behind a header of 16), at the
+/// alignment of a cmsghdr.
+const CONTROL_WORDS: usize = 6;
+
+/// recvmmsg(2) into the frames' own buffers, up to [`BATCH`] of them, without blocking. Puts back
+/// VLAN tags that the kernel carries beside the frame. A frame cut by the kernel is left empty.
+pub(super) fn receive_batch(fd: BorrowedFd<'_>, frames: &mut [Frame]) -> io::Result<usize> {
+    let count = frames.len().min(BATCH);
+    let mut vectors = [libc::iovec {
+        iov_base: ptr::null_mut(),
+        iov_len: 0,
+    }; BATCH];
+    let mut controls = [[0u64; CONTROL_WORDS]; BATCH];
+    // SAFETY: all-zero is a valid mmsghdr: null pointers and zero lengths.
+    let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    for (index, frame) in frames[..count].iter_mut().enumerate() {
+        let space = frame.space_mut();
+        vectors[index].iov_base = space.as_mut_ptr().cast();
+        vectors[index].iov_len = space.len();
+        let header = &mut messages[index].msg_hdr;
+        header.msg_iov = &raw mut vectors[index];
+        header.msg_iovlen = 1;
+        header.msg_control = controls[index].as_mut_ptr().cast();
+        header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+    }
+    // SAFETY: `count` headers are filled in above; each points to an iovec, a frame's space and a
+    // control buffer that outlive the call, are written by the kernel alone meanwhile, and do not
+    // overlap.
+    let received = check(unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as _,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    })? as usize;
+    for (frame, message) in frames.iter_mut().zip(&messages[..received]) {
+        let bytes = message.msg_len as usize;
+        if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || bytes < VNET_HEADER {
+            continue; // space_mut left it empty
+        }
+        frame.set_len(bytes - VNET_HEADER);
+        if let Some((tpid, tci)) = stripped_tag(&message.msg_hdr) {
+            frame.insert_vlan(tpid, tci);
+        }
+    }
+    Ok(received)
+}
+
+/// The VLAN tag that came beside a received frame (PACKET_AUXDATA), as TPID and TCI. The kernel
+/// takes the tag off on receive and on a veth that offloads tagging.
+fn stripped_tag(header: &libc::msghdr) -> Option<(u16, u16)> {
+    // SAFETY: `header` was filled by recvmmsg, so its control pointer and length describe the
+    // messages in a live, aligned buffer.
+    let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !control.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole cmsghdr inside the buffer.
+        let message = unsafe { &*control };
+        if message.cmsg_level == libc::SOL_PACKET
+            && message.cmsg_type == libc::PACKET_AUXDATA
+            && message.cmsg_len as usize >= size_of::<libc::cmsghdr>() + AUXDATA
+        {
+            // SAFETY: the length was checked, so the data is AUXDATA bytes inside the buffer; read
+            // unaligned, and any bytes are a valid tpacket_auxdata.
+            let auxdata = unsafe {
+                libc::CMSG_DATA(control)
+                    .cast::<libc::tpacket_auxdata>()
+                    .read_unaligned()
+            };
+            if auxdata.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+                return None;
+            }
+            // Without the bit the kernel is older than 3.14 and the tag is 802.1Q's.
+            let tpid = match auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID {
+                0 => libc::ETH_P_8021Q as u16,
+                _ => auxdata.tp_vlan_tpid,
+            };
+            return Some((tpid, auxdata.tp_vlan_tci));
+        }
+        // SAFETY: as for CMSG_FIRSTHDR; `control` is a message of this header.
+        control = unsafe { libc::CMSG_NXTHDR(header, control) };
+    }
+    None
+}
+
+const AUXDATA: usize = size_of::<libc::tpacket_auxdata>();
+
+/// sendmmsg(2) of up to [`BATCH`] frames, without blocking; how many the kernel took. The error, if
+/// any, is of the first frame.
+pub(super) fn send_batch(fd: BorrowedFd<'_>, frames: &[&Frame]) -> io::Result<usize> {
+    let count = frames.len().min(BATCH);
+    let mut vectors = [libc::iovec {
+        iov_base: ptr::null_mut(),
+        iov_len: 0,
+    }; BATCH];
+    // SAFETY: all-zero is a valid mmsghdr: null pointers and zero lengths.
+    let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    for (index, frame) in frames[..count].iter().enumerate() {
+        let raw = frame.raw();
+        vectors[index].iov_base = raw.as_ptr().cast_mut().cast();
+        vectors[index].iov_len = raw.len();
+        let header = &mut messages[index].msg_hdr;
+        header.msg_iov = &raw mut vectors[index];
+        header.msg_iovlen = 1;
+    }
+    // SAFETY: `count` headers are filled in above; each points to an iovec and a frame's bytes that
+    // outlive the call, and the kernel only reads the bytes.
+    let sent = check(unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as _,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    })?;
+    Ok(sent as usize)
+}

@@ -1,0 +1,272 @@
+//! Next hops beyond the uplinks: who answers at which MAC, found by ARP of our own.
+//!
+//! A frame for an unknown next hop waits here, a few a neighbour, while the question is asked. A
+//! known neighbour is asked again once it has been used for a while (RFC 1122 2.3.2.1 wants stale
+//! entries flushed), and forgotten when it stays silent. What the host's kernel knows comes in by
+//! [`Neighbors::observe`] too.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use nat::Time;
+use parking_lot::RwLock;
+
+use crate::config::PortId;
+use crate::frame::{Frame, MacAddr};
+
+/// How long an answer is trusted before the neighbour is asked again, while still in use.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long an answer serves at the most when nobody confirms it.
+const STALE: Duration = Duration::from_secs(60);
+/// At most one question a second to one neighbour (RFC 1122 2.3.2.1).
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many questions stay unanswered before the frames that wait are dropped.
+const ATTEMPTS: u32 = 3;
+/// Frames that wait for one neighbour. RFC 1122 2.3.2.2 asks for at least one.
+const WAITING: usize = 8;
+/// Neighbours remembered in all: a scan of a big on-link subnet must not eat the memory.
+const CAPACITY: usize = 4096;
+
+/// See the module's description. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct Neighbors {
+    table: RwLock<HashMap<(PortId, IpAddr), Entry, RandomState>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    mac: Option<MacAddr>,
+    confirmed: Time,
+    asked: Time,
+    attempts: u32,
+    /// The address the question is asked with.
+    source: IpAddr,
+    waiting: VecDeque<Frame>,
+}
+
+/// What to do with a frame for a next hop.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Known(MacAddr),
+    /// The frame waits in the table. Ask if `ask` says so.
+    Waiting {
+        ask: bool,
+    },
+    /// The frame was not taken: too many wait already.
+    Full,
+}
+
+/// A question that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub uplink: PortId,
+    pub source: IpAddr,
+    pub target: IpAddr,
+}
+
+impl Neighbors {
+    /// The MAC of `target` beyond `uplink`. When it has to be asked for, `frame` is taken into the
+    /// table and an empty one left in its place.
+    pub fn resolve(&self, now: Time, question: Question, frame: &mut Frame) -> Resolution {
+        let key = (question.uplink, question.target);
+        if let Some(entry) = self.table.read().get(&key)
+            && let Some(mac) = entry.mac
+            && now - entry.confirmed < FRESH
+        {
+            return Resolution::Known(mac);
+        }
+        let mut table = self.table.write();
+        if !table.contains_key(&key) && table.len() >= CAPACITY {
+            let idle = table.iter().filter(|(_, entry)| entry.waiting.is_empty());
+            let Some(oldest) = idle
+                .min_by_key(|(_, entry)| entry.confirmed)
+                .map(|(&key, _)| key)
+            else {
+                return Resolution::Full;
+            };
+            table.remove(&oldest);
+        }
+        let entry = table
+            .entry(key)
+            .or_insert_with(|| Entry::unknown(now, question.source));
+        entry.source = question.source;
+        if let Some(mac) = entry.mac {
+            // In use and due for confirmation: the next tick asks.
+            entry.attempts = entry.attempts.max(1);
+            return Resolution::Known(mac);
+        }
+        if entry.waiting.len() >= WAITING {
+            return Resolution::Full;
+        }
+        entry.waiting.push_back(std::mem::take(frame));
+        let ask = entry.attempts == 0 || now - entry.asked >= ASK_INTERVAL;
+        if ask {
+            entry.asked(now);
+        }
+        Resolution::Waiting { ask }
+    }
+
+    /// Remembers a neighbour the host's kernel knows, unless it is known or asked for already.
+    pub fn introduce(&self, now: Time, uplink: PortId, address: IpAddr, mac: MacAddr) {
+        let mut table = self.table.write();
+        if mac.is_unicast() && table.len() < CAPACITY {
+            let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            table.entry((uplink, address)).or_insert_with(|| Entry {
+                mac: Some(mac),
+                ..Entry::unknown(now, unspecified)
+            });
+        }
+    }
+
+    /// `address` beyond `uplink` answered, or was heard to speak, from `mac`. Returns the frames
+    /// that waited for it, oldest first. A stranger, whom nobody asked for, is not remembered.
+    pub fn observe(
+        &self,
+        now: Time,
+        uplink: PortId,
+        address: IpAddr,
+        mac: MacAddr,
+    ) -> VecDeque<Frame> {
+        if !mac.is_unicast() {
+            return VecDeque::new();
+        }
+        let mut table = self.table.write();
+        let Some(entry) = table.get_mut(&(uplink, address)) else {
+            return VecDeque::new();
+        };
+        entry.mac = Some(mac);
+        entry.confirmed = now;
+        entry.attempts = 0;
+        std::mem::take(&mut entry.waiting)
+    }
+
+    /// Forgets neighbours behind ports that are gone.
+    pub fn retain_ports(&self, keep: impl Fn(PortId) -> bool) {
+        self.table.write().retain(|&(uplink, _), _| keep(uplink));
+    }
+
+    /// Returns the questions to ask again, and how many waiting frames nobody answered for.
+    pub fn tick(&self, now: Time) -> (Vec<Question>, usize) {
+        let mut questions = Vec::new();
+        let mut unresolved = 0;
+        self.table.write().retain(|&(uplink, target), entry| {
+            let silent = entry.attempts >= ATTEMPTS && now - entry.asked >= ASK_INTERVAL;
+            if silent || now - entry.confirmed >= STALE && entry.attempts == 0 {
+                unresolved += entry.waiting.len();
+                return false;
+            }
+            if entry.attempts > 0 && now - entry.asked >= ASK_INTERVAL {
+                entry.asked(now);
+                questions.push(Question {
+                    uplink,
+                    source: entry.source,
+                    target,
+                });
+            }
+            true
+        });
+        (questions, unresolved)
+    }
+}
+
+impl Entry {
+    fn unknown(now: Time, source: IpAddr) -> Entry {
+        Entry {
+            mac: None,
+            confirmed: now,
+            asked: Time::ZERO,
+            attempts: 0,
+            source,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    fn asked(&mut self, now: Time) {
+        self.asked = now;
+        self.attempts += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn question() -> Question {
+        Question {
+            uplink: PortId(3),
+            source: IpAddr::from([192, 0, 2, 1]),
+            target: IpAddr::from([192, 0, 2, 9]),
+        }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn frames_wait_for_the_answer_in_order() {
+        let neighbors = Neighbors::default();
+        let mut first = Frame::from_bytes(b"first");
+        let mut second = Frame::from_bytes(b"second");
+        let asked = neighbors.resolve(at(1), question(), &mut first);
+        assert_eq!(asked, Resolution::Waiting { ask: true });
+        let asked = neighbors.resolve(at(1), question(), &mut second);
+        assert_eq!(asked, Resolution::Waiting { ask: false });
+        let released = neighbors.observe(at(1), PortId(3), question().target, MAC);
+        let texts: Vec<&[u8]> = released.iter().map(Frame::bytes).collect();
+        assert_eq!(texts, [b"first".as_slice(), b"second"]);
+        assert_eq!(
+            neighbors.resolve(at(2), question(), &mut first),
+            Resolution::Known(MAC)
+        );
+    }
+
+    #[test]
+    fn silence_is_asked_three_times_and_then_dropped() {
+        let neighbors = Neighbors::default();
+        for _ in 0..WAITING {
+            neighbors.resolve(at(1), question(), &mut Frame::from_bytes(b"x"));
+        }
+        let one_more = neighbors.resolve(at(1), question(), &mut Frame::from_bytes(b"x"));
+        assert_eq!(one_more, Resolution::Full);
+        assert_eq!(neighbors.tick(at(2)), (vec![question()], 0));
+        assert_eq!(neighbors.tick(at(3)), (vec![question()], 0));
+        assert_eq!(neighbors.tick(at(4)), (vec![], WAITING));
+        let again = neighbors.resolve(at(5), question(), &mut Frame::from_bytes(b"x"));
+        assert_eq!(again, Resolution::Waiting { ask: true });
+    }
+
+    #[test]
+    fn a_used_neighbor_is_confirmed_and_a_silent_one_forgotten() {
+        let neighbors = Neighbors::default();
+        neighbors.introduce(at(0), PortId(3), question().target, MAC);
+        let mut frame = Frame::from_bytes(b"x");
+        assert_eq!(
+            neighbors.resolve(at(29), question(), &mut frame),
+            Resolution::Known(MAC)
+        );
+        assert_eq!(neighbors.tick(at(30)), (vec![], 0));
+        assert_eq!(
+            neighbors.resolve(at(31), question(), &mut frame),
+            Resolution::Known(MAC)
+        );
+        assert_eq!(neighbors.tick(at(32)).0.len(), 1);
+        assert_eq!(neighbors.tick(at(33)).0.len(), 1);
+        assert_eq!(neighbors.tick(at(34)).0.len(), 0);
+        let gone = neighbors.resolve(at(35), question(), &mut frame);
+        assert_eq!(gone, Resolution::Waiting { ask: true });
+    }
+
+    #[test]
+    fn strangers_are_not_remembered() {
+        let neighbors = Neighbors::default();
+        neighbors.observe(at(0), PortId(3), question().target, MAC);
+        let unknown = neighbors.resolve(at(0), question(), &mut Frame::from_bytes(b"x"));
+        assert_eq!(unknown, Resolution::Waiting { ask: true });
+    }
+}

@@ -1,0 +1,281 @@
+//! The configuration, compiled: who owns each port, who has each address, which way is out.
+//!
+//! Immutable. Workers load the current one once per vector of frames; the control plane builds the
+//! next one beside it and swaps it in.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::{HashMap, HashSet};
+use ipnet::IpNet;
+
+use crate::config::{Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
+use crate::fdb::Fdb;
+use crate::frame::MacAddr;
+use crate::port::Port;
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Topology {
+    /// The ports' I/O, indexed by [`PortId`].
+    ports: Vec<Option<Arc<Port>>>,
+    roles: Vec<Role>,
+    pub networks: Vec<Segment>,
+    pub endpoints: Vec<Endpoint>,
+    pub uplinks: Vec<Uplink>,
+    endpoint_by_address: HashMap<IpAddr, usize, RandomState>,
+    host_addresses: HashSet<IpAddr, RandomState>,
+    routes: Routes,
+}
+
+/// What a port is for. Indices are into the topology's lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Unassigned,
+    Container {
+        network: usize,
+        endpoint: usize,
+    },
+    Host {
+        network: usize,
+    },
+    Uplink {
+        uplink: usize,
+    },
+}
+
+/// A network as the bridge needs it.
+#[derive(Debug)]
+pub struct Segment {
+    pub network: Network,
+    pub fdb: Arc<Fdb>,
+    /// Every port a flooded frame goes to.
+    pub members: Vec<PortId>,
+}
+
+impl Topology {
+    /// Compiles `config`. Learned addresses live on in the networks that `previous` had too.
+    pub fn new(ports: Vec<Option<Arc<Port>>>, config: Config, previous: &Topology) -> Topology {
+        let mut networks: Vec<Segment> = config
+            .networks
+            .into_iter()
+            .map(|network| Segment {
+                fdb: previous
+                    .fdb(network.id)
+                    .unwrap_or_else(|| Arc::new(Fdb::new(network.fdb_per_port))),
+                members: network.host_port.into_iter().collect(),
+                network,
+            })
+            .collect();
+        let index_of: HashMap<NetworkId, usize, RandomState> = networks
+            .iter()
+            .enumerate()
+            .map(|(index, segment)| (segment.network.id, index))
+            .collect();
+
+        let mut roles = vec![Role::Unassigned; ports.len()];
+        let mut assign = |port: PortId, role: Role| {
+            if let Some(slot) = roles.get_mut(port.0 as usize) {
+                *slot = role;
+            }
+        };
+        for (index, segment) in networks.iter().enumerate() {
+            if let Some(port) = segment.network.host_port {
+                assign(port, Role::Host { network: index });
+            }
+        }
+        for (index, uplink) in config.uplinks.iter().enumerate() {
+            assign(uplink.port, Role::Uplink { uplink: index });
+        }
+        let mut endpoint_by_address = HashMap::with_hasher(RandomState::default());
+        for (index, endpoint) in config.endpoints.iter().enumerate() {
+            let Some(&network) = index_of.get(&endpoint.network) else {
+                continue;
+            };
+            assign(
+                endpoint.port,
+                Role::Container {
+                    network,
+                    endpoint: index,
+                },
+            );
+            networks[network].members.push(endpoint.port);
+            endpoint_by_address.extend(endpoint.addresses.iter().map(|&address| (address, index)));
+        }
+        Topology {
+            ports,
+            roles,
+            networks,
+            endpoints: config.endpoints,
+            uplinks: config.uplinks,
+            endpoint_by_address,
+            host_addresses: config.host_addresses.into_iter().collect(),
+            routes: Routes::new(config.routes),
+        }
+    }
+
+    /// The same world with other ports; what had a port that is gone stays unassigned until the
+    /// next configuration.
+    pub fn with_ports(&self, ports: Vec<Option<Arc<Port>>>) -> Topology {
+        let mut roles = self.roles.clone();
+        roles.resize(ports.len(), Role::Unassigned);
+        for (role, port) in roles.iter_mut().zip(&ports) {
+            if port.is_none() {
+                *role = Role::Unassigned;
+            }
+        }
+        Topology {
+            roles,
+            ports,
+            networks: self.networks.iter().map(Segment::share).collect(),
+            endpoints: self.endpoints.clone(),
+            uplinks: self.uplinks.clone(),
+            endpoint_by_address: self.endpoint_by_address.clone(),
+            host_addresses: self.host_addresses.clone(),
+            routes: self.routes.clone(),
+        }
+    }
+
+    pub fn port(&self, id: PortId) -> Option<&Arc<Port>> {
+        self.ports.get(id.0 as usize)?.as_ref()
+    }
+
+    pub fn ports(&self) -> &[Option<Arc<Port>>] {
+        &self.ports
+    }
+
+    pub fn role(&self, port: PortId) -> Role {
+        self.roles.get(port.0 as usize).copied().unwrap_or_default()
+    }
+
+    pub fn endpoint_at(&self, address: IpAddr) -> Option<&Endpoint> {
+        self.endpoint_by_address
+            .get(&address)
+            .map(|&index| &self.endpoints[index])
+    }
+
+    pub fn is_host_address(&self, address: IpAddr) -> bool {
+        self.host_addresses.contains(&address)
+    }
+
+    /// Whether `address` belongs to one of pontoon's own networks.
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|segment| {
+            segment
+                .network
+                .subnets
+                .iter()
+                .any(|subnet| subnet.contains(&address))
+        })
+    }
+
+    pub fn route(&self, destination: IpAddr) -> Option<&Route> {
+        self.routes.lookup(destination)
+    }
+
+    pub fn uplink_mac(&self, port: PortId) -> Option<MacAddr> {
+        match self.role(port) {
+            Role::Uplink { uplink } => Some(self.uplinks[uplink].mac),
+            _ => None,
+        }
+    }
+
+    fn fdb(&self, network: NetworkId) -> Option<Arc<Fdb>> {
+        let segment = self
+            .networks
+            .iter()
+            .find(|segment| segment.network.id == network)?;
+        Some(Arc::clone(&segment.fdb))
+    }
+}
+
+impl Segment {
+    fn share(&self) -> Segment {
+        Segment {
+            network: self.network.clone(),
+            fdb: Arc::clone(&self.fdb),
+            members: self.members.clone(),
+        }
+    }
+}
+
+/// Longest-prefix match: one hash table a prefix length, longest first. A lookup costs at most as
+/// many probes as there are different lengths, however many routes there are.
+#[derive(Clone, Debug, Default)]
+struct Routes {
+    by_length: Vec<(u8, HashMap<IpNet, Route, RandomState>)>,
+}
+
+impl Routes {
+    fn new(mut routes: Vec<Route>) -> Routes {
+        // The last one entered under a prefix wins: let it be the one with the lowest metric.
+        routes.sort_by(|a, b| {
+            let length = |route: &Route| route.destination.prefix_len();
+            length(b).cmp(&length(a)).then(b.metric.cmp(&a.metric))
+        });
+        let mut by_length: Vec<(u8, HashMap<IpNet, Route, RandomState>)> = Vec::new();
+        for route in routes {
+            let length = route.destination.prefix_len();
+            if by_length.last().is_none_or(|&(last, _)| last != length) {
+                by_length.push((length, HashMap::default()));
+            }
+            let (_, table) = by_length.last_mut().expect("pushed above");
+            table.insert(route.destination.trunc(), route);
+        }
+        Routes { by_length }
+    }
+
+    fn lookup(&self, destination: IpAddr) -> Option<&Route> {
+        self.by_length
+            .iter()
+            .find_map(|(length, table)| table.get(&IpNet::new(destination, *length).ok()?.trunc()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(destination: &str, via: &str, metric: u32) -> Route {
+        Route {
+            destination: destination.parse().unwrap(),
+            via: via.parse().ok(),
+            uplink: PortId(0),
+            source: "192.0.2.1".parse().unwrap(),
+            metric,
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_and_then_the_lowest_metric_wins() {
+        let routes = Routes::new(vec![
+            route("0.0.0.0/0", "192.0.2.254", 100),
+            route("0.0.0.0/0", "192.0.2.253", 50),
+            route("198.51.100.0/24", "192.0.2.9", 0),
+            route("198.51.100.7/32", "192.0.2.7", 0),
+            route("::/0", "2001:db8::1", 0),
+        ]);
+        let via = |address: &str| {
+            routes
+                .lookup(address.parse().unwrap())
+                .unwrap()
+                .via
+                .unwrap()
+        };
+        assert_eq!(via("8.8.8.8").to_string(), "192.0.2.253");
+        assert_eq!(via("198.51.100.1").to_string(), "192.0.2.9");
+        assert_eq!(via("198.51.100.7").to_string(), "192.0.2.7");
+        assert_eq!(via("2001:db8:1::1").to_string(), "2001:db8::1");
+    }
+
+    #[test]
+    fn no_route_is_no_route() {
+        assert!(
+            Routes::new(vec![route("10.0.0.0/8", "192.0.2.9", 0)])
+                .lookup("192.168.0.1".parse().unwrap())
+                .is_none()
+        );
+    }
+}
