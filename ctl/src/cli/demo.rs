@@ -207,12 +207,18 @@ fn show(stage: &mut Stage, report: &mut Report<'_>, port_kind: Option<PortKind>)
             failed += 1;
         }
     }
-    report.section("the tables")?;
-    for table in ["ps", "fdb", "nat", "conntrack", "drops"] {
+    report.section("the tables of the switch")?;
+    for table in ["ps", "fdb", "nat", "drops"] {
         report.command(Place::Host.name(), &typed(&[table]))?;
         let text = stage.output(Place::Host, &[table])?;
         report.output(&text)?;
         report.blank()?;
+    }
+    // Its own table is wider than a README.
+    report.command(Place::Host.name(), &typed(&["conntrack"]))?;
+    let connections: Vec<Connection> = stage.json(&["conntrack", "--json"])?;
+    for connection in &connections {
+        report.connection(connection)?;
     }
     Ok(failed)
 }
@@ -499,7 +505,7 @@ fn is_entry_of(
         src_port,
         dst_port,
     } = connection.reply;
-    connection.protocol == protocol
+    connection.protocol.eq_ignore_ascii_case(protocol)
         && match seen {
             Some((you, me)) => {
                 SocketAddr::new(src, src_port) == me && SocketAddr::new(dst, dst_port) == you

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::link;

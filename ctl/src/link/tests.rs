@@ -1,7 +1,9 @@
 //! Real interfaces in namespaces of their own.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 
 use super::*;
 use crate::netns::tests::scratch;
@@ -86,8 +88,21 @@ fn ipv6_is_quiet_unless_asked_for() {
     let Some((_host, container)) = two_namespaces("ipv6_is_quiet_unless_asked_for") else {
         return;
     };
+    let mut both = eth0();
+    both.addresses.push("fd00:88::2/64".parse().unwrap());
+    both.gateways.push("fd00:88::1".parse().unwrap());
     if !Path::new("/proc/sys/net/ipv6").exists() {
-        println!("ipv6_is_quiet_unless_asked_for: skipped, this kernel has no IPv6");
+        println!("ipv6_is_quiet_unless_asked_for: no IPv6 in this kernel, which it shall say");
+        let refused = configure_container(&container, "temp0", &both)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("fd00:88::2/64 to eth0"), "{refused}");
+        assert!(refused.contains("this kernel has no IPv6"), "{refused}");
+        return;
+    }
+    let setting = "/proc/sys/net/ipv6/conf/lo/accept_ra";
+    if let Err(error) = fs::OpenOptions::new().write(true).open(setting) {
+        println!("ipv6_is_quiet_unless_asked_for: skipped, {setting}: {error}");
         return;
     }
     let read = |file: &str| {
@@ -101,10 +116,6 @@ fn ipv6_is_quiet_unless_asked_for() {
         (read("disable_ipv6").as_str(), read("accept_ra").as_str()),
         ("1", "0")
     );
-
-    let mut both = eth0();
-    both.addresses.push("fd00:88::2/64".parse().unwrap());
-    both.gateways.push("fd00:88::1".parse().unwrap());
     configure_container(&container, "eth0", &both).unwrap();
     assert_eq!(
         (read("disable_ipv6").as_str(), read("accept_ra").as_str()),

@@ -100,7 +100,8 @@ fn a_half_closed_connection_still_answers() {
 #[test]
 fn much_data_arrives_whole_both_ways_at_once() {
     const LENGTH: usize = 20_000_000;
-    let pattern = |length: usize| -> Vec<u8> { (0..length).map(|n| (n * n >> 7) as u8).collect() };
+    let pattern =
+        |length: usize| -> Vec<u8> { (0..length).map(|n| ((n * n) >> 7) as u8).collect() };
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
         let relay = Relay::tcp(published, target).unwrap();

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use libc::sock_filter;
 use nix::errno::Errno;
@@ -44,12 +44,19 @@ impl Default for PacketOptions {
 pub struct PacketSocket {
     socket: Socket,
     ifindex: u32,
-    /// The kernel reported the interface down, and no frame came since.
-    down: AtomicBool,
+    /// One of the constants below.
+    link: AtomicU8,
     /// Frames the kernel dropped because nobody read them in time; the kernel's own counter
     /// restarts with each look at it.
     drops: AtomicU64,
 }
+
+/// The interface runs, as far as is known.
+const UP: u8 = 0;
+/// The kernel reported it down; frames from before may still wait.
+const WENT_DOWN: u8 = 1;
+/// As above, and no frame waits: the next frame means that it runs again.
+const DOWN: u8 = 2;
 
 /// Opens `queues` sockets on the interface `ifindex` of the calling thread's network namespace. The
 /// kernel spreads flows over them by a hash that is the same for both directions of a flow.
@@ -126,7 +133,7 @@ fn open_socket(ifindex: u32, buffer: usize) -> io::Result<PacketSocket> {
     Ok(PacketSocket {
         socket,
         ifindex,
-        down: AtomicBool::new(false),
+        link: AtomicU8::new(UP),
         drops: AtomicU64::new(0),
     })
 }
@@ -217,7 +224,7 @@ impl PacketSocket {
                     Errno::EINTR => {}
                     Errno::EAGAIN => break,
                     // Once for each time the interface goes down; frames may wait behind it.
-                    Errno::ENETDOWN => self.down.store(true, Ordering::Relaxed),
+                    Errno::ENETDOWN => self.link.store(WENT_DOWN, Ordering::Relaxed),
                     // A super-frame of a kind that the header can't express (tunnels, SCTP); the
                     // kernel has freed it (packet_rcv_vnet). The frames behind it may wait.
                     Errno::EINVAL => {
@@ -234,15 +241,17 @@ impl PacketSocket {
                 },
             }
         }
-        if self.down.load(Ordering::Relaxed) {
-            if count > 0 {
-                self.down.store(false, Ordering::Relaxed);
-            } else if self.is_gone() {
+        match self.link.load(Ordering::Relaxed) {
+            UP => {}
+            DOWN if count > 0 => self.link.store(UP, Ordering::Relaxed),
+            _ if count > 0 => {}
+            _ if self.is_gone() => {
                 return Err(context(
                     format!("interface {} is gone", self.ifindex),
                     Errno::ENODEV,
                 ));
             }
+            _ => self.link.store(DOWN, Ordering::Relaxed),
         }
         Ok(count)
     }

@@ -2,9 +2,10 @@
 //! is connected to whom. Colours only where a person looks at a terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::peer::Timing;
+use crate::cli::output::bytes;
 use crate::api::{Connection, FdbEntry, Flow};
 
 /// Columns of a heading; nothing but a table of the CLI's goes beyond them.
@@ -239,29 +240,13 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Source and destination as people write them. An ICMP tuple has an identifier where others have
-/// ports.
+/// Source and destination as people write them. An ICMP tuple has its identifier in `src_port`.
 fn ends(protocol: &str, flow: &Flow) -> (String, String) {
     if protocol.starts_with("icmp") {
-        (
-            format!("{} id {}", flow.src, flow.src_port.max(flow.dst_port)),
-            flow.dst.to_string(),
-        )
-    } else {
-        let end = |ip: IpAddr, port: u16| match ip {
-            IpAddr::V4(ip) => format!("{ip}:{port}"),
-            IpAddr::V6(ip) => format!("[{ip}]:{port}"),
-        };
-        (end(flow.src, flow.src_port), end(flow.dst, flow.dst_port))
+        return (format!("{} id {}", flow.src, flow.src_port), flow.dst.to_string());
     }
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} B"),
-        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        _ => format!("{:.1} MB", count as f64 / 1e6),
-    }
+    let end = |ip, port| SocketAddr::new(ip, port).to_string();
+    (end(flow.src, flow.src_port), end(flow.dst, flow.dst_port))
 }
 
 #[cfg(test)]
@@ -323,8 +308,8 @@ mod tests {
         };
         assert_eq!(
             printed(false, |report| report.connection(&connection)),
-            "     tcp established  172.17.0.3:40112      → 192.0.2.2:80           53 packets    3100 B
-     and back         192.0.2.2:80          → 192.0.2.1:61000        52 packets   41.2 kB
+            "     tcp established  172.17.0.3:40112      → 192.0.2.2:80           53 packets     3.1kB
+     and back         192.0.2.2:80          → 192.0.2.1:61000        52 packets    41.2kB
 "
         );
 

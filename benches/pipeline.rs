@@ -1,0 +1,110 @@
+//! The whole pipeline on in-memory ports: a vector of frames in, the same vector out. The cable's
+//! own cost (two copies of the frame and a lock) is measured beside it.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use nat::Time;
+use pontoon_benches::{GATEWAY, REMOTE, World, udp_frame};
+use switch::frame::{Frame, MacAddr};
+use switch::io::{MemoryPeer, Queue, memory_port};
+use switch::worker::VECTOR;
+
+const SIZES: [usize; 3] = [64, 1514, 65_000];
+
+fn send_vector(cable: &MemoryPeer, frame: &[u8]) {
+    for _ in 0..VECTOR {
+        assert!(cable.send(frame));
+    }
+}
+
+fn drain(cable: &MemoryPeer) -> usize {
+    std::iter::from_fn(|| cable.recv()).map(black_box).count()
+}
+
+/// The limit: the same frames over a cable, without a switch.
+fn cable(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cable alone");
+    group.throughput(Throughput::Elements(VECTOR as u64));
+    for size in SIZES {
+        let (queue, peer) = memory_port(VECTOR).unwrap();
+        let (queue, frame) = (Queue::Memory(queue), vec![0; size]);
+        let mut frames: Vec<Frame> = (0..VECTOR).map(|_| Frame::new()).collect();
+        group.bench_with_input(BenchmarkId::from_parameter(size), &size, |b, _| {
+            b.iter(|| {
+                send_vector(&peer, &frame);
+                assert_eq!(queue.receive(&mut frames).unwrap(), VECTOR);
+                let frames: Vec<&Frame> = frames.iter().collect();
+                assert_eq!(queue.transmit(&frames).sent, VECTOR);
+                assert_eq!(drain(&peer), VECTOR);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn bridge(c: &mut Criterion) {
+    let mut group = c.benchmark_group("bridge, container to container");
+    group.throughput(Throughput::Elements(VECTOR as u64));
+    for size in SIZES {
+        let mut world = World::new(2);
+        let [a, b] = &world.containers[..] else {
+            unreachable!("two were asked for")
+        };
+        let frame = udp_frame((a.mac, b.mac), (a.address, b.address), (1000, 2000), size);
+        let hello = udp_frame(
+            (b.mac, MacAddr::BROADCAST),
+            (b.address, a.address),
+            (1, 1),
+            64,
+        );
+        b.cable.send(&hello);
+        world.worker.poll(Time::ZERO, b.port).unwrap();
+        drain(&a.cable);
+        group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, _| {
+            bencher.iter(|| {
+                send_vector(&a.cable, &frame);
+                world.worker.poll(Time::ZERO, a.port).unwrap();
+                assert_eq!(drain(&b.cable), VECTOR);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A masqueraded flow that is established, among so many others.
+fn outbound(c: &mut Criterion) {
+    let mut group = c.benchmark_group("masquerade, container to uplink, 64 B");
+    group.throughput(Throughput::Elements(VECTOR as u64));
+    for flows in [1u32, 1_000, 64_000] {
+        let mut world = World::new(1);
+        let a = &world.containers[0];
+        let frames: Vec<Vec<u8>> = (0..flows)
+            .map(|flow| {
+                let peer = Ipv4Addr::from(u32::from(REMOTE) + flow / 1000);
+                let ports = (1024 + (flow % 32_000) as u16, 80);
+                udp_frame((a.mac, GATEWAY), (a.address, peer), ports, 64)
+            })
+            .collect();
+        for vector in frames.chunks(VECTOR) {
+            vector.iter().for_each(|frame| assert!(a.cable.send(frame)));
+            world.worker.poll(Time::ZERO, a.port).unwrap();
+            assert_eq!(drain(&world.uplink.1), vector.len());
+        }
+        let mut next = frames.iter().cycle();
+        group.bench_with_input(BenchmarkId::from_parameter(flows), &flows, |bencher, _| {
+            bencher.iter(|| {
+                for frame in next.by_ref().take(VECTOR) {
+                    assert!(a.cable.send(frame));
+                }
+                world.worker.poll(Time::ZERO, a.port).unwrap();
+                assert_eq!(drain(&world.uplink.1), VECTOR);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(pipeline, cable, bridge, outbound);
+criterion_main!(pipeline);

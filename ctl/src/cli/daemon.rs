@@ -1,0 +1,90 @@
+//! `pontoon daemon`: the options of the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
+
+use crate::api::PortKind;
+use crate::daemon::{DaemonOptions, UplinkChoice};
+
+#[derive(Args)]
+pub(super) struct DaemonArgs {
+    /// Where networks and containers are remembered across restarts
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pontoon")]
+    state_dir: PathBuf,
+    /// Where the socket is
+    #[arg(long, value_name = "DIR", default_value = "/run/pontoon")]
+    run_dir: PathBuf,
+    /// The API's Unix socket [default: RUN_DIR/pontoon.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Interfaces towards the world: auto (those of the default routes), none, or their names
+    #[arg(
+        long,
+        value_name = "auto|none|IFNAME",
+        num_args = 1..,
+        value_delimiter = ',',
+        default_value = "auto",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    uplink: Vec<String>,
+    /// Threads that forward frames [default: chosen by the number of CPUs]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    workers: Option<usize>,
+    /// What carries a container's frames where it does not say [default: tap if it works]
+    #[arg(long, value_name = "KIND")]
+    port_kind: Option<PortKind>,
+}
+
+impl DaemonArgs {
+    fn options(self) -> anyhow::Result<DaemonOptions> {
+        let socket = self.socket.unwrap_or_else(|| self.run_dir.join("pontoon.sock"));
+        Ok(DaemonOptions {
+            uplink: uplink_choice(self.uplink)?,
+            state_dir: self.state_dir,
+            run_dir: self.run_dir,
+            socket,
+            workers: self.workers,
+            port_kind: self.port_kind,
+        })
+    }
+}
+
+pub(super) fn run(args: DaemonArgs) -> anyhow::Result<ExitCode> {
+    crate::daemon::run(args.options()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An interface called `auto` or `none` can't be an uplink; Linux would allow the name.
+fn uplink_choice(words: Vec<String>) -> anyhow::Result<UplinkChoice> {
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["auto"] => Ok(UplinkChoice::Auto),
+        ["none"] => Ok(UplinkChoice::None),
+        _ => match words.iter().find(|word| matches!(word.as_str(), "auto" | "none")) {
+            Some(word) => anyhow::bail!("--uplink {word} stands alone, without other interfaces"),
+            None => Ok(UplinkChoice::Names(words)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choice(words: &[&str]) -> anyhow::Result<UplinkChoice> {
+        uplink_choice(words.iter().map(|word| word.to_string()).collect())
+    }
+
+    #[test]
+    fn uplinks() {
+        assert!(matches!(choice(&["auto"]), Ok(UplinkChoice::Auto)));
+        assert!(matches!(choice(&["none"]), Ok(UplinkChoice::None)));
+        let named = choice(&["eth0", "eth1"]);
+        assert!(matches!(named, Ok(UplinkChoice::Names(names)) if names == ["eth0", "eth1"]));
+        for words in [["auto", "eth0"], ["eth0", "none"], ["auto", "none"], ["auto", "auto"]] {
+            assert!(choice(&words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `pontoon exec`: a command in the network of a running container.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use super::start::{NotStarted, isolate, replace_process};
+use super::{OWN_ERROR, complain};
+use crate::api::{Container, Mode, Status, Target};
+use crate::client::Client;
+use crate::netns::Netns;
+
+#[derive(Args)]
+pub(super) struct ExecArgs {
+    #[command(flatten)]
+    client: super::ClientArgs,
+    /// Name, id or beginning of an id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Returns only when the command was not started; otherwise the command is this process.
+pub(super) fn run(args: ExecArgs) -> ExitCode {
+    if let Err(error) = enter(&args) {
+        complain(&error);
+        return ExitCode::from(OWN_ERROR);
+    }
+    let NotStarted { code, message } = replace_process(&args.command);
+    complain(&anyhow::Error::msg(message));
+    ExitCode::from(code)
+}
+
+fn enter(args: &ExecArgs) -> anyhow::Result<()> {
+    let client = args.client.client()?;
+    let container = client.container(&args.name)?;
+    if container.status == Status::Exited {
+        anyhow::bail!("container {} has exited: it has no network any more", container.name);
+    }
+    let hostname = hostname(&client, &container);
+    namespace(&container)?.enter()?;
+    if let Some(hostname) = hostname {
+        isolate(&hostname);
+    }
+    Ok(())
+}
+
+/// The network namespace of a running container.
+pub(super) fn namespace(container: &Container) -> anyhow::Result<Netns> {
+    match &container.target {
+        Target::Pid(pid) => Netns::of_pid(*pid),
+        Target::Netns(path) => Netns::open(path),
+    }
+    .with_context(|| format!("cannot open the namespace of container {}", container.name))
+}
+
+/// The host name that the container's processes see: none in the host's own namespace, and the
+/// other's where a namespace is shared, as Docker has it.
+pub(super) fn hostname(client: &Client, container: &Container) -> Option<String> {
+    match &container.mode {
+        Mode::Host => None,
+        Mode::Network(_) | Mode::None => Some(container.name.clone()),
+        Mode::Container(other) => {
+            // The other may be gone by now while this one lives on in its namespace.
+            Some(client.container(other).map_or_else(|_| other.clone(), |other| other.name))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `pontoon run`: a command in a new container.
+//!
+//! No engine makes the namespace: this process enters a fresh one (or another container's), asks
+//! the daemon to attach it, and only then starts the command, so that the network is there before
+//! the command's first instruction. It stays as the command's supervisor, and the container lives
+//! as long as it does: when it is killed, the command dies with it and the daemon notices.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Context;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::container::ContainerArgs;
+use super::exec::{hostname, namespace};
+use super::start::NotStarted;
+use super::supervise::{Supervised, spawn};
+use super::{OWN_ERROR, complain};
+use crate::api::{Attach, Container, Mode, Status, Target};
+use crate::client::{Client, container_path};
+use crate::netns::Netns;
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// Forget the container when its command ends
+    #[arg(long)]
+    rm: bool,
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    detach: bool,
+    /// Append the output of a background command to this file [default: it is thrown away]
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    log: Option<PathBuf>,
+    /// This process is the supervisor that `--detach` started
+    #[arg(long = BACKGROUND, hide = true, requires = "detach")]
+    background: bool,
+    #[command(flatten)]
+    client: super::ClientArgs,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+const BACKGROUND: &str = "background-supervisor";
+
+pub(super) fn run(args: RunArgs) -> ExitCode {
+    if args.background {
+        return supervise_in_background(args);
+    }
+    let result = if args.detach { start_in_background() } else { supervise(args) };
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(failure_code(&error))
+    })
+}
+
+/// Docker's codes for a container that did not come up.
+fn failure_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<NotStarted>().map_or(OWN_ERROR, |error| error.code)
+}
+
+fn supervise(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let remove = args.rm;
+    let running = start(args, Output::Inherited)?;
+    finish(running, remove)
+}
+
+/// Where the command's output goes; its input is this process's or nothing.
+enum Output {
+    Inherited,
+    Nowhere,
+    Log(File),
+}
+
+struct Running {
+    client: Client,
+    container: Container,
+    process: Supervised,
+}
+
+/// From nothing to a running command in an attached namespace, or to nothing again.
+fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
+    let client = args.client.client()?;
+    enter_namespace(&client, &args.container.net)?;
+
+    let command = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let target = Target::Pid(std::process::id());
+    let request: Attach = args.container.attach(target, command, args.rm);
+    let container: Container = client.post("/v1/containers", &request)?;
+
+    let (input, output, errors) = match output {
+        Output::Inherited => (Stdio::inherit(), Stdio::inherit(), Stdio::inherit()),
+        Output::Nowhere => (Stdio::null(), Stdio::null(), Stdio::null()),
+        Output::Log(file) => {
+            let again = file.try_clone().context("cannot duplicate the log's descriptor")?;
+            (Stdio::null(), file.into(), again.into())
+        }
+    };
+    match spawn(&args.command, hostname(&client, &container), [input, output, errors]) {
+        Ok(process) => Ok(Running { client, container, process }),
+        Err(error) => {
+            forget(&client, &container);
+            Err(error)
+        }
+    }
+}
+
+/// Moves this process to where the mode says; its child is born there.
+fn enter_namespace(client: &Client, mode: &Mode) -> anyhow::Result<()> {
+    match mode {
+        Mode::Host => Ok(()),
+        Mode::Network(_) | Mode::None => Ok(Netns::create()?.enter()?),
+        Mode::Container(name) => {
+            let container = client.container(name)?;
+            if container.status == Status::Exited {
+                anyhow::bail!("container {} has exited: it has no network to share", container.name);
+            }
+            Ok(namespace(&container)?.enter()?)
+        }
+    }
+}
+
+/// Waits for the command and passes its code on.
+fn finish(running: Running, remove: bool) -> anyhow::Result<ExitCode> {
+    let code = running.process.wait()?;
+    if remove {
+        forget(&running.client, &running.container);
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// A failure is told, but what the command ended with counts for more.
+fn forget(client: &Client, container: &Container) {
+    match client.delete::<Container>(&container_path(&container.id)) {
+        Ok(_) => {}
+        // Somebody detached it meanwhile.
+        Err(error) if error.is_not_found() => {}
+        Err(error) => complain(
+            &anyhow::Error::from(error).context(format!("cannot remove {}", container.name)),
+        ),
+    }
+}
+
+/// What a background supervisor tells the process that started it, as one line of JSON on its
+/// standard output.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Report {
+    /// The command runs in the container of this id.
+    Started(String),
+    Failed {
+        code: u8,
+        error: String,
+    },
+}
+
+/// Starts this same command line again as a process that outlives this one, and waits until its
+/// container is up or has failed.
+fn start_in_background() -> anyhow::Result<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_else(|| "pontoon".into());
+    // The subcommand stands first: the global options there are, help and version, run nothing.
+    let subcommand = arguments.next().unwrap_or_else(|| "run".into());
+    let mut supervisor = Command::new("/proc/self/exe")
+        .arg0(program)
+        .arg(subcommand)
+        .arg(format!("--{BACKGROUND}"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start a supervisor in the background (/proc/self/exe)")?;
+    let stdout = supervisor.stdout.take().context("the supervisor has no output")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).context("cannot hear from the supervisor")?;
+    match serde_json::from_str(&line) {
+        Ok(Report::Started(id)) => super::output::show_lines(&[id]),
+        Ok(Report::Failed { code, error }) => Err(NotStarted { code, message: error }.into()),
+        // It died without a word; a signal is the likeliest reason.
+        Err(_) => match supervisor.wait() {
+            Ok(status) => anyhow::bail!("the supervisor ended before the container was up: {status}"),
+            Err(error) => Err(error).context("the supervisor ended before the container was up"),
+        },
+    }
+}
+
+fn supervise_in_background(args: RunArgs) -> ExitCode {
+    let remove = args.rm;
+    let running = leave_session()
+        .and_then(|()| log_output(args.log.as_ref()))
+        .and_then(|output| start(args, output));
+    match running {
+        Ok(running) => {
+            report(&Report::Started(running.container.id.clone()));
+            finish(running, remove).unwrap_or_else(|_| ExitCode::from(OWN_ERROR))
+        }
+        Err(error) => {
+            let code = failure_code(&error);
+            report(&Report::Failed { code, error: format!("{error:#}") });
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A session of its own: no terminal's hang-up or Ctrl-C reaches it.
+fn leave_session() -> anyhow::Result<()> {
+    nix::unistd::setsid().context("cannot leave the session")?;
+    Ok(())
+}
+
+fn log_output(path: Option<&PathBuf>) -> anyhow::Result<Output> {
+    let Some(path) = path else { return Ok(Output::Nowhere) };
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open the log {}", path.display()))?;
+    Ok(Output::Log(file))
+}
+
+/// If the process that asked is gone, there is nobody to tell, and the container runs all the same.
+fn report(report: &Report) {
+    if let Ok(line) = serde_json::to_string(report) {
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}

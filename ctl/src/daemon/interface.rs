@@ -1,0 +1,239 @@
+//! The daemon's interfaces: what carries a container's or the host's frames to the switch.
+//!
+//! An interface that is being made vanishes by itself if the daemon dies or gives up halfway: a
+//! TAP is made persistent last, and a veth pair whose name no record claims is removed at start.
+
+use std::io;
+
+use switch::frame::MacAddr;
+use switch::io::{PacketOptions, Queue, TapOptions, open_packet, open_tap};
+
+use crate::api::PortKind;
+use crate::link;
+use crate::netns::Netns;
+
+/// Which kinds of interface this kernel has, and why not.
+pub(super) struct PortKinds {
+    tap: Result<(), String>,
+    veth: Result<(), String>,
+}
+
+impl PortKinds {
+    /// Tries both.
+    pub(super) fn probe() -> PortKinds {
+        let name = "pt-probe";
+        let peer = "pe-probe";
+        let tap = open_tap(name, 1, TapOptions { persist: false });
+        // Dropped at once: the device goes with its descriptor.
+        let tap = tap.map(drop).map_err(|error| error.to_string());
+        let veth = link::create_veth(name, peer)
+            .and_then(|()| link::delete(name))
+            .map_err(|error| error.to_string());
+        PortKinds { tap, veth }
+    }
+
+    /// The kind for those who name none.
+    ///
+    /// # Errors
+    /// Neither works; the text tells of both.
+    pub(super) fn preferred(&self) -> Result<PortKind, String> {
+        match (&self.tap, &self.veth) {
+            (Ok(()), _) => Ok(PortKind::Tap),
+            (Err(_), Ok(())) => Ok(PortKind::Veth),
+            (Err(tap), Err(veth)) => {
+                Err(format!("neither tun nor veth works here: {tap}; {veth}"))
+            }
+        }
+    }
+
+    /// # Errors
+    /// Why this kernel can't make such interfaces.
+    pub(super) fn check(&self, kind: PortKind) -> Result<(), String> {
+        match kind {
+            PortKind::Tap => self.tap.clone(),
+            PortKind::Veth => self.veth.clone(),
+        }
+    }
+}
+
+/// Whether an interface of the host is of pontoon's making, by its name.
+pub(super) fn is_ours(name: &str) -> bool {
+    if name.starts_with("pt-") || name.starts_with("pe-") {
+        return true;
+    }
+    let Some(number) = name.strip_prefix("pontoon") else {
+        return false;
+    };
+    let number = number.strip_suffix("-sw").unwrap_or(number);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A container's interface before the switch has it: still in the daemon's namespace, under a name
+/// that is nobody else's.
+pub(super) struct NewInterface {
+    pub name: String,
+    /// The end that stays on the host; a TAP has none.
+    pub host_interface: Option<String>,
+    queues: Vec<Queue>,
+}
+
+impl NewInterface {
+    /// `id` is the container's; its first digits become part of the name.
+    pub(super) fn create(
+        kind: PortKind,
+        id: &str,
+        workers: usize,
+        mtu: u32,
+    ) -> io::Result<NewInterface> {
+        let short = id.get(..8).unwrap_or(id);
+        let host_end = format!("pt-{short}");
+        match kind {
+            PortKind::Tap => Ok(NewInterface {
+                queues: tap_queues(&host_end, workers, false)?,
+                name: host_end,
+                host_interface: None,
+            }),
+            PortKind::Veth => {
+                let container_end = format!("pe-{short}");
+                link::create_veth(&host_end, &container_end)?;
+                let ready = prepare_switch_end(&host_end, mtu)
+                    .and_then(|()| packet_queues(&host_end, workers));
+                match ready {
+                    Ok(queues) => Ok(NewInterface {
+                        name: container_end,
+                        host_interface: Some(host_end),
+                        queues,
+                    }),
+                    Err(error) => {
+                        let _ = link::delete(&host_end);
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// From now on the interface outlives the daemon. The queues are the switch's to serve.
+    pub(super) fn keep(mut self) -> io::Result<Vec<Queue>> {
+        if let Some(Queue::Tap(queue)) = self.queues.first() {
+            queue.set_persist(true)?;
+        }
+        self.host_interface = None;
+        Ok(std::mem::take(&mut self.queues))
+    }
+}
+
+impl Drop for NewInterface {
+    /// Given up: a TAP goes with its last descriptor, wherever it has moved; a veth with its host
+    /// end.
+    fn drop(&mut self) {
+        if let Some(name) = &self.host_interface
+            && let Err(error) = link::delete(name)
+        {
+            tracing::warn!("an interface is left over: {error}");
+        }
+    }
+}
+
+/// The queues of an interface that a daemon before this one made and that is inside `netns` as
+/// `interface`, or on the host as `host_interface`.
+pub(super) fn adopt(
+    netns: &Netns,
+    interface: &str,
+    host_interface: Option<&str>,
+    workers: usize,
+    mtu: u32,
+) -> io::Result<Vec<Queue>> {
+    match host_interface {
+        None => netns.run(|| {
+            // open_tap would make a new device where there is none.
+            link::link_info(interface)?;
+            tap_queues(interface, workers, true)
+        })?,
+        Some(host_end) => {
+            prepare_switch_end(host_end, mtu)?;
+            packet_queues(host_end, workers)
+        }
+    }
+}
+
+/// Makes or adopts the interface by which host processes reach a network, without an address yet:
+/// a persistent TAP, or a veth pair whose other end the switch reads.
+pub(super) fn host_interface(
+    kind: PortKind,
+    name: &str,
+    mac: MacAddr,
+    mtu: u32,
+    workers: usize,
+) -> io::Result<Vec<Queue>> {
+    // What a daemon before this one made stays what it is: containers' neighbours know it.
+    let existing = match link::link_info(name) {
+        Ok(info) => Some(info.kind),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let tap = match existing.as_deref() {
+        Some("tun") => true,
+        Some("veth") => false,
+        Some(other) => {
+            return Err(io::Error::other(format!(
+                "there is an interface {name} of kind {other:?} that pontoon did not make: remove \
+                 or rename it"
+            )));
+        }
+        None => kind == PortKind::Tap,
+    };
+    let queues = if tap {
+        tap_queues(name, workers, true)?
+    } else {
+        let switch_end = format!("{name}-sw");
+        if existing.is_none() {
+            link::create_veth(name, &switch_end)?;
+        }
+        prepare_switch_end(&switch_end, mtu)?;
+        packet_queues(&switch_end, workers)?
+    };
+    link::set_mac(name, mac)?;
+    link::set_mtu(name, mtu)?;
+    if let Err(error) = link::quiet_ipv6(name, false) {
+        tracing::debug!("{error}");
+    }
+    link::set_up(name)?;
+    Ok(queues)
+}
+
+fn tap_queues(name: &str, workers: usize, persist: bool) -> io::Result<Vec<Queue>> {
+    let queues = open_tap(name, workers, TapOptions { persist })?;
+    Ok(queues.into_iter().map(Queue::Tap).collect())
+}
+
+/// The end of a veth pair that the switch reads: no address, no chatter of the host's own.
+fn prepare_switch_end(name: &str, mtu: u32) -> io::Result<()> {
+    link::set_mtu(name, mtu)?;
+    if let Err(error) = link::quiet_ipv6(name, false) {
+        tracing::debug!("{error}");
+    }
+    link::set_up(name)?;
+    Ok(())
+}
+
+fn packet_queues(name: &str, workers: usize) -> io::Result<Vec<Queue>> {
+    let index = link::link_info(name)?.index;
+    let queues = open_packet(index, workers, PacketOptions::default())?;
+    Ok(queues.into_iter().map(Queue::Packet).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_ours_by_name() {
+        for ours in ["pontoon0", "pontoon12", "pontoon0-sw", "pt-0123abcd", "pe-0123abcd"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for foreign in ["pontoon", "pontoons", "pontoon-up", "eth0", "ptp0", "pontoon0-x", ""] {
+            assert!(!is_ours(foreign), "{foreign}");
+        }
+    }
+}

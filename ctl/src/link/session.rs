@@ -1,0 +1,277 @@
+//! A conversation with the kernel about the interfaces of one namespace: what the functions of
+//! [`super`] are made of.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::address::AddressHeaderFlags;
+use netlink_packet_route::route::{RouteMessage, RouteScope};
+use nix::errno::Errno;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use switch::frame::MacAddr;
+
+use super::error::{LinkError, errno};
+use super::{LinkInfo, Result};
+use crate::netns::{Netns, on_scratch_thread};
+
+/// Longest interface name, in bytes: IFNAMSIZ less its terminator.
+const MAX_NAME: usize = 15;
+
+/// A netlink conversation in one namespace.
+pub(super) struct Session {
+    pub(super) handle: Handle,
+    /// For errors.
+    namespace: String,
+}
+
+/// Runs `work` with a session in the namespace of the calling thread.
+pub(super) fn in_session<T: Send>(
+    work: impl AsyncFnOnce(&Session) -> Result<T> + Send,
+) -> Result<T> {
+    on_scratch_thread(|| block_on_session(work))
+}
+
+/// Runs `work` with a session on this thread, which must not be one of an async runtime.
+pub(super) fn block_on_session<T>(work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let session = Session {
+            handle,
+            namespace: Netns::current()?.to_string(),
+        };
+        work(&session).await
+    })
+}
+
+impl Session {
+    pub(super) async fn info(&self, name: &str) -> Result<LinkInfo> {
+        let action = || format!("find interface {name}");
+        self.check_name(name, action)?;
+        let mut answers = self.handle.link().get().match_name(name).execute();
+        let message = answers
+            .try_next()
+            .await
+            .map_err(|error| self.refused(action(), &error))?;
+        message
+            .and_then(|message| LinkInfo::from_message(&message))
+            .ok_or_else(|| self.failed(action(), Errno::ENODEV.into(), ""))
+    }
+
+    /// Changes one thing about an interface.
+    pub(super) async fn change(
+        &self,
+        name: &str,
+        action: String,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        let index = self.info(name).await?.index;
+        let message = change(LinkUnspec::new_with_index(index)).build();
+        let outcome = self.handle.link().set(message).execute().await;
+        outcome.map_err(|error| self.refused(action, &error))
+    }
+
+    pub(super) async fn rename(&self, name: &str, new_name: &str) -> Result<()> {
+        let action = format!("rename {name} to {new_name}");
+        self.check_name(new_name, || action.clone())?;
+        let up = self.info(name).await?.up;
+        if up {
+            self.change(name, format!("take {name} down"), |link| link.down())
+                .await?;
+        }
+        self.change(name, action, |link| link.name(new_name))
+            .await?;
+        if up {
+            self.set_up(new_name).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_mac(&self, name: &str, mac: MacAddr) -> Result<()> {
+        if self.info(name).await?.mac == mac {
+            return Ok(());
+        }
+        let action = format!("set the MAC address of {name} to {mac}");
+        self.change(name, action, |link| link.address(mac.0.to_vec()))
+            .await
+    }
+
+    pub(super) async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        if self.info(name).await?.mtu == mtu {
+            return Ok(());
+        }
+        let action = format!("set the MTU of {name} to {mtu}");
+        self.change(name, action, |link| link.mtu(mtu)).await
+    }
+
+    pub(super) async fn set_up(&self, name: &str) -> Result<()> {
+        self.change(name, format!("bring {name} up"), |link| link.up())
+            .await
+    }
+
+    pub(super) async fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
+        let index = self.info(name).await?.index;
+        let add = self
+            .handle
+            .address()
+            .add(index, address.addr(), address.prefix_len());
+        let mut add = add.replace();
+        // IPAM gave the address, so nobody else has it: usable at once, without the second of
+        // duplicate address detection (RFC 4862 clause 5.4). IPv4 ignores the flag.
+        add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        let action = || format!("add address {address} to {name}");
+        add.execute().await.map_err(|error| match errno(&error) {
+            Some(cause @ (Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {
+                self.failed(action(), cause.into(), ": this kernel has no IPv6")
+            }
+            Some(cause @ Errno::EACCES) => self.failed(
+                action(),
+                cause.into(),
+                ": IPv6 is off on it (sysctl disable_ipv6)",
+            ),
+            _ => self.refused(action(), &error),
+        })
+    }
+
+    pub(super) async fn add_route(
+        &self,
+        destination: IpNet,
+        via: Option<IpAddr>,
+        name: &str,
+        replace: bool,
+    ) -> Result<()> {
+        let action = || match via {
+            Some(via) => format!("add a route to {destination} via {via} through {name}"),
+            None => format!("add a route to {destination} through {name}"),
+        };
+        let index = self.info(name).await?.index;
+        let message = route_message(destination, via, index).ok_or_else(|| {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "destination and gateway are of different IP versions",
+            );
+            self.failed(action(), cause, "")
+        })?;
+        let mut add = self.handle.route().add(message);
+        if replace {
+            add = add.replace();
+        }
+        add.execute().await.map_err(|error| match errno(&error) {
+            Some(cause @ (Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => self.failed(
+                action(),
+                cause.into(),
+                ": the gateway is in no subnet of the interface, or the interface is down",
+            ),
+            Some(cause @ (Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {
+                self.failed(action(), cause.into(), ": this kernel has no IPv6")
+            }
+            _ => self.refused(action(), &error),
+        })
+    }
+
+    /// Not netlink: router advertisements are governed by sysctls alone. `/proc/sys/net` shows
+    /// the namespace of the thread that opens it.
+    pub(super) fn quiet_ipv6(&self, name: &str, wanted: bool) -> Result<()> {
+        let action = || format!("settle IPv6 on {name}");
+        self.check_name(name, action)?;
+        let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
+        if !settings.exists() {
+            return Ok(());
+        }
+        let off = if wanted { "0" } else { "1" };
+        for (file, value) in [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", off)] {
+            fs::write(settings.join(file), value)
+                .map_err(|error| self.failed(format!("{} (sysctl {file})", action()), error, ""))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's own rules for names (`dev_valid_name`): they become parts of paths too.
+    pub(super) fn check_name(&self, name: &str, action: impl FnOnce() -> String) -> Result<()> {
+        let why = if name.is_empty() || name == "." || name == ".." {
+            "that is no name for an interface"
+        } else if name.len() > MAX_NAME {
+            "an interface name has at most 15 bytes"
+        } else if name.bytes().any(|byte| {
+            matches!(byte, b'/' | b':') || byte.is_ascii_whitespace() || byte.is_ascii_control()
+        }) {
+            "an interface name has no slash, colon, space or control character"
+        } else {
+            return Ok(());
+        };
+        Err(self.failed(
+            action(),
+            io::Error::new(io::ErrorKind::InvalidInput, why),
+            "",
+        ))
+    }
+
+    pub(super) fn failed(
+        &self,
+        action: String,
+        cause: io::Error,
+        advice: &'static str,
+    ) -> LinkError {
+        LinkError {
+            action,
+            namespace: self.namespace.clone(),
+            cause,
+            advice,
+        }
+    }
+
+    /// An error of the kernel, with the advice that goes with it everywhere.
+    pub(super) fn refused(&self, action: String, error: &rtnetlink::Error) -> LinkError {
+        let Some(errno) = errno(error) else {
+            return self.failed(action, io::Error::other(error.to_string()), "");
+        };
+        let advice = match errno {
+            Errno::EPERM | Errno::EACCES => {
+                ": it needs CAP_NET_ADMIN over the namespace (root, or the user namespace that \
+                 owns it)"
+            }
+            Errno::ENODEV => ": there is no such interface (ip link show)",
+            Errno::EEXIST => ": that exists already",
+            Errno::EBUSY => ": the interface is in use",
+            _ => "",
+        };
+        self.failed(action, errno.into(), advice)
+    }
+}
+
+/// A unicast route for the main table, or `None` if the families differ.
+fn route_message(destination: IpNet, via: Option<IpAddr>, index: u32) -> Option<RouteMessage> {
+    match (destination, via) {
+        (IpNet::V4(to), None) => {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .scope(RouteScope::Link);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V4(to), Some(IpAddr::V4(via))) => {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .gateway(via);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V6(to), None) => {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len());
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V6(to), Some(IpAddr::V6(via))) => {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .gateway(via);
+            Some(route.output_interface(index).build())
+        }
+        (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => None,
+    }
+}

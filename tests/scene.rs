@@ -1,0 +1,343 @@
+//! A host with a pontoon daemon, and an outside host at the other end of its uplink.
+//!
+//! ```text
+//!   container ── switch ── host ─ eth0 ════ eth0 ─ outside
+//!   172.17.0.x          192.0.2.1, .9       192.0.2.2
+//!                       203.0.113.5 (lo)    198.51.100.7 (lo)
+//! ```
+//!
+//! The outside knows nothing of the containers' addresses: what is not translated gets no answer.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::namespace::{Namespace, join};
+use crate::process::{Background, Output, kill_marked, run, run_within};
+use crate::{eventually, is_root_or_skip, pontoon};
+
+/// The host's first address on its uplink, which masqueraded flows leave with.
+pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// A second address of the host on its uplink.
+pub const HOST_SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+/// An address of the host that is on no wire.
+pub const HOST_INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5));
+/// The outside host, a neighbour on the uplink.
+pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// An address of the outside host that is reached by the host's default route.
+pub const BEYOND: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// Both kinds of port a container can have.
+pub const PORT_KINDS: [&str; 2] = ["tap", "veth"];
+
+/// See the module's description.
+pub struct Scene {
+    daemon: Option<Background>,
+    pub host: Namespace,
+    pub outside: Namespace,
+    port_kind: &'static str,
+    state_dir: PathBuf,
+    directory: tempfile::TempDir,
+    /// In the environment of every process the scene starts: `NAME=VALUE`.
+    mark: String,
+}
+
+impl Scene {
+    /// A scene whose containers get TAPs, with the daemon running; `None`, and the calling test is
+    /// skipped, without the rights for it.
+    pub fn new() -> Option<Scene> {
+        Scene::with_port_kind("tap")
+    }
+
+    /// A scene whose containers get ports of a kind.
+    pub fn with_port_kind(port_kind: &'static str) -> Option<Scene> {
+        let mut scene = Scene::without_daemon(port_kind)?;
+        scene.start_daemon();
+        Some(scene)
+    }
+
+    /// A scene before the daemon was ever started.
+    pub fn without_daemon(port_kind: &'static str) -> Option<Scene> {
+        if !is_root_or_skip() {
+            return None;
+        }
+        let host = Namespace::new("host");
+        let outside = Namespace::new("outside");
+        join((&host, "eth0"), (&outside, "eth0"));
+        host.ip(&format!("addr add {HOST}/24 dev eth0"));
+        host.ip(&format!("addr add {HOST_SECOND}/24 dev eth0"));
+        host.ip(&format!("addr add {HOST_INNER}/32 dev lo"));
+        host.ip(&format!("route add default via {OUTSIDE}"));
+        outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
+        outside.ip(&format!("addr add {BEYOND}/32 dev lo"));
+        let directory = tempfile::Builder::new()
+            .prefix("pontoon-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        Some(Scene {
+            daemon: None,
+            mark: format!("PONTOON_TEST_SCENE={}", host.name()),
+            host,
+            outside,
+            port_kind,
+            state_dir: directory.path().join("state"),
+            directory,
+        })
+    }
+
+    /// A directory that goes with the scene.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory().join("run")
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Puts the daemon's state elsewhere; for before it is started.
+    pub fn set_state_dir(&mut self, path: PathBuf) {
+        self.state_dir = path;
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("pontoon.sock")
+    }
+
+    /// `pontoon daemon` on the host, with the scene's directories.
+    pub fn daemon_command(&self) -> Command {
+        let mut command = self.host_command(pontoon());
+        command.arg("daemon").arg("--state-dir").arg(&self.state_dir);
+        command.arg("--run-dir").arg(self.run_dir());
+        command.args(["--workers", "2", "--port-kind", self.port_kind]);
+        command
+    }
+
+    /// Starts the daemon, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// It ends, or does not answer within 15 seconds.
+    #[track_caller]
+    pub fn start_daemon(&mut self) {
+        let log = self.directory().join("daemon.log");
+        let mut daemon = Background::start_logging(&mut self.daemon_command(), &log);
+        eventually("the daemon answers", Duration::from_secs(15), || {
+            if let Some(status) = daemon.has_ended() {
+                panic!("the daemon ended ({status}):\n{}", daemon.output());
+            }
+            self.request("GET", "/v1/info", None)
+                .map_err(|error| error.to_string())
+        });
+        self.daemon = Some(daemon);
+    }
+
+    /// Ends the daemon by a signal, and waits for its end.
+    #[track_caller]
+    pub fn end_daemon(&mut self, signal: Signal) -> ExitStatus {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.end(signal)
+    }
+
+    /// Has the daemon ended by itself?
+    pub fn daemon_has_ended(&mut self) -> bool {
+        self.daemon
+            .as_mut()
+            .is_none_or(|daemon| daemon.has_ended().is_some())
+    }
+
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// What the daemon has logged, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// A program on the host.
+    pub fn host_command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.mark(self.host.command(program))
+    }
+
+    /// Lets a program be found when the scene is over, and find the daemon.
+    fn mark(&self, mut command: Command) -> Command {
+        let (name, value) = self.mark.split_once('=').expect("NAME=VALUE");
+        command.env(name, value);
+        command.env("PONTOON_SOCKET", self.socket());
+        command
+    }
+
+    /// `pontoon` with these arguments, on the host.
+    #[track_caller]
+    pub fn pontoon(&self, arguments: &[&str]) -> Output {
+        run(self.host_command(pontoon()).args(arguments))
+    }
+
+    /// The answer of a `pontoon` command to `--json`.
+    ///
+    /// # Panics
+    ///
+    /// The command fails, or what it says is not JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.pontoon(&[arguments, &["--json"]].concat()).success();
+        serde_json::from_str(&output)
+            .unwrap_or_else(|error| panic!("pontoon {arguments:?} --json: {error}: {output}"))
+    }
+
+    /// Attaches a new namespace as a container.
+    #[track_caller]
+    pub fn container(&self, name: &str, options: &[&str]) -> Container {
+        let namespace = Namespace::new(name);
+        self.attach(namespace, name, options)
+    }
+
+    /// Attaches a namespace as a container.
+    #[track_caller]
+    pub fn attach(&self, namespace: Namespace, name: &str, options: &[&str]) -> Container {
+        let path = namespace.path();
+        let path = path.to_str().expect("an ASCII path");
+        let arguments = [&["attach", "--netns", path, "--name", name], options].concat();
+        self.pontoon(&arguments).success();
+        let container = self.json(&["inspect", name]);
+        let address = address_of(&container);
+        Container { namespace, address }
+    }
+
+    /// `pontoon run -d`: returns the container's address.
+    #[track_caller]
+    pub fn run_detached(&self, name: &str, options: &[&str], command: &[&str]) -> IpAddr {
+        let arguments = [&["run", "-d", "--name", name], options, &["--"], command].concat();
+        self.pontoon(&arguments).success();
+        address_of(&self.json(&["inspect", name]))
+    }
+
+    /// One request to the daemon's API, past the CLI: status and body.
+    ///
+    /// # Errors
+    ///
+    /// No daemon answers, or its answer is not HTTP.
+    pub fn request(&self, method: &str, path: &str, body: Option<&str>) -> io::Result<(u16, String)> {
+        let body = body.unwrap_or("");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: pontoon\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = self.converse(head.as_bytes())?;
+        let answer = String::from_utf8_lossy(&answer);
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n");
+        match (status, body) {
+            (Some(status), Some((_, body))) => Ok((status, body.to_owned())),
+            _ => Err(io::Error::other(format!("no HTTP answer: {answer:?}"))),
+        }
+    }
+
+    /// Writes bytes to the daemon's socket and reads until it closes, five seconds at the most.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers there.
+    pub fn converse(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+        // The daemon may have answered and hung up before it was told everything.
+        stream.write_all(bytes).ok();
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) if answer.is_empty() => Err(error),
+            _ => Ok(answer),
+        }
+    }
+
+    /// Frames dropped so far for a reason, by its name.
+    #[track_caller]
+    pub fn drops(&self, reason: &str) -> u64 {
+        let (status, body) = self
+            .request("GET", "/v1/counters", None)
+            .expect("the daemon answers");
+        assert_eq!(status, 200, "{body}");
+        let counters: Value = serde_json::from_str(&body).expect("JSON");
+        let rows = counters["drops"].as_array().expect("a list of drops");
+        let row = rows.iter().find(|row| row["reason"] == reason);
+        row.unwrap_or_else(|| panic!("no reason {reason} in {body}"))["frames"]
+            .as_u64()
+            .expect("a number of frames")
+    }
+
+    /// The interfaces of the host, by name.
+    pub fn host_interfaces(&self) -> Vec<String> {
+        interfaces(&self.host)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let log = self.log();
+        if thread::panicking() {
+            let skipped = log.lines().count().saturating_sub(60);
+            let tail: Vec<&str> = log.lines().skip(skipped).collect();
+            eprintln!("--- the daemon's log ends:\n{}\n---", tail.join("\n"));
+        }
+        let died = self.daemon.is_some() && self.daemon_has_ended();
+        kill_marked(&self.mark);
+        if !thread::panicking() {
+            assert!(!log.contains("panicked at"), "the daemon panicked:\n{log}");
+            assert!(!died, "the daemon ended by itself:\n{log}");
+        }
+    }
+}
+
+/// A namespace that is attached to the switch. Dropping it kills the namespace, as an engine that
+/// says nothing would.
+pub struct Container {
+    pub namespace: Namespace,
+    pub address: IpAddr,
+}
+
+/// The first address of a container, as the API tells it.
+///
+/// # Panics
+///
+/// It has none.
+#[track_caller]
+pub fn address_of(container: &Value) -> IpAddr {
+    // `inspect` of one name may tell of it alone or in a list of one, as `docker inspect` does.
+    let container = container.get(0).unwrap_or(container);
+    container["endpoints"][0]["addresses"][0]
+        .as_str()
+        .and_then(|network| network.parse::<ipnet::IpNet>().ok())
+        .unwrap_or_else(|| panic!("no address in {container}"))
+        .addr()
+}
+
+/// The interfaces of a namespace, by name.
+pub fn interfaces(namespace: &Namespace) -> Vec<String> {
+    let links = namespace.ip("-j link show");
+    let links: Value = serde_json::from_str(&links).expect("ip -j speaks JSON");
+    let names = links.as_array().expect("a list of links").iter();
+    names
+        .filter_map(|link| link["ifname"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// The seconds in which a large thing may happen on a busy machine.
+#[track_caller]
+pub fn run_long(command: &mut Command) -> Output {
+    run_within(command, Duration::from_secs(90))
+}
