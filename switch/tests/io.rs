@@ -421,10 +421,6 @@ fn queues_of_a_tap_survive_the_move_and_are_adopted_again() {
     assert!(eventually(|| flows_seen(&queues)
         .iter()
         .all(|&count| count > 5)));
-    eprintln!(
-        "both queues carry frames {:?} after adoption",
-        start.elapsed()
-    );
 
     let Queue::Tap(tap) = &queues[0] else {
         unreachable!()

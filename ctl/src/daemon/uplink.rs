@@ -1,0 +1,296 @@
+//! The uplinks: the host's own interfaces that the switch forwards over, followed as they come,
+//! change and go.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use ipnet::IpNet;
+use switch::frame::MacAddr;
+use switch::io::filter::{UplinkFilter, uplink_filter};
+use switch::io::{PacketOptions, Queue, open_packet, replace_filter};
+use switch::{PortId, Switch};
+
+use crate::host::{HostLink, HostState, UplinkChoice};
+
+/// An uplink that the switch has as a port.
+pub(super) struct Uplink {
+    pub link: HostLink,
+    pub port: PortId,
+    /// The sockets once more, for renewing their filters.
+    sockets: Vec<OwnedFd>,
+}
+
+pub(super) struct Uplinks {
+    choice: UplinkChoice,
+    current: Vec<Uplink>,
+    filter: UplinkFilter,
+    /// The last trouble told, so that it is not told again with every change of the host.
+    told: Option<String>,
+}
+
+impl Uplinks {
+    /// None yet; see [`Uplinks::follow`].
+    pub(super) fn new(choice: UplinkChoice) -> Uplinks {
+        Uplinks { choice, current: Vec::new(), filter: UplinkFilter::default(), told: None }
+    }
+
+    pub(super) fn all(&self) -> &[Uplink] {
+        &self.current
+    }
+
+    /// Interface indexes, for the sockets that must not hear the wire.
+    pub(super) fn indexes(&self) -> Vec<u32> {
+        self.current.iter().map(|uplink| uplink.link.index).collect()
+    }
+
+    pub(super) fn position(&self, port: PortId) -> Option<usize> {
+        self.current.iter().position(|uplink| uplink.port == port)
+    }
+
+    /// The MTU of new networks: the smallest of the uplinks', so that no frame is too big for one;
+    /// Ethernet's own where there is no uplink.
+    pub(super) fn mtu(&self) -> u32 {
+        self.current.iter().map(|uplink| uplink.link.mtu).min().unwrap_or(1500)
+    }
+
+    /// Makes the switch's uplinks those that the host has now. Tells whether interfaces came or
+    /// went.
+    pub(super) fn follow(&mut self, switch: &Switch, host: &HostState) -> bool {
+        let (wanted, trouble) = self.wanted(host);
+        let mut changed = false;
+        self.current.retain_mut(|uplink| {
+            let same = wanted.iter().find(|link| link.index == uplink.link.index);
+            match same {
+                Some(link) => uplink.link = link.clone(),
+                None => {
+                    tracing::info!("uplink {} is gone", uplink.link.name);
+                    switch.remove_port(uplink.port);
+                    changed = true;
+                }
+            }
+            same.is_some()
+        });
+        let mut troubles: Vec<String> = trouble.into_iter().collect();
+        for link in &wanted {
+            if self.current.iter().any(|uplink| uplink.link.index == link.index) {
+                continue;
+            }
+            match open(switch, link, &self.filter) {
+                Ok(uplink) => {
+                    tracing::info!("uplink {} (MTU {}) is port {}", link.name, link.mtu, uplink.port);
+                    self.current.push(uplink);
+                    changed = true;
+                }
+                Err(error) => troubles.push(format!("can't use {} as uplink: {error}", link.name)),
+            }
+        }
+        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+        if let Some(trouble) = &trouble
+            && self.told.as_ref() != Some(trouble)
+        {
+            tracing::warn!("{trouble}");
+        }
+        self.told = trouble;
+        changed
+    }
+
+    /// The port of an uplink went away by itself.
+    pub(super) fn forget(&mut self, switch: &Switch, position: usize) {
+        let uplink = self.current.remove(position);
+        switch.remove_port(uplink.port);
+    }
+
+    /// Lets the kernel hand over what `filter` says, and no more.
+    pub(super) fn set_filter(&mut self, filter: UplinkFilter) {
+        if filter == self.filter {
+            return;
+        }
+        self.filter = filter;
+        let program = uplink_filter(&self.filter);
+        for uplink in &self.current {
+            for socket in &uplink.sockets {
+                if let Err(error) = replace_filter(as_fd(socket), &program) {
+                    tracing::error!("uplink {}: {error}", uplink.link.name);
+                }
+            }
+        }
+    }
+
+    /// The links to use, and what keeps others from being used. A link that was named and isn't
+    /// there (yet) does not keep the others from being used.
+    fn wanted(&self, host: &HostState) -> (Vec<HostLink>, Option<String>) {
+        let choices: Vec<UplinkChoice> = match &self.choice {
+            UplinkChoice::Names(names) => {
+                names.iter().map(|name| UplinkChoice::Names(vec![name.clone()])).collect()
+            }
+            other => vec![other.clone()],
+        };
+        let mut links: Vec<HostLink> = Vec::new();
+        let mut troubles = Vec::new();
+        for choice in &choices {
+            match host.uplinks(choice) {
+                Ok(found) => {
+                    for link in found {
+                        if !links.contains(&link) {
+                            links.push(link);
+                        }
+                    }
+                }
+                Err(error) => troubles.push(error.to_string()),
+            }
+        }
+        (links, (!troubles.is_empty()).then(|| troubles.join("; ")))
+    }
+}
+
+fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Result<Uplink> {
+    let options = PacketOptions { filter: Some(uplink_filter(filter)), ..Default::default() };
+    let queues: Vec<Queue> = open_packet(link.index, switch.workers(), options)?
+        .into_iter()
+        .map(Queue::Packet)
+        .collect();
+    let sockets = queues
+        .iter()
+        .map(|queue| queue.fd().try_clone_to_owned())
+        .collect::<std::io::Result<_>>()?;
+    let port = switch.add_port(queues)?;
+    Ok(Uplink { link: link.clone(), port, sockets })
+}
+
+fn as_fd(socket: &OwnedFd) -> std::os::fd::BorrowedFd<'_> {
+    std::os::fd::AsFd::as_fd(socket)
+}
+
+/// The host's addresses that others reach it by.
+pub(super) fn host_addresses(host: &HostState) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = host
+        .addresses
+        .iter()
+        .map(|(_, address)| address.addr())
+        .filter(|address| !address.is_loopback())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// The host's routes over uplinks. `ports` are the uplinks' interface indexes and ports. A route
+/// over which nothing can be masqueraded, because the host has no address there, is left out.
+pub(super) fn routes(host: &HostState, ports: &[(u32, PortId)]) -> Vec<switch::config::Route> {
+    host.routes
+        .iter()
+        .filter_map(|route| {
+            let (_, uplink) = ports.iter().find(|(index, _)| *index == route.ifindex)?;
+            let hop = route.via.unwrap_or(route.destination.addr());
+            let source = route
+                .source
+                .or_else(|| source_address(host, route.ifindex, route.destination, hop))?;
+            Some(switch::config::Route {
+                destination: route.destination,
+                via: route.via,
+                uplink: *uplink,
+                source,
+                metric: route.metric,
+            })
+        })
+        .collect()
+}
+
+/// The address the host would send from: on the interface, of the destination's family, in the
+/// subnet of the next hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one.
+fn source_address(
+    host: &HostState,
+    ifindex: u32,
+    destination: IpNet,
+    hop: IpAddr,
+) -> Option<IpAddr> {
+    let on_it: Vec<&IpNet> = host
+        .addresses
+        .iter()
+        .filter(|(index, address)| {
+            *index == ifindex && address.addr().is_ipv4() == destination.addr().is_ipv4()
+        })
+        .map(|(_, address)| address)
+        .collect();
+    let near = on_it.iter().find(|address| address.contains(&hop));
+    near.or(on_it.first()).map(|address| address.addr())
+}
+
+/// Neighbours beyond the uplinks that the kernel has resolved already.
+pub(super) fn neighbors(
+    host: &HostState,
+    ports: &[(u32, PortId)],
+) -> Vec<(PortId, IpAddr, MacAddr)> {
+    host.neighbors
+        .iter()
+        .filter_map(|(ifindex, address, mac)| {
+            let (_, port) = ports.iter().find(|(index, _)| index == ifindex)?;
+            Some((*port, *address, *mac))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostRoute;
+
+    fn route(destination: &str, via: Option<&str>, ifindex: u32, source: Option<&str>) -> HostRoute {
+        HostRoute {
+            destination: destination.parse().unwrap(),
+            metric: 0,
+            via: via.map(|via| via.parse().unwrap()),
+            ifindex,
+            source: source.map(|source| source.parse().unwrap()),
+        }
+    }
+
+    fn host() -> HostState {
+        HostState {
+            links: Vec::new(),
+            addresses: vec![
+                (1, "127.0.0.1/8".parse().unwrap()),
+                (2, "192.0.2.2/24".parse().unwrap()),
+                (2, "198.51.100.2/24".parse().unwrap()),
+                (2, "fe80::1/64".parse().unwrap()),
+                (3, "10.0.0.1/24".parse().unwrap()),
+            ],
+            routes: vec![
+                route("0.0.0.0/0", Some("198.51.100.1"), 2, None),
+                route("192.0.2.0/24", None, 2, None),
+                route("203.0.113.0/24", Some("192.0.2.1"), 2, Some("198.51.100.2")),
+                route("10.0.0.0/24", None, 3, None),
+                route("2001:db8::/32", Some("fe80::9"), 9, None),
+            ],
+            neighbors: vec![
+                (2, "192.0.2.1".parse().unwrap(), MacAddr([2; 6])),
+                (3, "10.0.0.9".parse().unwrap(), MacAddr([3; 6])),
+            ],
+        }
+    }
+
+    #[test]
+    fn only_routes_over_uplinks_count_and_each_has_the_hosts_source() {
+        let routes = routes(&host(), &[(2, PortId(7)), (9, PortId(8))]);
+        let found: Vec<(String, String)> = routes
+            .iter()
+            .map(|route| (route.destination.to_string(), route.source.to_string()))
+            .collect();
+        let expected = [
+            ("0.0.0.0/0", "198.51.100.2"),
+            ("192.0.2.0/24", "192.0.2.2"),
+            ("203.0.113.0/24", "198.51.100.2"),
+        ];
+        let expected = expected.map(|(net, source)| (net.to_owned(), source.to_owned()));
+        assert_eq!(found, expected);
+        assert!(routes.iter().all(|route| route.uplink == PortId(7)));
+    }
+
+    #[test]
+    fn neighbours_and_addresses_leave_out_what_is_not_the_wires() {
+        let known = neighbors(&host(), &[(2, PortId(7))]);
+        assert_eq!(known, [(PortId(7), "192.0.2.1".parse().unwrap(), MacAddr([2; 6]))]);
+        assert!(!host_addresses(&host()).iter().any(IpAddr::is_loopback));
+        assert_eq!(host_addresses(&host()).len(), 4);
+    }
+}
