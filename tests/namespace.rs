@@ -96,9 +96,9 @@ impl Namespace {
     /// What else might be doing the work here: rules of netfilter, bridges, forwarding.
     fn other_helpers(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let bridges = run(Command::new("ip").args([
-            "-n", &self.name, "-o", "link", "show", "type", "bridge",
-        ]));
+        let bridges = run(
+            Command::new("ip").args(["-n", &self.name, "-o", "link", "show", "type", "bridge"])
+        );
         if !bridges.stdout.trim().is_empty() {
             found.push(format!("a bridge device: {}", bridges.stdout));
         }

@@ -53,11 +53,7 @@ impl Output {
 impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}: {}", self.command, self.status)?;
-        write!(
-            f,
-            "--- stdout\n{}--- stderr\n{}",
-            self.stdout, self.stderr
-        )
+        write!(f, "--- stdout\n{}--- stderr\n{}", self.stdout, self.stderr)
     }
 }
 
@@ -94,7 +90,7 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Output {
         child.kill().ok();
         child.wait().ok();
     }
-    let mut read = |file: &mut File| {
+    let read = |file: &mut File| {
         let mut bytes = Vec::new();
         file.rewind().expect("a file can be rewound");
         file.read_to_end(&mut bytes).expect("a file can be read");
@@ -108,9 +104,9 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Output {
             stdout,
             stderr,
         },
-        None => panic!(
-            "did not end within {limit:?}: {text}\n--- stdout\n{stdout}--- stderr\n{stderr}"
-        ),
+        None => {
+            panic!("did not end within {limit:?}: {text}\n--- stdout\n{stdout}--- stderr\n{stderr}")
+        }
     }
 }
 

@@ -119,7 +119,10 @@ impl Scene {
     /// `pontoon daemon` on the host, with the scene's directories.
     pub fn daemon_command(&self) -> Command {
         let mut command = self.host_command(pontoon());
-        command.arg("daemon").arg("--state-dir").arg(&self.state_dir);
+        command
+            .arg("daemon")
+            .arg("--state-dir")
+            .arg(&self.state_dir);
         command.arg("--run-dir").arg(self.run_dir());
         command.args(["--workers", "2", "--port-kind", self.port_kind]);
         command
@@ -230,7 +233,12 @@ impl Scene {
     /// # Errors
     ///
     /// No daemon answers, or its answer is not HTTP.
-    pub fn request(&self, method: &str, path: &str, body: Option<&str>) -> io::Result<(u16, String)> {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> io::Result<(u16, String)> {
         let body = body.unwrap_or("");
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: pontoon\r\nConnection: close\r\n\

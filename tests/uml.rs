@@ -40,14 +40,25 @@ pub fn boot(modules: &[&str], script: &str, environment: &[(&str, &str)]) -> Opt
     let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/uml"));
     let mut kernel = Command::new("/usr/bin/linux");
     kernel
-        .args(["mem=1G", "rootfstype=hostfs", "ro", "root=/dev/root", "rootflags=/", "quiet"])
+        .args([
+            "mem=1G",
+            "rootfstype=hostfs",
+            "ro",
+            "root=/dev/root",
+            "rootflags=/",
+            "quiet",
+        ])
         .args(["con=null", "con0=null,fd:1"])
         .arg(format!("uml_dir={}", directory.path().display()))
         .arg(format!("init={}", scripts.join("init").display()))
         .arg(format!("PONTOON_MODULES={}", modules.join(",")))
         .arg(format!("PONTOON_SCRIPT={}", scripts.join(script).display()))
         .arg(format!("PONTOON_BIN={}", pontoon().display()))
-        .args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        .args(
+            environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value}")),
+        );
     // The kernel puts its memory in a file of TMPDIR, which it insists on executing.
     let output = run_within(&mut kernel, LIMIT);
     let (text, code) = output
@@ -55,7 +66,9 @@ pub fn boot(modules: &[&str], script: &str, environment: &[(&str, &str)]) -> Opt
         .rsplit_once("uml: exit ")
         .and_then(|(text, end)| Some((text, end.lines().next()?.trim().parse().ok()?)))
         .unwrap_or_else(|| panic!("the kernel did not run {script} to its end: {output}"));
-    let start = text.find("uml: start\n").map_or(0, |at| at + "uml: start\n".len());
+    let start = text
+        .find("uml: start\n")
+        .map_or(0, |at| at + "uml: start\n".len());
     Some(Ended {
         code,
         output: text[start..].to_owned(),

@@ -112,9 +112,9 @@ pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u
     packet[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
     packet.extend(from.octets());
     packet.extend(to.octets());
-    let sum = packet
-        .chunks(2)
-        .fold(0, |sum, pair| sum + u32::from(pair[0]) * 256 + u32::from(pair[1]));
+    let sum = packet.chunks(2).fold(0, |sum, pair| {
+        sum + u32::from(pair[0]) * 256 + u32::from(pair[1])
+    });
     let folded = (sum & 0xffff) + (sum >> 16);
     let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());

@@ -34,7 +34,10 @@ pub(crate) enum ClientError {
     #[error("the request cannot be written down: {0}")]
     Request(String),
     #[error("the daemon on {} broke off: {source}", .socket.display())]
-    Exchange { socket: PathBuf, source: hyper::Error },
+    Exchange {
+        socket: PathBuf,
+        source: hyper::Error,
+    },
     /// The daemon's own words.
     #[error("{message}")]
     Refused { status: StatusCode, message: String },
@@ -45,7 +48,13 @@ pub(crate) enum ClientError {
 impl ClientError {
     /// Whether the daemon knows nothing of the thing that was asked for.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, ClientError::Refused { status: StatusCode::NOT_FOUND, .. })
+        matches!(
+            self,
+            ClientError::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
+            }
+        )
     }
 }
 
@@ -60,7 +69,10 @@ impl Client {
     /// namespaces.
     pub(crate) fn new(socket: &Path) -> io::Result<Client> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
-        Ok(Client { socket: socket.to_owned(), runtime })
+        Ok(Client {
+            socket: socket.to_owned(),
+            runtime,
+        })
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -99,13 +111,19 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         let (status, answer) = self.runtime.block_on(self.exchange(method, path, body))?;
-        let foreign = |problem| ClientError::Foreign { socket: self.socket.clone(), problem };
+        let foreign = |problem| ClientError::Foreign {
+            socket: self.socket.clone(),
+            problem,
+        };
         if status.is_success() {
             return serde_json::from_slice(&answer)
                 .map_err(|error| foreign(format!("the answer to {path} is malformed: {error}")));
         }
         match serde_json::from_slice::<ErrorBody>(&answer) {
-            Ok(body) => Err(ClientError::Refused { status, message: body.error }),
+            Ok(body) => Err(ClientError::Refused {
+                status,
+                message: body.error,
+            }),
             Err(_) => Err(foreign(format!("it answers {path} with {status}"))),
         }
     }
@@ -127,9 +145,13 @@ impl Client {
                 _ => ClientError::Connect { socket, source },
             }
         })?;
-        let broke_off = |source| ClientError::Exchange { socket: self.socket.clone(), source };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke_off)?;
+        let broke_off = |source| ClientError::Exchange {
+            socket: self.socket.clone(),
+            source,
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broke_off)?;
         // It ends with the exchange; what it fails with, the request fails with too.
         tokio::spawn(connection);
         let request = Request::builder()

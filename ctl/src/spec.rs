@@ -53,9 +53,15 @@ fn parse_range(text: &str) -> Result<PortRange, SpecError> {
     let range = match text.split_once('-') {
         None => {
             let port = parse_port(text)?;
-            PortRange { first: port, last: port }
+            PortRange {
+                first: port,
+                last: port,
+            }
         }
-        Some((first, last)) => PortRange { first: parse_port(first)?, last: parse_port(last)? },
+        Some((first, last)) => PortRange {
+            first: parse_port(first)?,
+            last: parse_port(last)?,
+        },
     };
     if range.first > range.last {
         return wrong(format!("the range `{text}` ends before it begins"));
@@ -86,17 +92,27 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
         };
         return match ports.split(':').collect::<Vec<_>>()[..] {
             [_] | ["", _] => wrong(NO_HOST_PORT),
-            [host, container] => {
-                Ok(MappingParts { host_ip: Some(address.into()), host, container })
-            }
+            [host, container] => Ok(MappingParts {
+                host_ip: Some(address.into()),
+                host,
+                container,
+            }),
             _ => wrong("too many colons after the address"),
         };
     }
     match text.split(':').collect::<Vec<_>>()[..] {
         [_] | ["", _] | [_, "", _] => wrong(NO_HOST_PORT),
-        [host, container] => Ok(MappingParts { host_ip: None, host, container }),
+        [host, container] => Ok(MappingParts {
+            host_ip: None,
+            host,
+            container,
+        }),
         [address, host, container] => match address.parse::<IpAddr>() {
-            Ok(address) => Ok(MappingParts { host_ip: Some(address), host, container }),
+            Ok(address) => Ok(MappingParts {
+                host_ip: Some(address),
+                host,
+                container,
+            }),
             Err(_) => wrong(format!("`{address}` is not an IP address of the host")),
         },
         _ => wrong("too many colons (an IPv6 address goes in brackets: [::1]:8080:80)"),
@@ -113,7 +129,9 @@ impl FromStr for PortMapping {
             Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
             Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
             Some((_, name)) => {
-                return wrong(format!("`{name}` is not a protocol that is published (tcp or udp)"));
+                return wrong(format!(
+                    "`{name}` is not a protocol that is published (tcp or udp)"
+                ));
             }
         };
         let parts = cut_mapping(addresses)?;
@@ -138,7 +156,11 @@ impl FromStr for PortMapping {
 }
 
 fn ports(count: u16) -> String {
-    if count == 1 { "1 port".to_owned() } else { format!("{count} ports") }
+    if count == 1 {
+        "1 port".to_owned()
+    } else {
+        format!("{count} ports")
+    }
 }
 
 /// The `count` ports from `first`, as `80` or `80-89`.
@@ -239,7 +261,8 @@ mod tests {
     use super::*;
 
     fn mapping(text: &str) -> PortMapping {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn problem(text: &str) -> String {
@@ -275,10 +298,22 @@ mod tests {
 
     #[test]
     fn host_addresses() {
-        assert_eq!(mapping("127.0.0.1:8080:80").host_ip, Some("127.0.0.1".parse().unwrap()));
-        assert_eq!(mapping("0.0.0.0:8080:80").host_ip, Some("0.0.0.0".parse().unwrap()));
-        assert_eq!(mapping("[::1]:8080:80").host_ip, Some("::1".parse().unwrap()));
-        assert_eq!(mapping("[::]:53:53/udp").host_ip, Some("::".parse().unwrap()));
+        assert_eq!(
+            mapping("127.0.0.1:8080:80").host_ip,
+            Some("127.0.0.1".parse().unwrap())
+        );
+        assert_eq!(
+            mapping("0.0.0.0:8080:80").host_ip,
+            Some("0.0.0.0".parse().unwrap())
+        );
+        assert_eq!(
+            mapping("[::1]:8080:80").host_ip,
+            Some("::1".parse().unwrap())
+        );
+        assert_eq!(
+            mapping("[::]:53:53/udp").host_ip,
+            Some("::".parse().unwrap())
+        );
         assert!(problem("localhost:8080:80").contains("`localhost` is not an IP address"));
         assert!(problem("1.2.3:8080:80").contains("`1.2.3` is not an IP address"));
         assert!(problem("::1:8080:80").contains("brackets"));
@@ -292,10 +327,15 @@ mod tests {
     #[test]
     fn ranges_are_one_mapping() {
         let range = mapping("9000-9099:80-179/udp");
-        assert_eq!((range.host_port, range.container_port, range.count), (9000, 80, 100));
+        assert_eq!(
+            (range.host_port, range.container_port, range.count),
+            (9000, 80, 100)
+        );
         assert_eq!(mapping("1-65535:1-65535").count, 65535);
         assert_eq!(mapping("80-80:81").count, 1);
-        assert!(problem("9000-9010:80-89").contains("has 11 ports and the container's side `80-89`"));
+        assert!(
+            problem("9000-9010:80-89").contains("has 11 ports and the container's side `80-89`")
+        );
         assert!(problem("9000-9010:80").contains("has 1 port:"));
         assert!(problem("8010-8000:10-20").contains("ends before it begins"));
         assert!(problem("80-:80").contains("`` is not a port"));
@@ -304,36 +344,60 @@ mod tests {
 
     #[test]
     fn ports_are_ports() {
-        for text in ["0:80", "80:0", "65536:80", "80:x", "+80:80", "80: 80", "-1:80", "80:８0"] {
+        for text in [
+            "0:80", "80:0", "65536:80", "80:x", "+80:80", "80: 80", "-1:80", "80:８0",
+        ] {
             let problem = problem(text);
-            assert!(problem.contains("is not a port (1 to 65535)"), "{text}: {problem}");
+            assert!(
+                problem.contains("is not a port (1 to 65535)"),
+                "{text}: {problem}"
+            );
         }
     }
 
     #[test]
     fn random_host_ports_are_refused_by_name() {
-        for text in ["80", "", ":80", "127.0.0.1::80", "[::1]::80", "[::1]:80", "80/udp"] {
+        for text in [
+            "80",
+            "",
+            ":80",
+            "127.0.0.1::80",
+            "[::1]::80",
+            "[::1]:80",
+            "80/udp",
+        ] {
             let problem = problem(text);
-            assert!(problem.contains("host's port is missing"), "{text}: {problem}");
+            assert!(
+                problem.contains("host's port is missing"),
+                "{text}: {problem}"
+            );
         }
     }
 
     #[test]
     fn junk_is_refused() {
-        for text in [":", "::", ":::", "[", "]", "[]", "[]:", "[]:1:2", "-", "/", "80:", "a:b:c:d", "€"]
-        {
+        for text in [
+            ":", "::", ":::", "[", "]", "[]", "[]:", "[]:1:2", "-", "/", "80:", "a:b:c:d", "€",
+        ] {
             problem(text);
         }
     }
 
     #[test]
     fn what_is_shown_can_be_typed() {
-        for text in
-            ["8080:80/tcp", "127.0.0.1:53:53/udp", "[::1]:9000-9099:80-179/tcp", "1-65535:1-65535/udp"]
-        {
+        for text in [
+            "8080:80/tcp",
+            "127.0.0.1:53:53/udp",
+            "[::1]:9000-9099:80-179/tcp",
+            "1-65535:1-65535/udp",
+        ] {
             assert_eq!(mapping(text).to_string(), text);
         }
-        assert_eq!(port_range(65535, 65535), "65535-131069", "no overflow on junk");
+        assert_eq!(
+            port_range(65535, 65535),
+            "65535-131069",
+            "no overflow on junk"
+        );
         assert_eq!(port_range(1, 0), "1");
     }
 
@@ -355,14 +419,40 @@ mod tests {
 
     #[test]
     fn macs() {
-        assert_eq!(parse_mac("02:42:AC:11:00:02"), Ok("02:42:ac:11:00:02".into()));
-        assert_eq!(parse_mac("02-42-ac-11-00-02"), Ok("02:42:ac:11:00:02".into()));
-        for text in
-            ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "2:42:ac:11:0:2", "+2:42:ac:11:00:02"]
-        {
-            assert!(parse_mac(text).unwrap_err().to_string().contains("six pairs"), "{text}");
+        assert_eq!(
+            parse_mac("02:42:AC:11:00:02"),
+            Ok("02:42:ac:11:00:02".into())
+        );
+        assert_eq!(
+            parse_mac("02-42-ac-11-00-02"),
+            Ok("02:42:ac:11:00:02".into())
+        );
+        for text in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "2:42:ac:11:0:2",
+            "+2:42:ac:11:00:02",
+        ] {
+            assert!(
+                parse_mac(text)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("six pairs"),
+                "{text}"
+            );
         }
-        assert!(parse_mac("01:00:5e:00:00:01").unwrap_err().to_string().contains("multicast"));
-        assert!(parse_mac("00:00:00:00:00:00").unwrap_err().to_string().contains("nobody"));
+        assert!(
+            parse_mac("01:00:5e:00:00:01")
+                .unwrap_err()
+                .to_string()
+                .contains("multicast")
+        );
+        assert!(
+            parse_mac("00:00:00:00:00:00")
+                .unwrap_err()
+                .to_string()
+                .contains("nobody")
+        );
     }
 }

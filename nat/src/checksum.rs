@@ -39,7 +39,10 @@ impl Delta {
     /// Two runs of bytes of the same even length.
     fn bytes(&mut self, old: &[u8], new: &[u8]) {
         for (old, new) in old.chunks_exact(2).zip(new.chunks_exact(2)) {
-            self.word(u16::from_be_bytes([old[0], old[1]]), u16::from_be_bytes([new[0], new[1]]));
+            self.word(
+                u16::from_be_bytes([old[0], old[1]]),
+                u16::from_be_bytes([new[0], new[1]]),
+            );
         }
     }
 
@@ -113,7 +116,9 @@ mod tests {
         for _ in 0..2000 {
             let mut bytes = [0u8; 24];
             for byte in &mut bytes {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 *byte = (state >> 56) as u8;
             }
             let before = !fold(sum(&bytes));

@@ -17,7 +17,6 @@
 
 use std::net::IpAddr;
 
-use pnet_packet::Packet as _;
 use pnet_packet::ipv4::Ipv4Packet;
 use pnet_packet::ipv6::Ipv6Packet;
 
@@ -68,30 +67,30 @@ impl Quote {
     /// receiver.
     pub(crate) fn parse(error: &Packet<'_>) -> Option<Quote> {
         let bytes = error.transport().get(ERROR_HEADER..)?;
-        let (src, dst, transport, protocol): (IpAddr, IpAddr, usize, Protocol) =
-            if error.is_ipv4() {
-                let quoted = Ipv4Packet::new(bytes)?;
-                let transport = usize::from(quoted.get_header_length()) * 4;
-                // The first fragment has the ports, the others have none.
-                let usable = quoted.get_version() == 4
-                    && transport >= Ipv4Packet::minimum_packet_size()
-                    && quoted.get_fragment_offset() == 0;
-                if !usable {
-                    return None;
-                }
-                let protocol = Protocol(quoted.get_next_level_protocol().0);
-                let (src, dst) = (quoted.get_source(), quoted.get_destination());
-                (src.into(), dst.into(), transport, protocol)
-            } else {
-                let quoted = Ipv6Packet::new(bytes)?;
-                let (transport, protocol, fragment) =
-                    walk_extensions(bytes, quoted.get_next_header().0)?;
-                if quoted.get_version() != 6 || fragment {
-                    return None;
-                }
-                let (src, dst) = (quoted.get_source(), quoted.get_destination());
-                (src.into(), dst.into(), transport, protocol)
-            };
+        let (src, dst, transport, protocol): (IpAddr, IpAddr, usize, Protocol) = if error.is_ipv4()
+        {
+            let quoted = Ipv4Packet::new(bytes)?;
+            let transport = usize::from(quoted.get_header_length()) * 4;
+            // The first fragment has the ports, the others have none.
+            let usable = quoted.get_version() == 4
+                && transport >= Ipv4Packet::minimum_packet_size()
+                && quoted.get_fragment_offset() == 0;
+            if !usable {
+                return None;
+            }
+            let protocol = Protocol(quoted.get_next_level_protocol().0);
+            let (src, dst) = (quoted.get_source(), quoted.get_destination());
+            (src.into(), dst.into(), transport, protocol)
+        } else {
+            let quoted = Ipv6Packet::new(bytes)?;
+            let (transport, protocol, fragment) =
+                walk_extensions(bytes, quoted.get_next_header().0)?;
+            if quoted.get_version() != 6 || fragment {
+                return None;
+            }
+            let (src, dst) = (quoted.get_source(), quoted.get_destination());
+            (src.into(), dst.into(), transport, protocol)
+        };
         let header = bytes.get(transport..transport + QUOTED_TRANSPORT)?;
         let (src_port, dst_port) = match protocol {
             Protocol::TCP | Protocol::UDP => (word(header, 0), word(header, 2)),
@@ -107,7 +106,16 @@ impl Quote {
         if src != error.dst() {
             return None;
         }
-        Some(Quote { tuple: Tuple { src, dst, src_port, dst_port, protocol }, transport })
+        Some(Quote {
+            tuple: Tuple {
+                src,
+                dst,
+                src_port,
+                dst_port,
+                protocol,
+            },
+            transport,
+        })
     }
 
     /// Whether the header checksum of the quoted packet is right (RFC 5508 REQ-3a). IPv6 has none.
@@ -118,13 +126,7 @@ impl Quote {
 
     /// Translates an error: its addresses become `src` and `dst`, the quoted packet one of the
     /// tuple `quoted`, and the checksum is computed anew.
-    pub(crate) fn rewrite(
-        &self,
-        error: &mut Packet<'_>,
-        quoted: &Tuple,
-        src: IpAddr,
-        dst: IpAddr,
-    ) {
+    pub(crate) fn rewrite(&self, error: &mut Packet<'_>, quoted: &Tuple, src: IpAddr, dst: IpAddr) {
         error.set_addresses(src, dst);
         let inner = &mut error.transport_mut()[ERROR_HEADER..];
         set_addresses(inner, quoted.src, quoted.dst);

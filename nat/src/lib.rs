@@ -6,9 +6,10 @@
 //!
 //! ```text
 //!   bytes ──► Packet ──► Nat::translate ──────────────────────────────► rewritten bytes
-//!             packet.rs    │ nat.rs                                     rewrite.rs, checksum.rs
+//!             packet.rs    │ nat.rs, nat/translate.rs                   rewrite.rs, checksum.rs
 //!             tuple.rs     ├─ known flow?   conntrack.rs, conntrack/tcp.rs
 //!                          ├─ new flow?     rule.rs: masquerade, publish, hairpin
+//!                          │                nat/admission.rs: its place, or whose
 //!                          │                ports.rs: the external port
 //!                          │                limits.rs: how many, for how long
 //!                          ├─ ICMP error?   icmp.rs: the packet it quotes

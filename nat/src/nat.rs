@@ -1,4 +1,9 @@
-//! The engine: one table of connections, in shards, and what happens to a packet.
+//! The engine: one table of connections, in shards, with the rules and the external ports. This
+//! page has its types and what the control plane does with it; a packet's way is in `translate`,
+//! the opening of a connection in `admission`.
+
+mod admission;
+mod translate;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -10,14 +15,9 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use crate::conntrack::tcp::Segment;
 use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard};
-use crate::icmp::{self, Quote};
 use crate::limits::Limits;
-use crate::packet::{Content, Packet};
 use crate::ports::{Endpoint, Ports};
-use crate::refused::Refused;
-use crate::rewrite::rewrite;
 use crate::rule::{RuleIndex, Rules};
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple, TupleHash};
@@ -43,8 +43,8 @@ pub enum Path {
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translated {
-    /// The original tuple of its connection; the tuple quoted, for an ICMP error of none; ports 0
-    /// for a packet without ports that passed untranslated.
+    /// The original tuple of its connection, or of the one it is an ICMP error about. Of a packet
+    /// that passed untracked its own, with ports 0 if it has none.
     pub connection: Tuple,
     pub kind: Kind,
     pub direction: Direction,
@@ -122,7 +122,8 @@ impl Ledger {
             let endpoint = endpoint(&connection.original, connection.reply.dst);
             if connection.shares_port {
                 let port = connection.reply.dst_port;
-                self.ports.unshare(now, endpoint.protocol, endpoint.external, port);
+                self.ports
+                    .unshare(now, endpoint.protocol, endpoint.external, port);
             } else {
                 self.ports.release(now, &endpoint);
             }
@@ -140,18 +141,6 @@ fn endpoint(original: &Tuple, external: IpAddr) -> Endpoint {
     }
 }
 
-/// A connection about to be opened.
-struct Opening {
-    original: Tuple,
-    /// With `dst_port` 0 if that is yet to be allocated.
-    reply: Tuple,
-    kind: Kind,
-    /// Which way the packet that opens it goes.
-    direction: Direction,
-    /// Whether the reply wants an external port.
-    wants_port: bool,
-}
-
 impl Nat {
     /// An engine without rules. `seed` is the secret behind hashes and port choice: random in
     /// production, fixed for a reproducible run.
@@ -161,8 +150,13 @@ impl Nat {
             limits,
             hash: TupleHash::new(seed),
             rules: ArcSwap::from_pointee(RuleIndex::default()),
-            shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
-            ledger: Mutex::new(Ledger { ports, connections: HashMap::new() }),
+            shards: (0..SHARDS)
+                .map(|_| CachePadded::new(Mutex::default()))
+                .collect(),
+            ledger: Mutex::new(Ledger {
+                ports,
+                connections: HashMap::new(),
+            }),
             len: AtomicUsize::new(0),
             counters: CachePadded::default(),
         }
@@ -178,7 +172,12 @@ impl Nat {
         // is in the shard when its turn comes here.
         let rules = self.rules.load();
         self.end_where(now, |connection| {
-            let Tuple { protocol, src, src_port, .. } = connection.original;
+            let Tuple {
+                protocol,
+                src,
+                src_port,
+                ..
+            } = connection.original;
             match connection.kind() {
                 Kind::Publish(id) | Kind::Hairpin(id) => !rules.has_publish(id),
                 Kind::Masquerade => match rules.masquerade(src) {
@@ -228,429 +227,6 @@ impl Nat {
         self.rules.load().published(protocol, host, port).is_some()
     }
 
-    /// Translates a packet in place.
-    ///
-    /// On [`Path::Outbound`] a source that no rule masquerades passes as it is, and its flow is
-    /// tracked.
-    ///
-    /// # Errors
-    /// [`Refused`] says why not; the packet is then untouched, and nothing was allocated for it.
-    pub fn translate(
-        &self,
-        now: Time,
-        path: Path,
-        packet: &mut Packet<'_>,
-    ) -> Result<Translated, Refused> {
-        match packet.content() {
-            Content::Flow(tuple) => self.translate_flow(now, path, packet, &tuple),
-            Content::IcmpError => self.translate_error(now, path, packet),
-            Content::Fragment => self.pass(path, packet, Refused::Fragment),
-            Content::Other => self.pass(path, packet, Refused::UnsupportedProtocol),
-        }
-    }
-
-    fn translate_flow(
-        &self,
-        now: Time,
-        path: Path,
-        packet: &mut Packet<'_>,
-        tuple: &Tuple,
-    ) -> Result<Translated, Refused> {
-        let segment = packet.segment();
-        if segment.is_some_and(|segment| !segment.is_valid()) {
-            // A host answers for itself.
-            return Err(match path {
-                Path::Hairpin if !self.is_published(tuple.protocol, tuple.dst, tuple.dst_port) => {
-                    Refused::NotPublished
-                }
-                _ => Refused::InvalidTcpFlags,
-            });
-        }
-        let mut shard = self.shard(path, tuple).lock();
-        let known = self.known(now, path, &mut shard, tuple, segment.as_ref());
-        let (slot, direction, new) = match known {
-            Some(known) => known,
-            None => {
-                let Some(opening) = self.opening(path, tuple, segment.as_ref())? else {
-                    return self.pass(path, packet, Refused::NotOpening);
-                };
-                let slot = self.open(now, &mut shard, &opening)?;
-                (slot, opening.direction, true)
-            }
-        };
-        let Some(connection) = shard.get_mut(slot) else { return Err(Refused::NoMapping) };
-        let timeouts = &self.limits.timeouts;
-        if !connection.handle(now, direction, segment.as_ref(), packet.len(), timeouts) {
-            self.counters.implausible_resets.fetch_add(1, Ordering::Relaxed);
-        }
-        let to = connection.translated(direction);
-        let translated =
-            Translated { connection: connection.original, kind: connection.kind(), direction, new };
-        drop(shard);
-        rewrite(packet, tuple, &to);
-        Ok(translated)
-    }
-
-    /// The live connection of a packet: its slot, the packet's direction, and whether the packet
-    /// opens it anew.
-    fn known(
-        &self,
-        now: Time,
-        path: Path,
-        shard: &mut Shard,
-        tuple: &Tuple,
-        segment: Option<&Segment>,
-    ) -> Option<(u32, Direction, bool)> {
-        let (slot, direction) = shard.find(self.hash.tuple(tuple), tuple)?;
-        let connection = shard.get_mut(slot)?;
-        if connection.is_expired(now) {
-            self.end(now, shard, &mut self.ledger.lock(), slot);
-            return None;
-        }
-        if !belongs(path, connection.kind(), direction) {
-            return None;
-        }
-        // TIME-WAIT ends early for a new connection (RFC 9293 section 3.6.1), and so does what a
-        // RST left behind.
-        let new = direction == Direction::Original
-            && connection.is_over()
-            && segment.is_some_and(Segment::is_syn);
-        if new {
-            connection.reopen();
-            self.counters.opened.fetch_add(1, Ordering::Relaxed);
-        }
-        Some((slot, direction, new))
-    }
-
-    /// What connection a packet of no known flow opens. None when it is to pass untracked.
-    fn opening(
-        &self,
-        path: Path,
-        tuple: &Tuple,
-        segment: Option<&Segment>,
-    ) -> Result<Option<Opening>, Refused> {
-        let rules = self.rules.load();
-        let syn = segment.is_none_or(Segment::is_syn);
-        let mid_stream = self.limits.pick_up_tcp && segment.is_some_and(Segment::is_mid_stream);
-        // A SYN-ACK is the second segment, of the side that did not open.
-        let picked_up = mid_stream && !segment.is_some_and(Segment::is_syn_ack);
-        // An echo reply opens nothing.
-        let is_reply = tuple.is_icmp() && tuple.dst_port != 0 && tuple.src_port == 0;
-        let original = *tuple;
-        match path {
-            Path::Outbound { external } => {
-                let Some(rule) = rules.masquerade(tuple.src) else {
-                    let opens = (syn || mid_stream) && !is_reply;
-                    return Ok(opens.then(|| Opening {
-                        original,
-                        reply: original.reversed(),
-                        kind: Kind::Routed,
-                        direction: Direction::Original,
-                        wants_port: false,
-                    }));
-                };
-                let external = rule.to.unwrap_or(external);
-                // A published port is a mapping that was there before: what the container sends
-                // from it has the port that it is reached by, and belongs to a flow from outside.
-                // This is what carries such a flow through a restart when the container speaks
-                // first.
-                if let Some(claim) = rules.claim(tuple.protocol, tuple.src, tuple.src_port) {
-                    let host = claim.host.unwrap_or(external);
-                    if host.is_ipv4() != tuple.src.is_ipv4() {
-                        return Err(Refused::NoExternalAddress);
-                    }
-                    if !syn && !mid_stream {
-                        return Err(Refused::NotOpening);
-                    }
-                    let reversed = tuple.reversed();
-                    return Ok(Some(Opening {
-                        original: Tuple { dst: host, dst_port: claim.port, ..reversed },
-                        reply: *tuple,
-                        kind: Kind::Publish(claim.id),
-                        direction: Direction::Reply,
-                        wants_port: false,
-                    }));
-                }
-                if external.is_ipv4() != tuple.src.is_ipv4() {
-                    return Err(Refused::NoExternalAddress);
-                }
-                if is_reply || !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
-                }
-                Ok(Some(Opening {
-                    original,
-                    reply: Tuple { dst: external, dst_port: 0, ..original.reversed() },
-                    kind: Kind::Masquerade,
-                    direction: Direction::Original,
-                    wants_port: true,
-                }))
-            }
-            Path::Inbound => {
-                let target = rules
-                    .published(tuple.protocol, tuple.dst, tuple.dst_port)
-                    .ok_or(Refused::NoMapping)?;
-                if !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
-                }
-                let reversed = original.reversed();
-                Ok(Some(Opening {
-                    original,
-                    reply: Tuple { src: target.address, src_port: target.port, ..reversed },
-                    kind: Kind::Publish(target.id),
-                    direction: Direction::Original,
-                    wants_port: false,
-                }))
-            }
-            Path::Hairpin => {
-                let target = rules
-                    .published(tuple.protocol, tuple.dst, tuple.dst_port)
-                    .ok_or(Refused::NotPublished)?;
-                if !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
-                }
-                Ok(Some(Opening {
-                    original,
-                    // The asking side's address becomes the one it dialled (RFC 4787 REQ-9), so
-                    // that the answer comes back here even from its own network, or from itself.
-                    reply: Tuple {
-                        src: target.address,
-                        src_port: target.port,
-                        dst: tuple.dst,
-                        dst_port: 0,
-                        protocol: tuple.protocol,
-                    },
-                    kind: Kind::Hairpin(target.id),
-                    direction: Direction::Original,
-                    wants_port: true,
-                }))
-            }
-        }
-    }
-
-    /// Opens a connection, making room for it if need be. It expires at once unless a packet is
-    /// counted for it.
-    fn open(&self, now: Time, shard: &mut Shard, opening: &Opening) -> Result<u32, Refused> {
-        let Opening { original, mut reply, kind, .. } = *opening;
-        let mut ledger = self.ledger.lock();
-        let inside = match kind {
-            Kind::Publish(_) => reply.src,
-            Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) => original.src,
-        };
-        let victim = self.victim(now, shard, &ledger, inside)?;
-        if !self.is_vacant(now, shard, &mut ledger, &original) {
-            return Err(Refused::TupleInUse);
-        }
-        let mut shares_port = false;
-        if opening.wants_port {
-            (reply.dst_port, shares_port) =
-                self.external_port(now, shard, &mut ledger, &original, &reply)?;
-        } else if !self.is_vacant(now, shard, &mut ledger, &reply) {
-            return Err(Refused::TupleInUse);
-        }
-        if let Some(victim) = victim
-            && self.end(now, shard, &mut ledger, victim)
-        {
-            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
-        }
-        let connection = Connection::new(original, reply, kind, shares_port);
-        ledger.open(&connection);
-        let closing = connection.clone();
-        let Some(slot) = shard.insert(connection, &self.hash) else {
-            ledger.close(now, &closing);
-            return Err(Refused::TableFull);
-        };
-        self.len.fetch_add(1, Ordering::Relaxed);
-        self.counters.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(slot)
-    }
-
-    /// The connection that must give way to a new one of `inside`, if the table or the address's
-    /// share of it is full. A full share costs its own address; a full table the greediest.
-    fn victim(
-        &self,
-        now: Time,
-        shard: &mut Shard,
-        ledger: &Ledger,
-        inside: IpAddr,
-    ) -> Result<Option<u32>, Refused> {
-        // Whether, and if so how willingly, a connection is given up: what is expired first, then
-        // what is half open, then what is over.
-        let worth = |connection: &Connection| {
-            if connection.is_expired(now) {
-                Some(2)
-            } else if connection.is_half_open() {
-                Some(1)
-            } else {
-                connection.is_over().then_some(0)
-            }
-        };
-        if ledger.count(inside) >= self.limits.max_per_address {
-            return shard
-                .worst(|connection| worth(connection).filter(|_| connection.inside() == inside))
-                .map(Some)
-                .ok_or(Refused::QuotaExceeded);
-        }
-        if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
-            return shard
-                .worst(|connection| Some((worth(connection)?, ledger.count(connection.inside()))))
-                .map(Some)
-                .ok_or(Refused::TableFull);
-        }
-        Ok(None)
-    }
-
-    /// Whether no connection of the shard has this tuple, one that is expired or over having given
-    /// way.
-    fn is_vacant(
-        &self,
-        now: Time,
-        shard: &mut Shard,
-        ledger: &mut Ledger,
-        tuple: &Tuple,
-    ) -> bool {
-        let Some((slot, _)) = shard.find(self.hash.tuple(tuple), tuple) else { return true };
-        let spent = shard
-            .get(slot)
-            .is_none_or(|connection| connection.is_expired(now) || connection.is_over());
-        if spent {
-            self.end(now, shard, ledger, slot);
-        }
-        spent
-    }
-
-    /// An external port for a flow, and whether it is somebody else's.
-    fn external_port(
-        &self,
-        now: Time,
-        shard: &mut Shard,
-        ledger: &mut Ledger,
-        original: &Tuple,
-        reply: &Tuple,
-    ) -> Result<(u16, bool), Refused> {
-        let endpoint = endpoint(original, reply.dst);
-        let with = |port| Tuple { dst_port: port, ..*reply };
-        let mut port = ledger.ports.acquire(now, &endpoint);
-        if port.is_none() {
-            // A connection that is over, and that is the last of its mapping, gives it up.
-            let recyclable = shard.worst(|connection| {
-                let holder = self::endpoint(&connection.original, connection.reply.dst);
-                let fits = connection.has_external_port()
-                    && !connection.shares_port
-                    && (connection.is_over() || connection.is_expired(now))
-                    && (holder.protocol, holder.external) == (endpoint.protocol, endpoint.external)
-                    && ledger.ports.connections(&holder) == 1;
-                fits.then_some(())
-            });
-            if let Some(slot) = recyclable {
-                self.end(now, shard, ledger, slot);
-                self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-                port = ledger.ports.acquire(now, &endpoint);
-            }
-        }
-        if let Some(port) = port {
-            // Taken only if somebody shares this port towards this very peer.
-            if self.is_vacant(now, shard, ledger, &with(port)) {
-                return Ok((port, false));
-            }
-            ledger.ports.release(now, &endpoint);
-        }
-        if original.protocol == Protocol::TCP {
-            for port in ledger.ports.to_share(Protocol::TCP) {
-                if self.is_vacant(now, shard, ledger, &with(port)) {
-                    ledger.ports.share(Protocol::TCP, endpoint.external, port);
-                    self.counters.shared.fetch_add(1, Ordering::Relaxed);
-                    return Ok((port, true));
-                }
-            }
-        }
-        Err(Refused::PortsExhausted)
-    }
-
-    /// An ICMP error: see [`icmp`](crate::icmp) for the picture.
-    fn translate_error(
-        &self,
-        now: Time,
-        path: Path,
-        packet: &mut Packet<'_>,
-    ) -> Result<Translated, Refused> {
-        let Some(quote) = Quote::parse(packet) else {
-            return self.pass(path, packet, Refused::BadQuote);
-        };
-        let key = quote.tuple.reversed();
-        let found = {
-            let shard = self.shard(path, &key).lock();
-            shard.find(self.hash.tuple(&key), &key).and_then(|(slot, direction)| {
-                let connection = shard.get(slot)?;
-                let fits = belongs(path, connection.kind(), direction)
-                    && !connection.is_expired(now);
-                fits.then(|| {
-                    let quoted = *connection.tuple(direction.other());
-                    (connection.original, connection.kind(), direction, quoted)
-                })
-            })
-        };
-        let Some((connection, kind, direction, quoted)) = found else {
-            return self.pass(path, packet, Refused::IcmpUnrelated);
-        };
-        if !icmp::has_valid_checksum(packet) {
-            return Err(Refused::BadIcmpChecksum);
-        }
-        if !quote.has_valid_checksum(packet) {
-            return Err(Refused::BadQuote);
-        }
-        if kind != Kind::Routed {
-            // A router outside keeps its address. Of everything else the receiver sees the address
-            // it talked to, and nothing of the inside (RFC 5508 REQ-5).
-            let src = match path {
-                Path::Inbound if packet.src() != key.src => packet.src(),
-                _ => quoted.dst,
-            };
-            quote.rewrite(packet, &quoted, src, quoted.src);
-        }
-        Ok(Translated { connection, kind, direction, new: false })
-    }
-
-    /// A packet that cannot be tracked passes when nothing would have to be translated, and is
-    /// refused otherwise.
-    fn pass(
-        &self,
-        path: Path,
-        packet: &Packet<'_>,
-        refused: Refused,
-    ) -> Result<Translated, Refused> {
-        let (protocol, src, dst) = (packet.protocol(), packet.src(), packet.dst());
-        let rules = self.rules.load();
-        match path {
-            Path::Outbound { .. }
-                if rules.masquerade(src).is_some() || rules.claims_any(protocol, src) =>
-            {
-                Err(refused)
-            }
-            Path::Outbound { .. } => Ok(Translated {
-                connection: packet.tuple().unwrap_or(Tuple {
-                    src,
-                    dst,
-                    src_port: 0,
-                    dst_port: 0,
-                    protocol,
-                }),
-                kind: Kind::Routed,
-                direction: Direction::Original,
-                new: false,
-            }),
-            // It may be a piece of a flow's packet, or of the host's own.
-            Path::Inbound if refused == Refused::Fragment => Err(Refused::Fragment),
-            Path::Inbound if refused == Refused::BadQuote => Err(Refused::BadQuote),
-            Path::Inbound => Err(Refused::NoMapping),
-            Path::Hairpin
-                if refused == Refused::Fragment && rules.publishes_any(protocol, dst) =>
-            {
-                Err(Refused::Fragment)
-            }
-            Path::Hairpin => Err(Refused::NotPublished),
-        }
-    }
-
     /// Ends connections whose time has passed, and returns how many. The work is bounded: each
     /// call looks at a part of each shard, a sixteenth if that is more than a few hundred, so call
     /// it about once a second. Nothing depends on it but memory and free ports: an expired
@@ -677,7 +253,9 @@ impl Nat {
         let mut all = Vec::with_capacity(self.len());
         for shard in &self.shards {
             let shard = shard.lock();
-            let live = shard.iter().filter(|(_, connection)| !connection.is_expired(now));
+            let live = shard
+                .iter()
+                .filter(|(_, connection)| !connection.is_expired(now));
             all.extend(live.map(|(_, connection)| connection.info(now)));
         }
         all
@@ -726,7 +304,9 @@ impl Nat {
 
     /// Ends one connection; false when the slot was empty.
     fn end(&self, now: Time, shard: &mut Shard, ledger: &mut Ledger, slot: u32) -> bool {
-        let Some(connection) = shard.remove(slot, &self.hash) else { return false };
+        let Some(connection) = shard.remove(slot, &self.hash) else {
+            return false;
+        };
         ledger.close(now, &connection);
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.counters.ended.fetch_add(1, Ordering::Relaxed);
@@ -751,18 +331,6 @@ impl Nat {
             }
         }
         ended
-    }
-}
-
-/// Whether packets of this direction of such a connection come by this path. One that comes by
-/// another has a forged address: a reply from inside, or an inside address on the wire.
-fn belongs(path: Path, kind: Kind, direction: Direction) -> bool {
-    match (kind, direction) {
-        (Kind::Masquerade | Kind::Routed, Direction::Original)
-        | (Kind::Publish(_), Direction::Reply) => matches!(path, Path::Outbound { .. }),
-        (Kind::Masquerade | Kind::Routed, Direction::Reply)
-        | (Kind::Publish(_), Direction::Original) => path == Path::Inbound,
-        (Kind::Hairpin(_), _) => path == Path::Hairpin,
     }
 }
 

@@ -123,12 +123,31 @@ impl<'a> Packet<'a> {
             6 => Layout::ipv6(bytes)?,
             _ => return Err(Malformed::Version),
         };
-        let Layout { version, transport, end, protocol, fragment } = layout;
+        let Layout {
+            version,
+            transport,
+            end,
+            protocol,
+            fragment,
+        } = layout;
         let bytes = &mut bytes[..end];
         if !fragment {
             check_transport(protocol, &bytes[transport..])?;
         }
-        Ok(Packet { bytes, version, transport, protocol, fragment, checksum })
+        Ok(Packet {
+            bytes,
+            version,
+            transport,
+            protocol,
+            fragment,
+            checksum,
+        })
+    }
+
+    /// Says anew what the layer 4 checksum field holds, once [`header_len`](Self::header_len) has
+    /// told where layer 4 starts.
+    pub fn set_checksum(&mut self, checksum: Checksum) {
+        self.checksum = checksum;
     }
 
     /// The whole packet, without link padding.
@@ -241,7 +260,13 @@ impl<'a> Packet<'a> {
             _ => return Content::Other,
         };
         let protocol = self.protocol;
-        Content::Flow(Tuple { src: self.src(), dst: self.dst(), src_port, dst_port, protocol })
+        Content::Flow(Tuple {
+            src: self.src(),
+            dst: self.dst(),
+            src_port,
+            dst_port,
+            protocol,
+        })
     }
 
     /// What connection tracking needs of a TCP segment; None for other protocols and fragments.
@@ -296,7 +321,9 @@ impl<'a> Packet<'a> {
 pub(crate) fn set_addresses(bytes: &mut [u8], src: IpAddr, dst: IpAddr) {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let Some(mut header) = MutableIpv4Packet::new(bytes) else { return };
+            let Some(mut header) = MutableIpv4Packet::new(bytes) else {
+                return;
+            };
             let mut delta = Delta::default();
             delta.address(header.get_source().into(), src.into());
             delta.address(header.get_destination().into(), dst.into());
@@ -305,7 +332,9 @@ pub(crate) fn set_addresses(bytes: &mut [u8], src: IpAddr, dst: IpAddr) {
             header.set_checksum(delta.apply(header.get_checksum()));
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let Some(mut header) = MutableIpv6Packet::new(bytes) else { return };
+            let Some(mut header) = MutableIpv6Packet::new(bytes) else {
+                return;
+            };
             header.set_source(src);
             header.set_destination(dst);
         }
@@ -375,7 +404,13 @@ impl Layout {
         let (transport, protocol, fragment) =
             walk_extensions(&bytes[..end], header.get_next_header().0)
                 .ok_or(Malformed::ExtensionHeaders)?;
-        Ok(Layout { version: Version::Six, transport, end, protocol, fragment })
+        Ok(Layout {
+            version: Version::Six,
+            transport,
+            end,
+            protocol,
+            fragment,
+        })
     }
 }
 

@@ -52,7 +52,12 @@ impl Ports {
             (Protocol::ICMP, identifiers()),
             (Protocol::ICMPV6, identifiers()),
         ]);
-        Ports { reserved, pools: HashMap::new(), random: Random::new(seed), rest }
+        Ports {
+            reserved,
+            pools: HashMap::new(),
+            random: Random::new(seed),
+            rest,
+        }
     }
 
     /// Adds ports to all external addresses. Those already there stay as they are.
@@ -63,7 +68,10 @@ impl Ports {
             if known || (port == 0 && !is_identifier(protocol)) {
                 continue;
             }
-            match reserved.iter_mut().find(|range| range.end().checked_add(1) == Some(port)) {
+            match reserved
+                .iter_mut()
+                .find(|range| range.end().checked_add(1) == Some(port))
+            {
                 Some(range) => *range = *range.start()..=port,
                 None => reserved.push(port..=port),
             }
@@ -78,9 +86,17 @@ impl Ports {
     /// Ports without a mapping, on the external address that has fewest.
     pub(crate) fn free(&self, protocol: Protocol) -> usize {
         let pools = self.pools.iter().filter(|((of, _), _)| *of == protocol);
-        pools.map(|(_, pool)| pool.available()).min().unwrap_or_else(|| {
-            self.reserved.get(&protocol).into_iter().flatten().map(ExactSizeIterator::len).sum()
-        })
+        pools
+            .map(|(_, pool)| pool.available())
+            .min()
+            .unwrap_or_else(|| {
+                self.reserved
+                    .get(&protocol)
+                    .into_iter()
+                    .flatten()
+                    .map(ExactSizeIterator::len)
+                    .sum()
+            })
     }
 
     /// The port of an endpoint for one more connection: the one it has, or a free one. None when
@@ -98,7 +114,13 @@ impl Ports {
             return Some(mapping.port);
         }
         let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
-        pool.mappings.insert(inside, Mapping { connections: 1, port });
+        pool.mappings.insert(
+            inside,
+            Mapping {
+                connections: 1,
+                port,
+            },
+        );
         Some(port)
     }
 
@@ -116,7 +138,9 @@ impl Ports {
             return;
         };
         let inside = (endpoint.address, endpoint.port);
-        let Some(mapping) = pool.mappings.get_mut(&inside) else { return };
+        let Some(mapping) = pool.mappings.get_mut(&inside) else {
+            return;
+        };
         mapping.connections = mapping.connections.saturating_sub(1);
         if mapping.connections > 0 {
             return;
@@ -131,7 +155,7 @@ impl Ports {
 
     /// Ports to try for sharing, when `acquire` gave none: some of those reserved, from a random
     /// one on.
-    pub(crate) fn to_share(&mut self, protocol: Protocol) -> Vec<u16> {
+    pub(crate) fn candidates_to_share(&mut self, protocol: Protocol) -> Vec<u16> {
         let ranges = self.reserved.get(&protocol).map_or(&[][..], Vec::as_slice);
         let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
         if count == 0 {
@@ -139,22 +163,35 @@ impl Ports {
         }
         let skip = self.random.below(count);
         let all = || ranges.iter().cloned().flatten();
-        all().skip(skip).chain(all().take(skip)).take(SHARE_ATTEMPTS).collect()
+        all()
+            .skip(skip)
+            .chain(all().take(skip))
+            .take(SHARE_ATTEMPTS)
+            .collect()
     }
 
     /// One more connection of an endpoint that does not own `port`, but whose peer nobody else has
     /// reached from it.
     pub(crate) fn share(&mut self, protocol: Protocol, external: IpAddr, port: u16) {
-        let Some(pool) = self.pools.get_mut(&(protocol, external)) else { return };
+        let Some(pool) = self.pools.get_mut(&(protocol, external)) else {
+            return;
+        };
         // Sharing begins only when every port has an owner or sharers.
-        let sharers = pool.shared.entry(port).or_insert(Sharers { count: 0, has_owner: true });
+        let sharers = pool.shared.entry(port).or_insert(Sharers {
+            count: 0,
+            has_owner: true,
+        });
         sharers.count += 1;
     }
 
     /// One such connection less.
     pub(crate) fn unshare(&mut self, now: Time, protocol: Protocol, external: IpAddr, port: u16) {
-        let Some(pool) = self.pools.get_mut(&(protocol, external)) else { return };
-        let Some(sharers) = pool.shared.get_mut(&port) else { return };
+        let Some(pool) = self.pools.get_mut(&(protocol, external)) else {
+            return;
+        };
+        let Some(sharers) = pool.shared.get_mut(&port) else {
+            return;
+        };
         sharers.count = sharers.count.saturating_sub(1);
         if sharers.count == 0 {
             let has_owner = sharers.has_owner;
@@ -196,20 +233,19 @@ impl Pool {
     fn new(reserved: &[RangeInclusive<u16>]) -> Pool {
         let ports = || reserved.iter().cloned().flatten();
         let free = [0, 1].map(|parity| ports().filter(|port| port % 2 == parity).collect());
-        Pool { mappings: HashMap::new(), free, resting: VecDeque::new(), shared: HashMap::new() }
+        Pool {
+            mappings: HashMap::new(),
+            free,
+            resting: VecDeque::new(),
+            shared: HashMap::new(),
+        }
     }
 
     fn available(&self) -> usize {
         self.free[0].len() + self.free[1].len() + self.resting.len()
     }
 
-    fn take(
-        &mut self,
-        now: Time,
-        parity: u16,
-        rest: Duration,
-        random: &mut Random,
-    ) -> Option<u16> {
+    fn take(&mut self, now: Time, parity: u16, rest: Duration, random: &mut Random) -> Option<u16> {
         while let Some(&(port, freed)) = self.resting.front() {
             if now - freed < rest {
                 break;
@@ -237,13 +273,19 @@ struct Random {
 impl Random {
     fn new(seed: u64) -> Random {
         // The second half of the key need not be secret on its own.
-        Random { key: (seed, seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15), counter: 0 }
+        Random {
+            key: (seed, seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15),
+            counter: 0,
+        }
     }
 
     /// A number below `bound`, which is not zero.
     fn below(&mut self, bound: usize) -> usize {
         use std::hash::Hasher;
-        #[expect(deprecated, reason = "the standard library's only hasher that takes a key")]
+        #[expect(
+            deprecated,
+            reason = "the standard library's only hasher that takes a key"
+        )]
         let mut hasher = std::hash::SipHasher::new_with_keys(self.key.0, self.key.1);
         hasher.write_u64(self.counter);
         self.counter = self.counter.wrapping_add(1);

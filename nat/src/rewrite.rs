@@ -72,6 +72,5 @@ pub(crate) fn rewrite_transport(bytes: &mut [u8], from: &Tuple, to: &Tuple, chec
     set_word(bytes, field, new);
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -105,7 +105,10 @@ impl Publish {
         }
         let count = self.ports.len();
         if self.to_port == 0 || usize::from(self.to_port) + count - 1 > usize::from(u16::MAX) {
-            return Err(InvalidPublish::TargetPorts { first: self.to_port, count });
+            return Err(InvalidPublish::TargetPorts {
+                first: self.to_port,
+                count,
+            });
         }
         match self.host {
             Some(host) if host.is_ipv4() != self.to.is_ipv4() => {
@@ -178,7 +181,15 @@ impl Intervals {
             let (start, end) = (start as u16, end as u16);
             let maps_to = new.maps_to + (start - new.start);
             let at = self.0.partition_point(|old| old.start < start);
-            self.0.insert(at, Interval { start, end, maps_to, rule: new.rule });
+            self.0.insert(
+                at,
+                Interval {
+                    start,
+                    end,
+                    maps_to,
+                    rule: new.rule,
+                },
+            );
         }
     }
 
@@ -216,9 +227,7 @@ impl RuleIndex {
     pub(crate) fn new(rules: Rules) -> RuleIndex {
         let mut masquerade: Vec<usize> = (0..rules.masquerade.len()).collect();
         // A stable sort: of equal prefixes the first in the list decides.
-        masquerade.sort_by_key(|&at| {
-            std::cmp::Reverse(rules.masquerade[at].source.prefix_len())
-        });
+        masquerade.sort_by_key(|&at| std::cmp::Reverse(rules.masquerade[at].source.prefix_len()));
         let mut published: HashMap<HostKey, Intervals> = HashMap::new();
         let mut claims: HashMap<(Protocol, IpAddr), Intervals> = HashMap::new();
         let mut ids = Vec::new();
@@ -227,11 +236,27 @@ impl RuleIndex {
             if publish.check().is_err() {
                 continue;
             }
-            let Publish { protocol, host, to, to_port, .. } = *publish;
+            let Publish {
+                protocol,
+                host,
+                to,
+                to_port,
+                ..
+            } = *publish;
             let (start, end) = (*publish.ports.start(), *publish.ports.end());
-            published.entry(HostKey { protocol, host, ipv4: to.is_ipv4() }).or_default().insert(
-                Interval { start, end, maps_to: to_port, rule },
-            );
+            published
+                .entry(HostKey {
+                    protocol,
+                    host,
+                    ipv4: to.is_ipv4(),
+                })
+                .or_default()
+                .insert(Interval {
+                    start,
+                    end,
+                    maps_to: to_port,
+                    rule,
+                });
             let (to_start, to_end) = publish.to_ports().into_inner();
             claims.entry((protocol, to)).or_default().insert(Interval {
                 start: to_start,
@@ -244,7 +269,14 @@ impl RuleIndex {
         ids.sort_unstable();
         let mut local = rules.local.clone();
         local.sort_unstable();
-        RuleIndex { rules: Arc::new(rules), masquerade, published, claims, local, ids }
+        RuleIndex {
+            rules: Arc::new(rules),
+            masquerade,
+            published,
+            claims,
+            local,
+            ids,
+        }
     }
 
     pub(crate) fn rules(&self) -> &Arc<Rules> {
@@ -267,19 +299,31 @@ impl RuleIndex {
             .flatten()
             .find_map(|intervals| intervals.find(port))?;
         let rule = self.rule(rule)?;
-        Some(Target { id: rule.id, address: rule.to, port: to_port })
+        Some(Target {
+            id: rule.id,
+            address: rule.to,
+            port: to_port,
+        })
     }
 
     /// Whether any port of this protocol is published on `host`.
     pub(crate) fn publishes_any(&self, protocol: Protocol, host: IpAddr) -> bool {
-        self.lists(protocol, host).into_iter().flatten().next().is_some()
+        self.lists(protocol, host)
+            .into_iter()
+            .flatten()
+            .next()
+            .is_some()
     }
 
     /// The host port that reaches this port of a container.
     pub(crate) fn claim(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<Claim> {
         let (rule, host_port) = self.claims.get(&(protocol, address))?.find(port)?;
         let rule = self.rule(rule)?;
-        Some(Claim { id: rule.id, host: rule.host, port: host_port })
+        Some(Claim {
+            id: rule.id,
+            host: rule.host,
+            port: host_port,
+        })
     }
 
     /// Whether any port of this protocol and container is published.
@@ -295,11 +339,22 @@ impl RuleIndex {
     fn lists(&self, protocol: Protocol, host: IpAddr) -> [Option<&Intervals>; 2] {
         let ipv4 = host.is_ipv4();
         let every = if self.local.binary_search(&host).is_ok() {
-            self.published.get(&HostKey { protocol, host: None, ipv4 })
+            self.published.get(&HostKey {
+                protocol,
+                host: None,
+                ipv4,
+            })
         } else {
             None
         };
-        [self.published.get(&HostKey { protocol, host: Some(host), ipv4 }), every]
+        [
+            self.published.get(&HostKey {
+                protocol,
+                host: Some(host),
+                ipv4,
+            }),
+            every,
+        ]
     }
 
     fn rule(&self, at: u32) -> Option<&Publish> {
@@ -308,130 +363,4 @@ impl RuleIndex {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn publish(id: u32, host: Option<&str>, ports: RangeInclusive<u16>, to_port: u16) -> Publish {
-        Publish {
-            id,
-            protocol: Protocol::TCP,
-            host: host.map(address),
-            ports,
-            to: IpAddr::from([172, 20, 0, id as u8]),
-            to_port,
-        }
-    }
-
-    fn index(publish: Vec<Publish>) -> RuleIndex {
-        let local = vec![address("192.0.2.1"), address("192.0.2.2"), address("2001:db8::1")];
-        RuleIndex::new(Rules { masquerade: Vec::new(), publish, local })
-    }
-
-    fn lead(index: &RuleIndex, host: &str, port: u16) -> Option<(u32, u16)> {
-        index.published(Protocol::TCP, address(host), port).map(|to| (to.id, to.port))
-    }
-
-    #[test]
-    fn a_range_maps_one_to_one_and_is_one_interval() {
-        let index = index(vec![publish(1, None, 2000..=62000, 1000)]);
-        assert_eq!(lead(&index, "192.0.2.1", 1999), None);
-        assert_eq!(lead(&index, "192.0.2.1", 2000), Some((1, 1000)));
-        assert_eq!(lead(&index, "192.0.2.2", 62000), Some((1, 61000)));
-        assert_eq!(lead(&index, "192.0.2.1", 62001), None);
-        assert_eq!(index.published.values().map(|list| list.0.len()).sum::<usize>(), 1);
-        let claim = index.claim(Protocol::TCP, address("172.20.0.1"), 1500).unwrap();
-        assert_eq!((claim.port, claim.host), (2500, None));
-    }
-
-    #[test]
-    fn only_local_addresses_of_the_family_answer() {
-        let index = index(vec![publish(1, None, 80..=80, 80)]);
-        assert_eq!(lead(&index, "192.0.2.3", 80), None);
-        assert_eq!(lead(&index, "2001:db8::1", 80), None);
-        assert!(index.published(Protocol::UDP, address("192.0.2.1"), 80).is_none());
-        assert!(index.publishes_any(Protocol::TCP, address("192.0.2.2")));
-        assert!(!index.publishes_any(Protocol::UDP, address("192.0.2.2")));
-    }
-
-    #[test]
-    fn one_address_goes_before_all() {
-        let index = index(vec![
-            publish(1, None, 1..=65535, 1),
-            publish(2, Some("192.0.2.1"), 80..=80, 8080),
-            publish(3, Some("198.51.100.9"), 80..=80, 9090),
-        ]);
-        assert_eq!(lead(&index, "192.0.2.1", 80), Some((2, 8080)));
-        assert_eq!(lead(&index, "192.0.2.2", 80), Some((1, 80)));
-        assert_eq!(lead(&index, "192.0.2.1", 81), Some((1, 81)));
-        // Named by its rule, though not in `local`.
-        assert_eq!(lead(&index, "198.51.100.9", 80), Some((3, 9090)));
-        assert_eq!(lead(&index, "192.0.2.1", 65535), Some((1, 65535)));
-    }
-
-    #[test]
-    fn of_overlapping_ranges_the_first_has_the_port() {
-        let index = index(vec![
-            publish(1, None, 100..=110, 100),
-            publish(2, None, 120..=130, 120),
-            publish(3, None, 90..=140, 1090),
-        ]);
-        let all: Vec<_> = (88..=142).map(|port| lead(&index, "192.0.2.1", port)).collect();
-        let expected: Vec<_> = (88..=142u16)
-            .map(|port| match port {
-                100..=110 => Some((1, port)),
-                120..=130 => Some((2, port)),
-                90..=140 => Some((3, port + 1000)),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(all, expected);
-    }
-
-    #[test]
-    fn meaningless_rules_are_named_and_ignored() {
-        #[expect(clippy::reversed_empty_ranges)]
-        let empty = publish(1, None, 81..=80, 80);
-        assert!(matches!(empty.check(), Err(InvalidPublish::Ports(_))));
-        let zero = publish(2, None, 0..=80, 80);
-        assert!(matches!(zero.check(), Err(InvalidPublish::Ports(_))));
-        let over = publish(3, None, 1000..=2000, 65000);
-        assert_eq!(
-            over.check(),
-            Err(InvalidPublish::TargetPorts { first: 65000, count: 1001 })
-        );
-        let family = publish(4, Some("2001:db8::1"), 80..=80, 80);
-        assert!(matches!(family.check(), Err(InvalidPublish::Family { .. })));
-        let icmp = Publish { protocol: Protocol::ICMP, ..publish(5, None, 80..=80, 80) };
-        assert!(icmp.check().unwrap_err().to_string().starts_with("icmp cannot"));
-        assert_eq!(publish(6, None, 1..=65535, 1).check(), Ok(()));
-
-        let index = index(vec![empty, zero, over, family, icmp]);
-        assert_eq!(lead(&index, "192.0.2.1", 80), None);
-        assert!(!index.has_publish(1));
-    }
-
-    #[test]
-    fn the_longest_prefix_masquerades() {
-        let rule = |source: &str, to: Option<&str>| Masquerade {
-            source: source.parse().unwrap(),
-            to: to.map(address),
-        };
-        let index = RuleIndex::new(Rules {
-            masquerade: vec![
-                rule("172.20.0.0/16", None),
-                rule("172.20.5.0/24", Some("192.0.2.2")),
-                rule("fd00::/64", None),
-            ],
-            ..Rules::default()
-        });
-        let to = |source| index.masquerade(address(source)).map(|rule| rule.to);
-        assert_eq!(to("172.20.5.9"), Some(Some(address("192.0.2.2"))));
-        assert_eq!(to("172.20.6.9"), Some(None));
-        assert_eq!(to("172.21.6.9"), None);
-        assert_eq!(to("fd00::9"), Some(None));
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use crate::checksum::{Checksum, fold, pseudo_header};
 use crate::packet::Packet;
 use crate::tuple::Protocol;
 
-pub(crate) use pnet_packet::tcp::TcpFlags::{ACK, FIN, PSH, RST, SYN};
+pub(crate) use pnet_packet::tcp::TcpFlags::{ACK, FIN, RST, SYN};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -200,7 +200,11 @@ pub(crate) fn transport_checksum(bytes: &[u8]) -> Option<(usize, u16)> {
 pub(crate) fn complete(bytes: &mut [u8]) {
     if let Some((at, checksum)) = transport_checksum(bytes) {
         let is_udp = at % 20 == 6;
-        let checksum = if is_udp && checksum == 0 { 0xffff } else { checksum };
+        let checksum = if is_udp && checksum == 0 {
+            0xffff
+        } else {
+            checksum
+        };
         bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 }
@@ -226,7 +230,11 @@ pub(crate) fn make_partial(bytes: &mut [u8]) {
 pub(crate) fn assert_valid(bytes: &[u8], checksum: Checksum) {
     if bytes[0] >> 4 == 4 {
         let header = Ipv4Packet::new(bytes).unwrap();
-        assert_eq!(header.get_checksum(), ipv4::checksum(&header), "IPv4 header checksum");
+        assert_eq!(
+            header.get_checksum(),
+            ipv4::checksum(&header),
+            "IPv4 header checksum"
+        );
     }
     let expected = match checksum {
         Checksum::Complete => transport_checksum(bytes),

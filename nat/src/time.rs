@@ -51,7 +51,12 @@ impl Sub for Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06} s", self.0 / 1_000_000_000, self.0 % 1_000_000_000 / 1_000)
+        write!(
+            f,
+            "{}.{:06} s",
+            self.0 / 1_000_000_000,
+            self.0 % 1_000_000_000 / 1_000
+        )
     }
 }
 
@@ -68,6 +73,9 @@ mod tests {
             (Time::ZERO + Duration::from_secs(3)) - (Time::ZERO + Duration::from_secs(1)),
             Duration::from_secs(2)
         );
-        assert_eq!((Time::ZERO + Duration::from_micros(1_500_000)).to_string(), "1.500000 s");
+        assert_eq!(
+            (Time::ZERO + Duration::from_micros(1_500_000)).to_string(),
+            "1.500000 s"
+        );
     }
 }

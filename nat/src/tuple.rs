@@ -54,7 +54,11 @@ pub struct UnknownProtocol(String);
 
 impl fmt::Display for UnknownProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown protocol {:?}: use tcp, udp, sctp, icmp, icmpv6 or a number", self.0)
+        write!(
+            f,
+            "unknown protocol {:?}: use tcp, udp, sctp, icmp, icmpv6 or a number",
+            self.0
+        )
     }
 }
 
@@ -71,7 +75,10 @@ impl FromStr for Protocol {
             "udp" => Ok(Protocol::UDP),
             "icmpv6" => Ok(Protocol::ICMPV6),
             "sctp" => Ok(Protocol::SCTP),
-            number => number.parse().map(Protocol).map_err(|_| UnknownProtocol(text.to_owned())),
+            number => number
+                .parse()
+                .map(Protocol)
+                .map_err(|_| UnknownProtocol(text.to_owned())),
         }
     }
 }
@@ -141,7 +148,10 @@ pub(crate) struct TupleHash {
 
 impl TupleHash {
     pub(crate) fn new(seed: u64) -> TupleHash {
-        TupleHash { seed, shared: SharedSeed::from_u64(seed.rotate_left(32)) }
+        TupleHash {
+            seed,
+            shared: SharedSeed::from_u64(seed.rotate_left(32)),
+        }
     }
 
     /// The hash of one direction: two words for IPv4, five for IPv6.
@@ -206,7 +216,10 @@ mod tests {
         assert_eq!(six.to_string(), "[fd00::2]:4242 > [2001:db8::1]:80/udp");
         let echo = tuple("10.0.0.2", "1.2.3.4", Protocol::ICMP);
         assert_eq!(echo.to_string(), "10.0.0.2 > 1.2.3.4 id 4242/icmp");
-        assert_eq!(echo.reversed().to_string(), "1.2.3.4 > 10.0.0.2 id 4242/icmp");
+        assert_eq!(
+            echo.reversed().to_string(),
+            "1.2.3.4 > 10.0.0.2 id 4242/icmp"
+        );
     }
 
     #[test]
@@ -216,7 +229,13 @@ mod tests {
             assert_eq!(protocol.to_string().parse(), Ok(protocol));
         }
         assert_eq!("TCP".parse(), Ok(Protocol::TCP));
-        assert!("tpc".parse::<Protocol>().unwrap_err().to_string().contains("\"tpc\""));
+        assert!(
+            "tpc"
+                .parse::<Protocol>()
+                .unwrap_err()
+                .to_string()
+                .contains("\"tpc\"")
+        );
         assert!("256".parse::<Protocol>().is_err());
     }
 
@@ -233,11 +252,23 @@ mod tests {
         let base = tuple("10.0.0.2", "1.2.3.4", Protocol::TCP);
         let mut seen = vec![hash.tuple(&base), TupleHash::new(2).tuple(&base)];
         seen.push(hash.tuple(&base.reversed()));
-        seen.push(hash.tuple(&Tuple { protocol: Protocol::UDP, ..base }));
-        seen.push(hash.tuple(&Tuple { src_port: 4243, ..base }));
-        seen.push(hash.tuple(&Tuple { dst_port: 81, ..base }));
+        seen.push(hash.tuple(&Tuple {
+            protocol: Protocol::UDP,
+            ..base
+        }));
+        seen.push(hash.tuple(&Tuple {
+            src_port: 4243,
+            ..base
+        }));
+        seen.push(hash.tuple(&Tuple {
+            dst_port: 81,
+            ..base
+        }));
         let mapped = "::ffff:10.0.0.2".parse().unwrap();
-        seen.push(hash.tuple(&Tuple { src: mapped, ..base }));
+        seen.push(hash.tuple(&Tuple {
+            src: mapped,
+            ..base
+        }));
         let count = seen.len();
         seen.sort_unstable();
         seen.dedup();

@@ -214,13 +214,18 @@ impl Pass<'_> {
 
 /// The IP packet of an untagged frame.
 fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
-    let checksum = if frame.vnet().needs_csum() {
-        Checksum::Partial
-    } else {
-        Checksum::Complete
-    };
-    Packet::parse(&mut frame.bytes_mut()[ETHERNET_HEADER..], checksum)
-        .map_err(|_| DropReason::Malformed)
+    let vnet = frame.vnet();
+    let mut packet = Packet::parse(
+        &mut frame.bytes_mut()[ETHERNET_HEADER..],
+        Checksum::Complete,
+    )
+    .map_err(|_| DropReason::Malformed)?;
+    // A checksum left open further in belongs to a tunnelled packet; the outer one is then whole.
+    let transport = ETHERNET_HEADER + packet.header_len();
+    if vnet.needs_csum() && usize::from(vnet.csum_start) == transport {
+        packet.set_checksum(Checksum::Partial);
+    }
+    Ok(packet)
 }
 
 /// Takes one hop off the packet's life (RFC 1812 5.3.1) and returns where it is going.

@@ -18,16 +18,15 @@ pub(super) struct ConntrackArgs {
 
 pub(super) fn run(args: ConntrackArgs) -> anyhow::Result<ExitCode> {
     let connections: Vec<Connection> = args.client.client()?.get("/v1/connections")?;
-    args.output.show(&connections, |out, look| print(out, look, &connections))
+    args.output
+        .show(&connections, |out, look| print(out, look, &connections))
 }
 
 /// Packets and bytes are told as original/reply.
-pub(crate) fn print(
-    out: &mut dyn Write,
-    look: Look,
-    connections: &[Connection],
-) -> io::Result<()> {
-    let header = ["PROTOCOL", "STATE", "ORIGINAL", "REPLY", "EXPIRES", "PACKETS", "BYTES"];
+pub(crate) fn print(out: &mut dyn Write, look: Look, connections: &[Connection]) -> io::Result<()> {
+    let header = [
+        "PROTOCOL", "STATE", "ORIGINAL", "REPLY", "EXPIRES", "PACKETS", "BYTES",
+    ];
     let rows = connections.iter().map(|connection| {
         let [packets_there, packets_back] = connection.packets;
         let [bytes_there, bytes_back] = connection.bytes;

@@ -13,7 +13,12 @@ pub(super) struct ContainerArgs {
     #[arg(long)]
     name: Option<String>,
     /// bridge, host, none, container:NAME or the name of a network
-    #[arg(long, visible_alias = "network", value_name = "MODE", default_value = "bridge")]
+    #[arg(
+        long,
+        visible_alias = "network",
+        value_name = "MODE",
+        default_value = "bridge"
+    )]
     pub(super) net: Mode,
     /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
     #[arg(short, long, value_name = "SPEC")]
@@ -24,8 +29,8 @@ pub(super) struct ContainerArgs {
     /// The container's MAC address [default: made up]
     #[arg(long, visible_alias = "mac-address", value_parser = parse_mac)]
     mac: Option<String>,
-    /// What carries the frames [default: the daemon's choice]
-    #[arg(long, value_name = "KIND")]
+    /// What carries the frames: tap or veth [default: the daemon's choice]
+    #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
     /// The interface's name in the container [default: eth0]
     #[arg(long, value_name = "NAME")]

@@ -1,13 +1,17 @@
 //! `pontoon daemon`: the options of the daemon.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::PortKind;
-use crate::daemon::{DaemonOptions, UplinkChoice};
+use crate::daemon::DaemonOptions;
+use crate::host::UplinkChoice;
 
 #[derive(Args)]
 pub(super) struct DaemonArgs {
@@ -33,14 +37,16 @@ pub(super) struct DaemonArgs {
     /// Threads that forward frames [default: chosen by the number of CPUs]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     workers: Option<usize>,
-    /// What carries a container's frames where it does not say [default: tap if it works]
-    #[arg(long, value_name = "KIND")]
+    /// What carries a container's frames: tap or veth [default: tap if it works]
+    #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
 }
 
 impl DaemonArgs {
     fn options(self) -> anyhow::Result<DaemonOptions> {
-        let socket = self.socket.unwrap_or_else(|| self.run_dir.join("pontoon.sock"));
+        let socket = self
+            .socket
+            .unwrap_or_else(|| self.run_dir.join("pontoon.sock"));
         Ok(DaemonOptions {
             uplink: uplink_choice(self.uplink)?,
             state_dir: self.state_dir,
@@ -53,8 +59,24 @@ impl DaemonArgs {
 }
 
 pub(super) fn run(args: DaemonArgs) -> anyhow::Result<ExitCode> {
-    crate::daemon::run(args.options()?)?;
+    let options = args.options()?;
+    log_to_stderr();
+    crate::daemon::run(options)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon does, a line a change, by the levels of `PONTOON_LOG` (`debug`, or
+/// `pontoon::relay=debug,info`); `info` when it is not set or makes no sense.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var("PONTOON_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
 }
 
 /// An interface called `auto` or `none` can't be an uplink; Linux would allow the name.
@@ -62,7 +84,10 @@ fn uplink_choice(words: Vec<String>) -> anyhow::Result<UplinkChoice> {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["auto"] => Ok(UplinkChoice::Auto),
         ["none"] => Ok(UplinkChoice::None),
-        _ => match words.iter().find(|word| matches!(word.as_str(), "auto" | "none")) {
+        _ => match words
+            .iter()
+            .find(|word| matches!(word.as_str(), "auto" | "none"))
+        {
             Some(word) => anyhow::bail!("--uplink {word} stands alone, without other interfaces"),
             None => Ok(UplinkChoice::Names(words)),
         },
@@ -83,7 +108,12 @@ mod tests {
         assert!(matches!(choice(&["none"]), Ok(UplinkChoice::None)));
         let named = choice(&["eth0", "eth1"]);
         assert!(matches!(named, Ok(UplinkChoice::Names(names)) if names == ["eth0", "eth1"]));
-        for words in [["auto", "eth0"], ["eth0", "none"], ["auto", "none"], ["auto", "auto"]] {
+        for words in [
+            ["auto", "eth0"],
+            ["eth0", "none"],
+            ["auto", "none"],
+            ["auto", "auto"],
+        ] {
             assert!(choice(&words).is_err(), "{words:?}");
         }
     }

@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::netns::Netns;
 
 #[derive(Args)]
+#[command(override_usage = "pontoon exec [OPTIONS] NAME [--] COMMAND [ARG]...")]
 pub(super) struct ExecArgs {
     #[command(flatten)]
     client: super::ClientArgs,
@@ -40,7 +41,10 @@ fn enter(args: &ExecArgs) -> anyhow::Result<()> {
     let client = args.client.client()?;
     let container = client.container(&args.name)?;
     if container.status == Status::Exited {
-        anyhow::bail!("container {} has exited: it has no network any more", container.name);
+        anyhow::bail!(
+            "container {} has exited: it has no network any more",
+            container.name
+        );
     }
     let hostname = hostname(&client, &container);
     namespace(&container)?.enter()?;
@@ -67,7 +71,11 @@ pub(super) fn hostname(client: &Client, container: &Container) -> Option<String>
         Mode::Network(_) | Mode::None => Some(container.name.clone()),
         Mode::Container(other) => {
             // The other may be gone by now while this one lives on in its namespace.
-            Some(client.container(other).map_or_else(|_| other.clone(), |other| other.name))
+            Some(
+                client
+                    .container(other)
+                    .map_or_else(|_| other.clone(), |other| other.name),
+            )
         }
     }
 }

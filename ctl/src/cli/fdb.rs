@@ -18,7 +18,8 @@ pub(super) struct FdbArgs {
 
 pub(super) fn run(args: FdbArgs) -> anyhow::Result<ExitCode> {
     let entries: Vec<FdbEntry> = args.client.client()?.get("/v1/fdb")?;
-    args.output.show(&entries, |out, look| print(out, look, &entries))
+    args.output
+        .show(&entries, |out, look| print(out, look, &entries))
 }
 
 pub(crate) fn print(out: &mut dyn Write, look: Look, entries: &[FdbEntry]) -> io::Result<()> {

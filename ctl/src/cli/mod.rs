@@ -11,6 +11,7 @@ mod attach;
 mod conntrack;
 mod container;
 mod daemon;
+mod demo;
 mod detach;
 mod drops;
 mod exec;
@@ -46,7 +47,12 @@ const OWN_ERROR: u8 = 125;
 /// Container networking in userspace: a switch and a NAT engine in place of the kernel's bridge
 /// and iptables.
 #[derive(Parser)]
-#[command(name = "pontoon", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "pontoon",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -87,6 +93,8 @@ enum Command {
     Drops(drops::DropsArgs),
     /// Tell about the daemon
     Info(info::InfoArgs),
+    /// Show all of it on this machine: containers, NAT and published ports, in namespaces of its own
+    Demo(demo::DemoArgs),
     /// The last step before a container's command; `run` is its only caller
     #[command(name = start::NAME, hide = true)]
     Start(start::StartArgs),
@@ -151,6 +159,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Conntrack(args) => conntrack::run(args),
         Command::Drops(args) => drops::run(args),
         Command::Info(args) => info::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     match result {
         Ok(code) => code,
@@ -171,5 +180,7 @@ fn complain(error: &anyhow::Error) {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     // Only what printing fails with: a daemon that breaks off is a `ClientError`.
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

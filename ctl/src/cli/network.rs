@@ -101,10 +101,14 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
 fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let networks: Vec<Network> = args.client.client()?.get("/v1/networks")?;
     if args.quiet {
-        let ids: Vec<_> = networks.iter().map(|network| short_id(&network.id)).collect();
+        let ids: Vec<_> = networks
+            .iter()
+            .map(|network| short_id(&network.id))
+            .collect();
         return show_lines(&ids);
     }
-    args.output.show(&networks, |out, look| print(out, look, &networks))
+    args.output
+        .show(&networks, |out, look| print(out, look, &networks))
 }
 
 /// Goes on after a network that cannot be removed, as Docker does, and fails in the end.
@@ -122,11 +126,23 @@ fn remove(args: RemoveArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 pub(crate) fn print(out: &mut dyn Write, look: Look, networks: &[Network]) -> io::Result<()> {
-    let header = ["NETWORK ID", "NAME", "SUBNET", "GATEWAY", "INTERFACE", "MTU", "CONTAINERS"];
+    let header = [
+        "NETWORK ID",
+        "NAME",
+        "SUBNET",
+        "GATEWAY",
+        "INTERFACE",
+        "MTU",
+        "CONTAINERS",
+    ];
     let rows = networks.iter().map(|network| {
         [
             short_id(&network.id).to_owned(),

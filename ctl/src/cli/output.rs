@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 use comfy_table::{Attribute, Cell, Table};
 use serde::Serialize;
@@ -27,32 +28,25 @@ impl OutputArgs {
         value: &T,
         table: impl FnOnce(&mut dyn Write, Look) -> io::Result<()>,
     ) -> anyhow::Result<ExitCode> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        if self.json {
-            write_json(&mut out, value)?;
-        } else {
-            table(&mut out, Look::of_stdout())?;
-        }
-        out.flush()?;
-        Ok(ExitCode::SUCCESS)
+        print(|out| {
+            if self.json { write_json(out, value) } else { table(out, Look::of_stdout()) }
+        })
     }
 }
 
 /// Prints lines for scripts: names, ids.
 pub(super) fn show_lines(lines: &[impl fmt::Display]) -> anyhow::Result<ExitCode> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    print(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
 }
 
 /// Prints JSON to standard output, for commands that know no other form.
 pub(super) fn show_json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<ExitCode> {
+    print(|out| write_json(out, value))
+}
+
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<ExitCode> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    write_json(&mut out, value)?;
-    out.flush()?;
+    write(&mut out).and_then(|()| out.flush()).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,7 +68,11 @@ impl Look {
     pub(crate) fn of_stdout() -> Look {
         // https://no-color.org: set and not empty means plain.
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if io::stdout().is_terminal() && !refused { Look::Terminal } else { Look::Plain }
+        if io::stdout().is_terminal() && !refused {
+            Look::Terminal
+        } else {
+            Look::Plain
+        }
     }
 }
 
@@ -87,7 +85,9 @@ pub(super) fn write_table<const N: usize>(
 ) -> io::Result<()> {
     let mut table = Table::new();
     // What the terminal is, is decided by `look` alone.
-    table.load_style(comfy_table::presets::NOTHING).force_no_tty();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .force_no_tty();
     if look == Look::Terminal {
         table.enforce_styling();
         table.style_text_only();
@@ -138,7 +138,11 @@ pub(super) fn short_id(id: &str) -> &str {
 }
 
 pub(super) fn joined(items: impl IntoIterator<Item = impl fmt::Display>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+    items
+        .into_iter()
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Decimal units, as Docker counts traffic.
@@ -190,7 +194,10 @@ pub(super) fn at(address: Option<IpAddr>, ports: &str) -> String {
 pub(super) fn published(mapping: &PortMapping) -> String {
     format!(
         "{}->{}/{}",
-        at(mapping.host_ip, &port_range(mapping.host_port, mapping.count)),
+        at(
+            mapping.host_ip,
+            &port_range(mapping.host_port, mapping.count)
+        ),
         port_range(mapping.container_port, mapping.count),
         mapping.protocol
     )

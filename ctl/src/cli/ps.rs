@@ -32,12 +32,18 @@ pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
     let mut containers: Vec<Container> = args.client.client()?.get("/v1/containers")?;
     containers.retain(|container| args.all || container.status == Status::Running);
     if args.quiet {
-        let ids: Vec<_> = containers.iter().map(|container| short_id(&container.id)).collect();
+        let ids: Vec<_> = containers
+            .iter()
+            .map(|container| short_id(&container.id))
+            .collect();
         return show_lines(&ids);
     }
     // Seconds since the epoch, as the daemon counts them.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    args.output.show(&containers, |out, look| print(out, look, &containers, now))
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    args.output
+        .show(&containers, |out, look| print(out, look, &containers, now))
 }
 
 /// `now` is in seconds since the Unix epoch.
@@ -47,14 +53,25 @@ pub(crate) fn print(
     containers: &[Container],
     now: u64,
 ) -> io::Result<()> {
-    let header =
-        ["CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORK", "ADDRESS", "PORTS", "NAME"];
+    let header = [
+        "CONTAINER ID",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "NETWORK",
+        "ADDRESS",
+        "PORTS",
+        "NAME",
+    ];
     let rows = containers.iter().map(|container| {
         let status = match container.status {
             Status::Running => "running",
             Status::Exited => "exited",
         };
-        let addresses = container.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        let addresses = container
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| &endpoint.addresses);
         [
             short_id(&container.id).to_owned(),
             shorten(&what_runs(container), COMMAND_LENGTH),

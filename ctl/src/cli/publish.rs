@@ -37,12 +37,24 @@ pub(super) struct UnpublishArgs {
 pub(super) fn publish(args: PublishArgs) -> anyhow::Result<ExitCode> {
     let path = format!("{}/ports", container_path(&args.name));
     let container: Container = args.client.client()?.post(&path, &args.publish)?;
-    show_lines(&container.published.iter().map(published).collect::<Vec<_>>())
+    show_lines(
+        &container
+            .published
+            .iter()
+            .map(published)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Prints what the container publishes then.
 pub(super) fn unpublish(args: UnpublishArgs) -> anyhow::Result<ExitCode> {
     let path = format!("{}/ports", container_path(&args.name));
     let container: Container = args.client.client()?.delete_with(&path, &args.publish)?;
-    show_lines(&container.published.iter().map(published).collect::<Vec<_>>())
+    show_lines(
+        &container
+            .published
+            .iter()
+            .map(published)
+            .collect::<Vec<_>>(),
+    )
 }

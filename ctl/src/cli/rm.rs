@@ -33,7 +33,11 @@ pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn remove(client: &Client, name: &str) -> anyhow::Result<Container> {

@@ -26,6 +26,7 @@ use crate::client::{Client, container_path};
 use crate::netns::Netns;
 
 #[derive(Args)]
+#[command(override_usage = "pontoon run [OPTIONS] [--] COMMAND [ARG]...")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     container: ContainerArgs,
@@ -54,7 +55,11 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
     if args.background {
         return supervise_in_background(args);
     }
-    let result = if args.detach { start_in_background() } else { supervise(args) };
+    let result = if args.detach {
+        start_in_background()
+    } else {
+        supervise(args)
+    };
     result.unwrap_or_else(|error| {
         complain(&error);
         ExitCode::from(failure_code(&error))
@@ -63,7 +68,9 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
 
 /// Docker's codes for a container that did not come up.
 fn failure_code(error: &anyhow::Error) -> u8 {
-    error.downcast_ref::<NotStarted>().map_or(OWN_ERROR, |error| error.code)
+    error
+        .downcast_ref::<NotStarted>()
+        .map_or(OWN_ERROR, |error| error.code)
 }
 
 fn supervise(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -90,7 +97,11 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
     let client = args.client.client()?;
     enter_namespace(&client, &args.container.net)?;
 
-    let command = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = args
+        .command
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     let target = Target::Pid(std::process::id());
     let request: Attach = args.container.attach(target, command, args.rm);
     let container: Container = client.post("/v1/containers", &request)?;
@@ -99,12 +110,22 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         Output::Inherited => (Stdio::inherit(), Stdio::inherit(), Stdio::inherit()),
         Output::Nowhere => (Stdio::null(), Stdio::null(), Stdio::null()),
         Output::Log(file) => {
-            let again = file.try_clone().context("cannot duplicate the log's descriptor")?;
+            let again = file
+                .try_clone()
+                .context("cannot duplicate the log's descriptor")?;
             (Stdio::null(), file.into(), again.into())
         }
     };
-    match spawn(&args.command, hostname(&client, &container), [input, output, errors]) {
-        Ok(process) => Ok(Running { client, container, process }),
+    match spawn(
+        &args.command,
+        hostname(&client, &container),
+        [input, output, errors],
+    ) {
+        Ok(process) => Ok(Running {
+            client,
+            container,
+            process,
+        }),
         Err(error) => {
             forget(&client, &container);
             Err(error)
@@ -120,7 +141,10 @@ fn enter_namespace(client: &Client, mode: &Mode) -> anyhow::Result<()> {
         Mode::Container(name) => {
             let container = client.container(name)?;
             if container.status == Status::Exited {
-                anyhow::bail!("container {} has exited: it has no network to share", container.name);
+                anyhow::bail!(
+                    "container {} has exited: it has no network to share",
+                    container.name
+                );
             }
             Ok(namespace(&container)?.enter()?)
         }
@@ -178,15 +202,26 @@ fn start_in_background() -> anyhow::Result<ExitCode> {
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start a supervisor in the background (/proc/self/exe)")?;
-    let stdout = supervisor.stdout.take().context("the supervisor has no output")?;
+    let stdout = supervisor
+        .stdout
+        .take()
+        .context("the supervisor has no output")?;
     let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).context("cannot hear from the supervisor")?;
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .context("cannot hear from the supervisor")?;
     match serde_json::from_str(&line) {
         Ok(Report::Started(id)) => super::output::show_lines(&[id]),
-        Ok(Report::Failed { code, error }) => Err(NotStarted { code, message: error }.into()),
+        Ok(Report::Failed { code, error }) => Err(NotStarted {
+            code,
+            message: error,
+        }
+        .into()),
         // It died without a word; a signal is the likeliest reason.
         Err(_) => match supervisor.wait() {
-            Ok(status) => anyhow::bail!("the supervisor ended before the container was up: {status}"),
+            Ok(status) => {
+                anyhow::bail!("the supervisor ended before the container was up: {status}")
+            }
             Err(error) => Err(error).context("the supervisor ended before the container was up"),
         },
     }
@@ -204,7 +239,10 @@ fn supervise_in_background(args: RunArgs) -> ExitCode {
         }
         Err(error) => {
             let code = failure_code(&error);
-            report(&Report::Failed { code, error: format!("{error:#}") });
+            report(&Report::Failed {
+                code,
+                error: format!("{error:#}"),
+            });
             ExitCode::from(code)
         }
     }
@@ -217,7 +255,9 @@ fn leave_session() -> anyhow::Result<()> {
 }
 
 fn log_output(path: Option<&PathBuf>) -> anyhow::Result<Output> {
-    let Some(path) = path else { return Ok(Output::Nowhere) };
+    let Some(path) = path else {
+        return Ok(Output::Nowhere);
+    };
     let file = File::options()
         .create(true)
         .append(true)

@@ -89,7 +89,10 @@ pub(super) fn run(args: StartArgs) -> ExitCode {
 }
 
 fn become_command(args: &StartArgs) -> NotStarted {
-    let own_error = |message: String| NotStarted { code: OWN_ERROR, message };
+    let own_error = |message: String| NotStarted {
+        code: OWN_ERROR,
+        message,
+    };
     // A supervisor that is killed outright can't end its command, so the kernel does. Processes
     // that the command starts are its own affair.
     if let Err(errno) = set_pdeathsig(Signal::SIGKILL) {
@@ -113,7 +116,9 @@ fn become_command(args: &StartArgs) -> NotStarted {
 fn adopt(descriptor: RawFd) -> io::Result<File> {
     // A number can't become an owned descriptor safely; opening it anew through /proc can, and
     // sets close-on-exec.
-    let file = File::options().write(true).open(format!("/proc/self/fd/{descriptor}"))?;
+    let file = File::options()
+        .write(true)
+        .open(format!("/proc/self/fd/{descriptor}"))?;
     close(descriptor)?;
     Ok(file)
 }
@@ -121,12 +126,19 @@ fn adopt(descriptor: RawFd) -> io::Result<File> {
 /// Becomes the command; returns why it could not.
 pub(super) fn replace_process(command: &[OsString]) -> NotStarted {
     let Some((program, arguments)) = command.split_first() else {
-        return NotStarted { code: OWN_ERROR, message: "no command was given".to_owned() };
+        return NotStarted {
+            code: OWN_ERROR,
+            message: "no command was given".to_owned(),
+        };
     };
     // What printing put into a buffer would be lost.
     let _ = io::stdout().flush();
     let error = Command::new(program).args(arguments).exec();
-    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    let code = if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
     let program = program.display();
     let message = match error.kind() {
         io::ErrorKind::NotFound => format!("cannot run `{program}`: it is not found"),
@@ -152,7 +164,13 @@ fn mount_own_sysfs() -> nix::Result<()> {
     const NOTHING: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
     // Nothing that is mounted here may show up on the host, while the host's mounts still arrive.
-    mount(NOTHING, "/", NOTHING, MsFlags::MS_SLAVE | MsFlags::MS_REC, NOTHING)?;
+    mount(
+        NOTHING,
+        "/",
+        NOTHING,
+        MsFlags::MS_SLAVE | MsFlags::MS_REC,
+        NOTHING,
+    )?;
     let cgroups = open(
         "/sys/fs/cgroup",
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,

@@ -59,7 +59,11 @@ pub(super) fn spawn(
     let [input, output, errors] = stdio;
     let mut child = Command::new("/proc/self/exe")
         .arg0("pontoon")
-        .args(StartArgs::words(theirs.as_raw_fd(), hostname.as_deref(), command))
+        .args(StartArgs::words(
+            theirs.as_raw_fd(),
+            hostname.as_deref(),
+            command,
+        ))
         .stdin(input)
         .stdout(output)
         .stderr(errors)
@@ -76,14 +80,22 @@ pub(super) fn spawn(
     heard.context("cannot hear from the command's process")?;
     let (code, message) = failure.split_once(' ').unwrap_or(("", &failure));
     let code = code.parse().unwrap_or(OWN_ERROR);
-    Err(NotStarted { code, message: message.to_owned() }.into())
+    Err(NotStarted {
+        code,
+        message: message.to_owned(),
+    }
+    .into())
 }
 
 impl Supervised {
     /// Forwards signals until the command ends; returns its exit code, or 128 + N for signal N.
     pub(super) fn wait(mut self) -> anyhow::Result<u8> {
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for the command")? {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .context("cannot wait for the command")?
+            {
                 return Ok(exit_code(status));
             }
             match self.signals.read_signal() {
@@ -97,14 +109,18 @@ impl Supervised {
     }
 
     fn forward(&self, number: u32, code: i32) {
-        let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
+        let signal = i32::try_from(number)
+            .ok()
+            .and_then(|number| Signal::try_from(number).ok());
         match signal {
             None | Some(Signal::SIGCHLD) => {}
             // The kernel itself sends these for a terminal (Ctrl-C, hang-up), and to the whole
             // foreground process group: the command has its own, and a second one might mean more.
             Some(_) if code == nix::libc::SI_KERNEL => {}
             Some(signal) => {
-                let Ok(pid) = i32::try_from(self.child.id()) else { return };
+                let Ok(pid) = i32::try_from(self.child.id()) else {
+                    return;
+                };
                 // It may have just ended; not yet waited for, its id is no other process's.
                 let _ = kill(Pid::from_raw(pid), signal);
             }

@@ -96,8 +96,11 @@ fn wrong_command_lines_say_what_is_wrong() {
 
 #[test]
 fn daemon_takes_several_uplinks() {
-    for words in ["daemon --uplink eth0 eth1", "daemon --uplink eth0,eth1", "daemon --uplink eth0 --uplink eth1"]
-    {
+    for words in [
+        "daemon --uplink eth0 eth1",
+        "daemon --uplink eth0,eth1",
+        "daemon --uplink eth0 --uplink eth1",
+    ] {
         assert!(matches!(parse(words), Ok(Command::Daemon(_))), "{words}");
     }
 }
@@ -118,25 +121,37 @@ fn the_start_step_reads_what_its_caller_writes() {
 
 #[test]
 fn numbers_are_for_people() {
-    assert_eq!([0, 999, 1000, 1_234_567, 999_999].map(bytes), ["0B", "999B", "1.0kB", "1.2MB", "1.0MB"]);
+    assert_eq!(
+        [0, 999, 1000, 1_234_567, 999_999].map(bytes),
+        ["0B", "999B", "1.0kB", "1.2MB", "1.0MB"]
+    );
     assert_eq!(bytes(u64::MAX), "18.4EB");
-    assert_eq!([0, 59, 60, 299, 431_940].map(duration), ["0s", "59s", "1m00s", "4m59s", "119h59m"]);
-    assert_eq!([1, 90, 7200, 864_000].map(ago), [
-        "1 second ago",
-        "1 minute ago",
-        "2 hours ago",
-        "10 days ago"
-    ]);
+    assert_eq!(
+        [0, 59, 60, 299, 431_940].map(duration),
+        ["0s", "59s", "1m00s", "4m59s", "119h59m"]
+    );
+    assert_eq!(
+        [1, 90, 7200, 864_000].map(ago),
+        ["1 second ago", "1 minute ago", "2 hours ago", "10 days ago"]
+    );
     assert_eq!(shorten("nginx", 5), "nginx");
     assert_eq!(shorten("größer", 4), "grö…");
 }
 
 #[test]
 fn tables_are_plain_but_on_a_terminal() {
-    let rows = || [["a".to_owned(), String::new()], ["\x1b[2J\n".to_owned(), "b".to_owned()]];
+    let rows = || {
+        [
+            ["a".to_owned(), String::new()],
+            ["\x1b[2J\n".to_owned(), "b".to_owned()],
+        ]
+    };
     let plain = printed(|out| write_table(out, Look::Plain, ["ONE", "TWO"], rows()));
     // What would steer the terminal arrives as text.
-    assert_eq!(plain, "ONE            TWO\na              -\n\\u{1b}[2J\\n   b\n");
+    assert_eq!(
+        plain,
+        "ONE           TWO\na             -\n\\u{1b}[2J\\n   b\n"
+    );
     let styled = printed(|out| write_table(out, Look::Terminal, ["ONE", "TWO"], rows()));
     assert!(styled.starts_with("\x1b[1mONE"), "{styled:?}");
     assert!(!styled.contains("[2J\n"), "{styled:?}");
@@ -178,7 +193,12 @@ fn ps_as_printed() {
         name: "web".into(),
         mode: api::Mode::Network("bridge".into()),
         target: api::Target::Pid(77),
-        command: vec!["redis-server".into(), "--port".into(), "6379".into(), "--save".into()],
+        command: vec![
+            "redis-server".into(),
+            "--port".into(),
+            "6379".into(),
+            "--save".into(),
+        ],
         created: 1000,
         status: api::Status::Running,
         endpoints: vec![endpoint],
@@ -200,9 +220,9 @@ fn ps_as_printed() {
     assert_eq!(
         table,
         "\
-CONTAINER ID   COMMAND                        CREATED         STATUS    NETWORK         ADDRESS      PORTS                                             NAME
+CONTAINER ID   COMMAND                        CREATED         STATUS    NETWORK         ADDRESS      PORTS                                          NAME
 0123456789ab   redis-server --port 6379 --…   2 minutes ago   running   bridge          172.17.0.2   *:6379->6379/tcp, [::1]:9000-9009->80-89/udp   web
-fedcba         (/run/netns/idle)              2 minutes ago   exited    container:web   -            -                                                 idle
+fedcba         (/run/netns/idle)              2 minutes ago   exited    container:web   -            -                                              idle
 "
     );
 }
@@ -272,9 +292,9 @@ fn conntrack_as_printed() {
     assert_eq!(
         printed(|out| conntrack::print(out, Look::Plain, &[tcp, ping])),
         "\
-PROTOCOL   STATE         ORIGINAL                                REPLY                                EXPIRES   PACKETS   BYTES
-tcp        established   172.17.0.2:40000 -> 198.51.100.1:443    198.51.100.1:443 -> 192.0.2.7:61000   2h03m     12/10     1.5kB/123.5kB
-icmp       echo          172.17.0.2 -> 198.51.100.1 id 77        198.51.100.1 -> 192.0.2.7 id 77       30s       1/1       84B/84B
+PROTOCOL   STATE         ORIGINAL                               REPLY                                 EXPIRES   PACKETS   BYTES
+tcp        established   172.17.0.2:40000 -> 198.51.100.1:443   198.51.100.1:443 -> 192.0.2.7:61000   2h03m     12/10     1.5kB/123.5kB
+icmp       echo          172.17.0.2 -> 198.51.100.1 id 77       198.51.100.1 -> 192.0.2.7 id 77       30s       1/1       84B/84B
 "
     );
 }

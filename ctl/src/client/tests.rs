@@ -37,7 +37,7 @@ fn an_answer_is_decoded() {
 #[test]
 fn the_daemons_words_are_passed_on() {
     let (result, _) = answer_to(
-        "HTTP/1.1 404 Not Found\r\ncontent-length: 30\r\n\r\n{\"error\": \"no container `web`\"}",
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 31\r\n\r\n{\"error\": \"no container `web`\"}",
     );
     let error = result.unwrap_err();
     assert_eq!(error.to_string(), "no container `web`");
@@ -53,7 +53,11 @@ fn foreign_servers_are_named() {
         let error = answer_to(answer).0.unwrap_err().to_string();
         assert!(error.contains("is not this version's daemon"), "{error}");
     }
-    for answer in ["", "220 smtp ready\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[]"] {
+    for answer in [
+        "",
+        "220 smtp ready\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[]",
+    ] {
         let error = answer_to(answer).0.unwrap_err().to_string();
         assert!(error.contains("broke off"), "{error}");
     }
@@ -63,7 +67,13 @@ fn foreign_servers_are_named() {
 fn no_daemon_is_told_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("pontoon.sock");
-    let ask = || Client::new(&socket).unwrap().container("web").unwrap_err().to_string();
+    let ask = || {
+        Client::new(&socket)
+            .unwrap()
+            .container("web")
+            .unwrap_err()
+            .to_string()
+    };
     let told = format!(
         "no pontoon daemon answers on {} (is it running? start it with: pontoon daemon)",
         socket.display()
@@ -77,6 +87,9 @@ fn no_daemon_is_told_with_what_to_do() {
 #[test]
 fn names_stay_in_their_segment() {
     assert_eq!(container_path("web-1_a.b"), "/v1/containers/web-1_a.b");
-    assert_eq!(container_path("../networks/x?y z"), "/v1/containers/..%2Fnetworks%2Fx%3Fy%20z");
+    assert_eq!(
+        container_path("../networks/x?y z"),
+        "/v1/containers/..%2Fnetworks%2Fx%3Fy%20z"
+    );
     assert_eq!(network_path("é"), "/v1/networks/%C3%A9");
 }

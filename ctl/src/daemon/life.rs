@@ -78,8 +78,16 @@ pub(super) fn why_gone(target: &Target, identity: &Identity) -> Option<String> {
     }
 }
 
-/// Sends `id` over `ends` when the process `pid` ends. Dropping the handle does not stop it;
-/// aborting does.
+/// Watches one process; dropping it ends the watch.
+pub(super) struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends `id` over `ends` when the process `pid` ends. Must be called in a runtime.
 ///
 /// A kernel without pidfd_open (before 5.3) is not an error: [`why_gone`], which the daemon asks
 /// every other second, finds the end there.
@@ -87,7 +95,7 @@ pub(super) fn watch_process(
     pid: u32,
     id: String,
     ends: mpsc::Sender<String>,
-) -> io::Result<Option<AbortHandle>> {
+) -> io::Result<Option<Watch>> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let Some(raw) = raw else {
         return Err(io::Error::other(format!("{pid} is not a process id")));
@@ -100,13 +108,13 @@ pub(super) fn watch_process(
         }
     };
     // A pidfd turns readable when the process ends, zombie or reaped (pidfd_open(2)).
-    let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+    let descriptor = AsyncFd::register_with_interest(descriptor, Interest::READABLE)?;
     let task = tokio::spawn(async move {
         if descriptor.readable().await.is_ok() {
             let _ = ends.send(id).await;
         }
     });
-    Ok(Some(task.abort_handle()))
+    Ok(Some(Watch(task.abort_handle())))
 }
 
 fn no_process(pid: u32) -> Failure {
@@ -186,7 +194,7 @@ mod tests {
     async fn the_end_of_a_process_is_told() {
         let (ends, mut ended) = mpsc::channel(1);
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        watch_process(child.id(), "the-id".to_owned(), ends).unwrap();
+        let _watch = watch_process(child.id(), "the-id".to_owned(), ends).unwrap();
         child.kill().unwrap();
         assert_eq!(ended.recv().await.as_deref(), Some("the-id"));
         child.wait().unwrap();

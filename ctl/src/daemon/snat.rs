@@ -12,7 +12,7 @@ use switch::io::{ReservedPorts, reserve};
 
 /// Ports a block. A block costs as many descriptors; TCP shares one port among destinations, so
 /// it goes far.
-const BLOCK: u16 = 128;
+pub(super) const BLOCK: u16 = 128;
 
 /// Where ports are looked for first: above Linux's default ephemeral range, which ends at 60999.
 const PREFERRED: u16 = 61000;

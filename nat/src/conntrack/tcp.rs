@@ -51,7 +51,9 @@ impl Segment {
     fn end(&self) -> u32 {
         let syn = u32::from(self.flags & SYN != 0);
         let fin = u32::from(self.flags & FIN != 0);
-        self.sequence.wrapping_add(self.payload).wrapping_add(syn + fin)
+        self.sequence
+            .wrapping_add(self.payload)
+            .wrapping_add(syn + fin)
     }
 }
 
@@ -106,7 +108,7 @@ const RESET: u16 = 1 << 10;
 
 /// The state of one connection: 10 bytes, packed because padding would cost 8 bytes a connection.
 #[derive(Debug, Clone, Copy, Default)]
-#[repr(packed(2))]
+#[repr(Rust, packed(2))]
 pub(crate) struct Tcp {
     /// For each direction, the highest sequence number after what it has sent.
     end: [u32; 2],
@@ -208,7 +210,12 @@ mod tests {
     use super::*;
 
     fn segment(flags: u8, sequence: u32, acknowledgement: u32, payload: u32) -> Segment {
-        Segment { flags, sequence, acknowledgement, payload }
+        Segment {
+            flags,
+            sequence,
+            acknowledgement,
+            payload,
+        }
     }
 
     /// Both initial sequence numbers are close to the wrap.
@@ -221,7 +228,10 @@ mod tests {
         assert_eq!(tcp.state(), TcpState::SynSent);
         tcp.handle(Reply, &segment(SYN | ACK, THERE, HERE.wrapping_add(1), 0));
         assert_eq!(tcp.state(), TcpState::SynReceived);
-        tcp.handle(Original, &segment(ACK, HERE.wrapping_add(1), THERE.wrapping_add(1), 0));
+        tcp.handle(
+            Original,
+            &segment(ACK, HERE.wrapping_add(1), THERE.wrapping_add(1), 0),
+        );
         assert_eq!(tcp.state(), TcpState::Established);
         tcp
     }
@@ -267,7 +277,10 @@ mod tests {
     fn a_blind_reset_changes_nothing() {
         let mut tcp = established();
         assert!(!tcp.handle(Reply, &segment(RST, THERE.wrapping_add(1 << 21), 0, 0)));
-        assert!(!tcp.handle(Reply, &segment(RST | ACK, THERE.wrapping_sub(1 << 21), 0, 0)));
+        assert!(!tcp.handle(
+            Reply,
+            &segment(RST | ACK, THERE.wrapping_sub(1 << 21), 0, 0)
+        ));
         assert_eq!(tcp.state(), TcpState::Established);
         assert!(tcp.handle(Reply, &segment(RST, THERE.wrapping_add(5000), 0, 0)));
         assert_eq!(tcp.state(), TcpState::Reset);
@@ -311,7 +324,9 @@ mod tests {
 
     #[test]
     fn flags_that_make_sense() {
-        let valid = (0..=255u8).filter(|&flags| segment(flags, 0, 0, 0).is_valid()).count();
+        let valid = (0..=255u8)
+            .filter(|&flags| segment(flags, 0, 0, 0).is_valid())
+            .count();
         // Six combinations times PSH, URG, ECE and CWR at will.
         assert_eq!(valid, 6 * 16);
         assert!(!segment(0, 0, 0, 0).is_valid());

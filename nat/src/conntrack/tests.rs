@@ -13,7 +13,11 @@ fn tuple(n: u32) -> Tuple {
 
 fn connection(n: u32, expires: u64) -> Connection {
     let original = tuple(n);
-    let reply = Tuple { dst: ip("198.51.100.1"), dst_port: n as u16, ..original.reversed() };
+    let reply = Tuple {
+        dst: ip("198.51.100.1"),
+        dst_port: n as u16,
+        ..original.reversed()
+    };
     let mut connection = Connection::new(original, reply, Kind::Masquerade, false);
     connection.expires = Time::from_nanos(expires);
     connection
@@ -23,10 +27,13 @@ fn connection(n: u32, expires: u64) -> Connection {
 fn both_tuples_lead_to_the_connection() {
     let hash = TupleHash::new(5);
     let mut shard = Shard::default();
-    let slots: Vec<u32> =
-        (0..1000).map(|n| shard.insert(connection(n, 1), &hash).unwrap()).collect();
+    let slots: Vec<u32> = (0..1000)
+        .map(|n| shard.insert(connection(n, 1), &hash).unwrap())
+        .collect();
     for (n, &slot) in (0..).zip(&slots) {
-        let Connection { original, reply, .. } = connection(n, 1);
+        let Connection {
+            original, reply, ..
+        } = connection(n, 1);
         let find = |tuple: &Tuple| shard.find(hash.tuple(tuple), tuple);
         assert_eq!(find(&original), Some((slot, Direction::Original)));
         assert_eq!(find(&reply), Some((slot, Direction::Reply)));
@@ -56,7 +63,9 @@ fn the_index_follows_any_sequence_of_insertions_and_removals() {
         }
     }
     for n in 0..500 {
-        let Connection { original, reply, .. } = connection(n, 1);
+        let Connection {
+            original, reply, ..
+        } = connection(n, 1);
         for tuple in [original, reply] {
             let found = shard.find(hash.tuple(&tuple), &tuple).map(|(slot, _)| slot);
             assert_eq!(found, model.get(&n).copied());
@@ -71,7 +80,9 @@ fn a_sweep_looks_at_a_part_and_comes_round() {
     let hash = TupleHash::new(5);
     let mut shard = Shard::default();
     for n in 0..2000 {
-        shard.insert(connection(n, u64::from(n % 2) * 100), &hash).unwrap();
+        shard
+            .insert(connection(n, u64::from(n % 2) * 100), &hash)
+            .unwrap();
     }
     let mut expired = 0;
     for _ in 0..8 {
@@ -92,7 +103,9 @@ fn the_worst_has_the_highest_score() {
     let mut shard = Shard::default();
     assert_eq!(shard.worst(|_| Some(0)), None);
     for n in 0..100 {
-        shard.insert(connection(n, u64::from(n * 7 % 100)), &hash).unwrap();
+        shard
+            .insert(connection(n, u64::from(n * 7 % 100)), &hash)
+            .unwrap();
     }
     let worst = shard.worst(|connection| Some(connection.expires)).unwrap();
     assert_eq!(shard.get(worst).unwrap().expires, Time::from_nanos(99));
@@ -113,5 +126,8 @@ fn rfc_4787_req_6_only_the_inside_refreshes_a_masqueraded_flow() {
     assert_eq!(connection.expires, at(500));
     let info = connection.info(at(200));
     assert_eq!((info.packets, info.bytes), ([2, 1], [160, 100]));
-    assert_eq!((info.state, info.expires_in), ("replied", Duration::from_secs(300)));
+    assert_eq!(
+        (info.state, info.expires_in),
+        ("replied", Duration::from_secs(300))
+    );
 }

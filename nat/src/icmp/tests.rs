@@ -67,7 +67,11 @@ fn a_partial_checksum_becomes_the_new_pseudo_header() {
     make_partial(&mut error);
     let mut packet = Packet::parse(&mut error, Checksum::Partial).unwrap();
     let found = Quote::parse(&packet).unwrap();
-    let quoted = Tuple { src: ip("fd00::2"), src_port: 4242, ..found.tuple };
+    let quoted = Tuple {
+        src: ip("fd00::2"),
+        src_port: 4242,
+        ..found.tuple
+    };
     found.rewrite(&mut packet, &quoted, ip("2001:db8:7::7"), ip("fd00::2"));
     assert_valid(&error, Checksum::Partial);
 }
@@ -94,7 +98,10 @@ fn what_is_no_quote() {
     assert!(with(7, 1).is_none(), "a later fragment");
     assert!(with(6, 0x20).is_some(), "a first fragment has the ports");
     assert!(with(9, 47).is_none(), "no ports");
-    assert!(with(12, 199).is_none(), "not a packet of the error's receiver");
+    assert!(
+        with(12, 199).is_none(),
+        "not a packet of the error's receiver"
+    );
     let error = unreachable("198.51.100.1", "192.0.2.9", &seen, 1000);
     assert!(quote(&error, 1000).is_none(), "an error about an error");
 }

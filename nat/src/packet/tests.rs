@@ -14,14 +14,23 @@ fn reads_what_is_there() {
     assert_eq!(packet.len(), 40);
     assert_eq!(packet.header_len(), 20);
     assert_eq!(packet.as_bytes().len(), 40);
-    assert_eq!((packet.src(), packet.dst()), (ip("10.0.0.2"), ip("192.0.2.9")));
+    assert_eq!(
+        (packet.src(), packet.dst()),
+        (ip("10.0.0.2"), ip("192.0.2.9"))
+    );
     assert_eq!(packet.ttl(), 64);
     assert!(packet.is_ipv4() && packet.dont_fragment() && !packet.is_fragment());
-    assert_eq!(packet.tuple().unwrap().to_string(), "10.0.0.2:4242 > 192.0.2.9:80/tcp");
+    assert_eq!(
+        packet.tuple().unwrap().to_string(),
+        "10.0.0.2:4242 > 192.0.2.9:80/tcp"
+    );
 
     let mut bytes = udp("[fd00::2]:4242", "[2001:db8::9]:53", b"x");
     let packet = parse(&mut bytes).unwrap();
-    assert_eq!(packet.tuple().unwrap().to_string(), "[fd00::2]:4242 > [2001:db8::9]:53/udp");
+    assert_eq!(
+        packet.tuple().unwrap().to_string(),
+        "[fd00::2]:4242 > [2001:db8::9]:53/udp"
+    );
     assert_eq!(packet.protocol(), Protocol::UDP);
     assert!(!packet.is_ipv4() && packet.dont_fragment());
 }
@@ -49,14 +58,32 @@ fn each_wrong_length_has_a_name() {
     assert_eq!(with(&|_| ()), None);
     assert_eq!(with(&|bytes| bytes.clear()), Some(Malformed::Empty));
     assert_eq!(with(&|bytes| bytes[0] = 0x55), Some(Malformed::Version));
-    assert_eq!(with(&|bytes| bytes.truncate(19)), Some(Malformed::HeaderTruncated));
-    assert_eq!(with(&|bytes| bytes[0] = 0x44), Some(Malformed::HeaderLength));
+    assert_eq!(
+        with(&|bytes| bytes.truncate(19)),
+        Some(Malformed::HeaderTruncated)
+    );
+    assert_eq!(
+        with(&|bytes| bytes[0] = 0x44),
+        Some(Malformed::HeaderLength)
+    );
     assert_eq!(with(&|bytes| bytes.truncate(42)), Some(Malformed::Length));
     assert_eq!(with(&|bytes| bytes[3] = 19), Some(Malformed::Length));
-    assert_eq!(with(&|bytes| (bytes[0], bytes[3]) = (0x4f, 43)), Some(Malformed::HeaderLength));
-    assert_eq!(with(&|bytes| bytes[3] = 39), Some(Malformed::TransportTruncated));
-    assert_eq!(with(&|bytes| bytes[32] = 0x40), Some(Malformed::TcpHeaderLength));
-    assert_eq!(with(&|bytes| bytes[32] = 0x60), Some(Malformed::TcpHeaderLength));
+    assert_eq!(
+        with(&|bytes| (bytes[0], bytes[3]) = (0x4f, 43)),
+        Some(Malformed::HeaderLength)
+    );
+    assert_eq!(
+        with(&|bytes| bytes[3] = 39),
+        Some(Malformed::TransportTruncated)
+    );
+    assert_eq!(
+        with(&|bytes| bytes[32] = 0x40),
+        Some(Malformed::TcpHeaderLength)
+    );
+    assert_eq!(
+        with(&|bytes| bytes[32] = 0x60),
+        Some(Malformed::TcpHeaderLength)
+    );
     for (at, malformed) in Malformed::ALL.into_iter().enumerate() {
         assert_eq!(malformed as usize, at);
         assert!(!malformed.to_string().is_empty());
@@ -100,11 +127,17 @@ fn extended(extensions: &[u8], fragment: u16) -> Vec<u8> {
 fn walks_extension_headers_and_no_further_than_eight() {
     let mut bytes = extended(&[0, 60, 43, 60], 0);
     let packet = parse(&mut bytes).unwrap();
-    assert_eq!((packet.header_len(), packet.protocol()), (72, Protocol::UDP));
+    assert_eq!(
+        (packet.header_len(), packet.protocol()),
+        (72, Protocol::UDP)
+    );
     assert_eq!(packet.tuple().unwrap().dst_port, 53);
 
     assert!(parse(&mut extended(&[60; 8], 0)).is_ok());
-    assert_eq!(parse(&mut extended(&[60; 9], 0)).err(), Some(Malformed::ExtensionHeaders));
+    assert_eq!(
+        parse(&mut extended(&[60; 9], 0)).err(),
+        Some(Malformed::ExtensionHeaders)
+    );
     let mut cut = extended(&[60, 60], 0);
     cut.truncate(50);
     cut[5] = 10;

@@ -37,8 +37,9 @@ fn rfc_4787_req_1_one_endpoint_has_one_port() {
 #[test]
 fn rfc_4787_req_3_two_hosts_with_one_source_port_differ() {
     let mut ports = ports(61000..=61999);
-    let taken: BTreeSet<_> =
-        (0..=255).map(|host| ports.acquire(at(0), &endpoint(host, 4242)).unwrap()).collect();
+    let taken: BTreeSet<_> = (0..=255)
+        .map(|host| ports.acquire(at(0), &endpoint(host, 4242)).unwrap())
+        .collect();
     assert_eq!(taken.len(), 256);
 }
 
@@ -77,12 +78,17 @@ fn rfc_6888_req_15_ports_cannot_be_foreseen() {
     let order = |seed| {
         let mut ports = Ports::new(seed, REST);
         ports.reserve(Protocol::TCP, 61000..=61999);
-        (0..100).map(|host| ports.acquire(at(0), &endpoint(host, 2)).unwrap()).collect::<Vec<_>>()
+        (0..100)
+            .map(|host| ports.acquire(at(0), &endpoint(host, 2)).unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(order(1), order(1));
     assert_ne!(order(1), order(2));
     let ascending = order(1).windows(2).filter(|pair| pair[0] < pair[1]).count();
-    assert!((25..75).contains(&ascending), "{ascending} of 99 steps go up");
+    assert!(
+        (25..75).contains(&ascending),
+        "{ascending} of 99 steps go up"
+    );
 }
 
 #[test]
@@ -95,18 +101,32 @@ fn reserving_twice_adds_nothing() {
     // A block added later reaches addresses that are in use.
     ports.reserve(Protocol::TCP, 61000..=61019);
     assert_eq!(ports.free(Protocol::TCP), 20);
-    let mut all: Vec<_> = (2..22).map(|host| ports.acquire(at(0), &endpoint(host, 1))).collect();
+    let mut all: Vec<_> = (2..22)
+        .map(|host| ports.acquire(at(0), &endpoint(host, 1)))
+        .collect();
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 20);
     assert_eq!(ports.free(Protocol::UDP), 0);
-    assert_eq!(ports.acquire(at(0), &Endpoint { protocol: Protocol::UDP, ..endpoint(1, 1) }), None);
+    assert_eq!(
+        ports.acquire(
+            at(0),
+            &Endpoint {
+                protocol: Protocol::UDP,
+                ..endpoint(1, 1)
+            }
+        ),
+        None
+    );
 }
 
 #[test]
 fn every_external_address_has_all_ports() {
     let mut ports = ports(61000..=61000);
-    let other = Endpoint { external: IpAddr::from([198, 51, 100, 2]), ..endpoint(1, 1) };
+    let other = Endpoint {
+        external: IpAddr::from([198, 51, 100, 2]),
+        ..endpoint(1, 1)
+    };
     assert_eq!(ports.acquire(at(0), &endpoint(1, 1)), Some(61000));
     assert_eq!(ports.acquire(at(0), &other), Some(61000));
     assert_eq!(ports.acquire(at(0), &Endpoint { port: 2, ..other }), None);
@@ -116,7 +136,10 @@ fn every_external_address_has_all_ports() {
 fn identifiers_need_no_reservation() {
     let mut ports = Ports::new(1, REST);
     assert_eq!(ports.free(Protocol::ICMP), 65536);
-    let echo = Endpoint { protocol: Protocol::ICMP, ..endpoint(1, 7) };
+    let echo = Endpoint {
+        protocol: Protocol::ICMP,
+        ..endpoint(1, 7)
+    };
     assert!(ports.acquire(at(0), &echo).is_some());
     assert_eq!(ports.free(Protocol::ICMP), 65535);
 }
@@ -127,7 +150,7 @@ fn a_shared_port_is_free_when_owner_and_sharers_are_gone() {
     for owner_first in [true, false] {
         let mut ports = ports(61000..=61000);
         ports.acquire(at(0), &endpoint(1, 1)).unwrap();
-        assert_eq!(ports.to_share(Protocol::TCP), [61000]);
+        assert_eq!(ports.candidates_to_share(Protocol::TCP), [61000]);
         ports.share(Protocol::TCP, external, 61000);
         ports.share(Protocol::TCP, external, 61000);
         if owner_first {
@@ -147,9 +170,12 @@ fn a_shared_port_is_free_when_owner_and_sharers_are_gone() {
 #[test]
 fn ports_to_share_are_bounded_and_all_different() {
     let mut ports = ports(61000..=65535);
-    let some: BTreeSet<_> = ports.to_share(Protocol::TCP).into_iter().collect();
+    let some: BTreeSet<_> = ports
+        .candidates_to_share(Protocol::TCP)
+        .into_iter()
+        .collect();
     assert_eq!(some.len(), SHARE_ATTEMPTS);
-    assert!(ports.to_share(Protocol::UDP).is_empty());
+    assert!(ports.candidates_to_share(Protocol::UDP).is_empty());
 }
 
 #[test]
@@ -162,7 +188,11 @@ fn no_port_leaks_and_none_is_given_twice() {
             let endpoint = endpoint(prng.below(8) as u8, prng.below(16) as u16);
             if let Some(port) = ports.acquire(at(step), &endpoint) {
                 for (holder, held) in &held {
-                    assert_eq!(*holder == endpoint, *held == port, "mappings are one to one");
+                    assert_eq!(
+                        *holder == endpoint,
+                        *held == port,
+                        "mappings are one to one"
+                    );
                 }
                 held.push((endpoint, port));
             }

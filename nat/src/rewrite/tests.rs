@@ -13,7 +13,12 @@ fn turn(bytes: &mut [u8], to: &mut [u8], checksum: Checksum) {
 /// Pairs of packets of every protocol and family that is translated.
 fn pairs(payload: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let (a4, b4, c4, d4) = ("10.0.0.2", "192.0.2.9", "198.51.100.1", "172.16.255.255");
-    let (a6, b6, c6, d6) = ("fd00::2", "2001:db8::9", "2001:db8:1::1", "fdff:ffff:ffff::ffff");
+    let (a6, b6, c6, d6) = (
+        "fd00::2",
+        "2001:db8::9",
+        "2001:db8:1::1",
+        "fdff:ffff:ffff::ffff",
+    );
     let four = |ip: &str, port: u16| format!("{ip}:{port}");
     let six = |ip: &str, port: u16| format!("[{ip}]:{port}");
     let mut pairs = vec![
@@ -23,11 +28,19 @@ fn pairs(payload: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         (echo(a6, b6, false, 65535), echo(c6, d6, false, 0)),
     ];
     let ends = [
-        (four(a4, 4242), four(b4, 80), four(c4, 61000), four(d4, 65535)),
+        (
+            four(a4, 4242),
+            four(b4, 80),
+            four(c4, 61000),
+            four(d4, 65535),
+        ),
         (six(a6, 4242), six(b6, 80), six(c6, 61000), six(d6, 65535)),
     ];
     for (src, dst, new_src, new_dst) in &ends {
-        pairs.push((tcp(src, dst, ACK, payload), tcp(new_src, new_dst, ACK, payload)));
+        pairs.push((
+            tcp(src, dst, ACK, payload),
+            tcp(new_src, new_dst, ACK, payload),
+        ));
         pairs.push((udp(src, dst, payload), udp(new_src, new_dst, payload)));
     }
     pairs
@@ -86,7 +99,14 @@ fn a_computed_zero_is_sent_as_all_ones() {
         let mut bytes = udp("10.0.0.2:4242", "192.0.2.9:53", b"query");
         let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         let from = packet.tuple().unwrap();
-        rewrite(&mut packet, &from, &Tuple { src_port: port, ..from });
+        rewrite(
+            &mut packet,
+            &from,
+            &Tuple {
+                src_port: port,
+                ..from
+            },
+        );
         assert_ne!(bytes[26..28], [0, 0]);
         if bytes[26..28] == [0xff, 0xff] {
             zeros += 1;

@@ -1,0 +1,418 @@
+//! The daemon: what `pontoon daemon` runs until it is told to stop.
+//!
+//! One [`Daemon`] knows the networks, the containers, the uplinks and what is stored of them. All
+//! changes go through it, one at a time, from three sides: the API ([`server`]), the host (links,
+//! addresses and routes, followed over rtnetlink), and the switch and the kernel (a port that is
+//! gone, a process that has ended). After each change [`Daemon::apply`] describes the whole
+//! anew, to the switch ([`config`]) and to the API's readers ([`view`]).
+//!
+//! What the kernel holds (TAPs, veth pairs) and what the store holds outlive the daemon, however
+//! it ends; a start takes both up again and removes what nothing claims. So every change makes
+//! things in an order in which a death at any moment leaves nothing that a start can't explain.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use switch::{Event, PortId, Settings, Switch};
+use tokio::runtime::{self, Handle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{self, PortKind};
+use crate::host::{self, HostState};
+use crate::netns::Netns;
+
+mod config;
+mod container;
+mod failure;
+mod interface;
+mod life;
+mod lock;
+mod names;
+mod network;
+mod publish;
+mod server;
+mod snat;
+mod store;
+mod uplink;
+mod view;
+
+pub(crate) use crate::host::UplinkChoice;
+
+use container::Container;
+use failure::Failure;
+use interface::PortKinds;
+use network::Network;
+use server::change;
+use snat::SnatPorts;
+use store::Store;
+use uplink::Uplinks;
+use view::View;
+
+/// How often it is looked whether what nothing watches still lives.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// What a daemon is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct DaemonOptions {
+    /// Holds the store; made if it is not there.
+    pub state_dir: PathBuf,
+    /// For information; the socket lies here mostly.
+    pub run_dir: PathBuf,
+    /// The API's socket.
+    pub socket: PathBuf,
+    pub uplink: UplinkChoice,
+    /// Threads of the switch; as many as suit the machine when absent.
+    pub workers: Option<usize>,
+    /// What carries containers' frames unless they ask otherwise; TAP where it works when absent.
+    pub port_kind: Option<PortKind>,
+}
+
+/// Runs a daemon in the calling thread's network namespace until SIGTERM or SIGINT. Containers
+/// keep their interfaces, and the next daemon on the same state adopts them.
+///
+/// # Errors
+/// Another daemon holds the state, the socket or the namespace; this kernel has neither tun nor
+/// veth; the store can't be opened; or the default network can't be made.
+pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
+    start_log();
+    raise_descriptor_limit();
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("pontoon")
+        .enable_all()
+        .build()
+        .context("can't start the daemon's threads")?;
+    let outcome = runtime.block_on(serve(options));
+    // Relays are cut, not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
+    let _locks = lock::claim(&options.state_dir)?;
+    let (listener, _socket) = lock::bind_socket(&options.socket)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let start = options.clone();
+    let Started { daemon, mut host, mut events, mut ends } =
+        tokio::task::spawn_blocking(move || Daemon::start(&start)).await??;
+    let api = server::Api {
+        view: daemon.view.subscribe(),
+        switch: Arc::clone(&daemon.switch),
+        state_dir: Arc::new(options.state_dir),
+        run_dir: Arc::new(options.run_dir),
+        port_kind: daemon.port_kind,
+        daemon: Arc::new(Mutex::new(daemon)),
+    };
+    let daemon = Arc::clone(&api.daemon);
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut server = pin!(axum::serve(listener, server::router(api)).into_future());
+    tracing::info!("pontoon answers on {}", options.socket.display());
+
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let told = loop {
+        let outcome = tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            served = &mut server => {
+                served.context("the API's socket failed")?;
+                bail!("the API's socket was closed");
+            }
+            changed = host.changed() => {
+                changed.map_err(|_| anyhow!("nobody follows the host's network any more"))?;
+                let host = host.borrow_and_update().clone();
+                change(&daemon, |daemon| { daemon.follow_host(host); Ok(()) }).await
+            }
+            Some(event) = events.recv() => {
+                change(&daemon, |daemon| { daemon.handle_event(event); Ok(()) }).await
+            }
+            Some(id) = ends.recv() => {
+                change(&daemon, move |daemon| {
+                    daemon.end(&id, "its process has ended");
+                    Ok(())
+                }).await
+            }
+            _ = sweep.tick() => change(&daemon, |daemon| { daemon.sweep(); Ok(()) }).await,
+        };
+        if let Err(failure) = outcome {
+            tracing::error!("{failure}");
+        }
+    };
+    tracing::info!("{told}: stopping; containers keep their interfaces");
+    // A change in progress comes to its end first.
+    let daemon = tokio::task::spawn_blocking(move || {
+        drop(daemon.lock().unwrap_or_else(PoisonError::into_inner));
+        daemon
+    });
+    drop(daemon.await);
+    Ok(())
+}
+
+/// All that the daemon knows. Its methods block, for milliseconds mostly, and are called on threads
+/// for blocking work of the runtime.
+struct Daemon {
+    switch: Arc<Switch>,
+    store: Store,
+    kinds: PortKinds,
+    /// For containers that ask for none, and for the host's interfaces.
+    port_kind: PortKind,
+    /// Inode of the namespace that the daemon is in.
+    netns: u64,
+    host: HostState,
+    networks: Vec<Network>,
+    /// In the order of their attachment.
+    containers: Vec<Container>,
+    uplinks: Uplinks,
+    snat: SnatPorts,
+    /// It was told that no further port for outgoing flows can be held.
+    snat_exhausted: bool,
+    next_network: u32,
+    next_rule: u32,
+    /// Takes the ids of containers whose process has ended.
+    ends: mpsc::Sender<String>,
+    view: watch::Sender<Arc<View>>,
+}
+
+/// A daemon, and where it hears from.
+struct Started {
+    daemon: Daemon,
+    host: watch::Receiver<HostState>,
+    events: mpsc::Receiver<Event>,
+    ends: mpsc::Receiver<String>,
+}
+
+impl Daemon {
+    fn start(options: &DaemonOptions) -> anyhow::Result<Started> {
+        let kinds = PortKinds::probe();
+        let port_kind =
+            network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
+        let mut store = Store::open(&options.state_dir)?;
+        let networks = store.networks()?;
+        let containers = store.containers()?;
+
+        let runtime = Handle::current();
+        let claimed: Vec<String> = networks
+            .iter()
+            .map(|network| network.host_interface.clone())
+            .chain(containers.iter().filter_map(|it| it.endpoint.as_ref()?.host_interface.clone()))
+            .collect();
+        let before = runtime.block_on(host::snapshot(interface::is_ours))?;
+        network::remove_strays(&before.links, &claimed);
+        let watched = runtime.block_on(host::watch(interface::is_ours))?;
+
+        let mut settings = Settings::default();
+        if let Some(workers) = options.workers {
+            settings.workers = workers.max(1);
+        }
+        let (switch, events) = Switch::start(settings).context("can't start the switch")?;
+        let events = forward(events)?;
+        let (ends, ended) = mpsc::channel(64);
+        let nothing = View::new(&[], &[], &[], &HostState::default());
+        let mut daemon = Daemon {
+            switch: Arc::new(switch),
+            store,
+            kinds,
+            port_kind,
+            netns: Netns::current()?.inode(),
+            host: watched.borrow().clone(),
+            networks: Vec::new(),
+            containers: Vec::new(),
+            uplinks: Uplinks::new(options.uplink.clone()),
+            snat: SnatPorts::new(),
+            snat_exhausted: false,
+            next_network: 0,
+            next_rule: 0,
+            ends,
+            view: watch::Sender::new(Arc::new(nothing)),
+        };
+        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
+            daemon.grow_external_ports(protocol);
+        }
+        daemon.uplinks.follow(&daemon.switch, &daemon.host);
+        for record in networks {
+            let id = daemon.new_network_id();
+            let name = record.name.clone();
+            let network = Network::open(record, id, port_kind, &daemon.switch)
+                .with_context(|| format!("can't bring network {name} back"))?;
+            daemon.networks.push(network);
+        }
+        daemon.ensure_bridge().context("can't make the network bridge")?;
+        for record in containers {
+            daemon.adopt(record);
+        }
+        daemon.apply();
+        let status = (daemon.networks.len(), daemon.containers.len());
+        tracing::info!(
+            "{} workers, {} ports; {} networks, {} containers",
+            daemon.switch.workers(),
+            match port_kind {
+                PortKind::Tap => "TAP",
+                PortKind::Veth => "veth",
+            },
+            status.0,
+            status.1
+        );
+        Ok(Started { daemon, host: watched, events, ends: ended })
+    }
+
+    /// Puts what is known into force: the filters of the uplinks, the switch's description, and
+    /// what the API's readers see.
+    fn apply(&mut self) {
+        let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
+        self.uplinks.set_filter(filter);
+        let uplinks = self.uplinks.all();
+        self.switch.configure(config::build(
+            &self.networks,
+            &self.containers,
+            uplinks,
+            &self.host,
+        ));
+        let view = View::new(&self.networks, &self.containers, uplinks, &self.host);
+        self.view.send_replace(Arc::new(view));
+    }
+
+    /// The host's links, addresses, routes or neighbours have changed.
+    fn follow_host(&mut self, host: HostState) {
+        let links = |daemon: &Daemon| -> Vec<_> {
+            daemon.uplinks.all().iter().map(|uplink| uplink.link.clone()).collect()
+        };
+        let before = links(self);
+        let other = self.host.addresses != host.addresses
+            || self.host.routes != host.routes
+            || self.host.neighbors != host.neighbors;
+        self.host = host;
+        if self.uplinks.follow(&self.switch, &self.host) {
+            self.renew_listeners();
+        }
+        // Interfaces of containers come and go all the time, and matter to nobody here.
+        if other || links(self) != before {
+            self.apply();
+        }
+    }
+
+    /// The published sockets must not hear what comes in through an uplink.
+    fn renew_listeners(&self) {
+        let indexes = self.uplinks.indexes();
+        for published in self.containers.iter().flat_map(|container| &container.published) {
+            published.renew_filter(&indexes);
+        }
+    }
+
+    /// What the switch has to tell.
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::PortGone { port, error } => self.port_gone(port, &error),
+            Event::ExternalPortsLow { protocol } => self.grow_external_ports(protocol),
+        }
+    }
+
+    fn port_gone(&mut self, port: PortId, error: &str) {
+        if let Some(container) = self.containers.iter().find(|it| it.port == Some(port)) {
+            let id = container.record.id.clone();
+            self.end(&id, &format!("its interface is gone ({error})"));
+        } else if let Some(position) = self.networks.iter().position(|it| it.port == port) {
+            self.restore_host_interface(position);
+        } else if let Some(position) = self.uplinks.position(port) {
+            tracing::info!("uplink {} is gone: {error}", self.uplinks.all()[position].link.name);
+            self.uplinks.forget(&self.switch, position);
+            self.renew_listeners();
+            self.apply();
+        }
+    }
+
+    /// Holds another block of ports for outgoing flows, if those of `protocol` are few.
+    fn grow_external_ports(&mut self, protocol: nat::Protocol) {
+        // Told while the block before this one was being reserved.
+        if self.switch.nat().external_ports_free(protocol) >= usize::from(snat::BLOCK) {
+            return;
+        }
+        match self.snat.grow(protocol) {
+            Ok(ports) => {
+                self.snat_exhausted = false;
+                // The filter first: an answer that it drops would be lost.
+                self.apply();
+                tracing::debug!("outgoing {protocol} flows may use ports {ports:?} too");
+                snat::announce(self.switch.nat(), protocol, ports);
+            }
+            Err(error) if self.snat_exhausted => tracing::debug!("{error}"),
+            Err(error) => {
+                self.snat_exhausted = true;
+                tracing::warn!("no further port for outgoing {protocol} flows: {error}");
+            }
+        }
+    }
+
+    fn tell_network(&self, id: &str) -> Result<api::Network, Failure> {
+        let view = self.view.borrow();
+        view.networks
+            .iter()
+            .find(|network| network.id == id)
+            .cloned()
+            .ok_or_else(|| Failure::NotFound(format!("network {id} is gone")))
+    }
+
+    fn tell_container(&self, id: &str) -> Result<api::Container, Failure> {
+        let view = self.view.borrow();
+        view.containers
+            .iter()
+            .find(|container| container.id == id)
+            .cloned()
+            .ok_or_else(|| Failure::NotFound(format!("container {id} is gone")))
+    }
+}
+
+/// Carries the switch's events from its channel, which blocks, to one that the runtime can wait on.
+fn forward(events: crossbeam_channel::Receiver<Event>) -> io::Result<mpsc::Receiver<Event>> {
+    let (sender, receiver) = mpsc::channel(64);
+    thread::Builder::new().name("events".to_owned()).spawn(move || {
+        // Ends with the switch or with the daemon.
+        while let Ok(event) = events.recv() {
+            if sender.blocking_send(event).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// One line a change on standard error; RUST_LOG chooses more or less.
+fn start_log() {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    // Fails where there is one already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// Each published port and each flow of a relay takes descriptors: the soft limit of 1024 is for
+/// programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = raised {
+        tracing::warn!("can't raise the limit of file descriptors: {error}");
+    }
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

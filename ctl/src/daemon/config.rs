@@ -1,0 +1,236 @@
+//! What the switch is told, made from what the daemon knows.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use switch::PortId;
+use switch::config::{Config, Endpoint, Network as SwitchNetwork, Uplink as SwitchUplink};
+use switch::io::filter::UplinkFilter;
+
+use super::container::Container;
+use super::network::Network;
+use super::publish::host_ports;
+use super::snat::SnatPorts;
+use super::uplink::{self, Uplink};
+use crate::api::Protocol;
+use crate::host::HostState;
+
+/// How many addresses may be learned on one port: an endpoint has one MAC, but containers may run
+/// virtual machines or containers of their own.
+const FDB_PER_PORT: usize = 64;
+
+/// The whole description. Endpoints of containers that have ended have no port and are left out.
+pub(super) fn build(
+    networks: &[Network],
+    containers: &[Container],
+    uplinks: &[Uplink],
+    host: &HostState,
+) -> Config {
+    let ports: Vec<(u32, PortId)> =
+        uplinks.iter().map(|uplink| (uplink.link.index, uplink.port)).collect();
+    let mut host_addresses = uplink::host_addresses(host);
+    // The gateways' addresses are on interfaces of ours, but news of them takes a moment.
+    for gateway in networks.iter().flat_map(|network| &network.record.gateways) {
+        if !host_addresses.contains(gateway) {
+            host_addresses.push(*gateway);
+        }
+    }
+    Config {
+        networks: networks
+            .iter()
+            .map(|network| SwitchNetwork {
+                id: network.id,
+                gateway_mac: network.record.gateway_mac,
+                gateway_addresses: network.record.gateways.clone(),
+                subnets: network.record.subnets.clone(),
+                host_port: Some(network.port),
+                fdb_per_port: FDB_PER_PORT,
+            })
+            .collect(),
+        endpoints: containers
+            .iter()
+            .filter_map(|container| {
+                let endpoint = container.record.endpoint.as_ref()?;
+                let network =
+                    networks.iter().find(|network| network.record.id == endpoint.network)?;
+                Some(Endpoint {
+                    port: container.port?,
+                    network: network.id,
+                    mac: endpoint.mac,
+                    addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+                    guard: true,
+                })
+            })
+            .collect(),
+        uplinks: uplinks
+            .iter()
+            .map(|uplink| SwitchUplink { port: uplink.port, mac: uplink.link.mac })
+            .collect(),
+        routes: uplink::routes(host, &ports),
+        neighbors: uplink::neighbors(host, &ports),
+        nat: rules(networks, containers, host_addresses.clone()),
+        host_addresses,
+    }
+}
+
+fn rules(networks: &[Network], containers: &[Container], local: Vec<IpAddr>) -> nat::Rules {
+    nat::Rules {
+        masquerade: networks
+            .iter()
+            .flat_map(|network| &network.record.subnets)
+            .map(|subnet| nat::Masquerade { source: *subnet, to: None })
+            .collect(),
+        publish: containers
+            .iter()
+            .flat_map(|container| &container.published)
+            .filter_map(|published| published.rule())
+            .collect(),
+        local,
+    }
+}
+
+/// What the uplinks' sockets let through: published ports and those of masqueraded flows, to the
+/// host's own addresses.
+pub(super) fn filter(
+    networks: &[Network],
+    containers: &[Container],
+    snat: &SnatPorts,
+    host: &HostState,
+) -> UplinkFilter {
+    let published = |protocol: Protocol| {
+        containers
+            .iter()
+            .flat_map(|container| &container.published)
+            .filter(move |it| it.mapping.protocol == protocol && it.rule().is_some())
+            .map(|published| host_ports(&published.mapping))
+    };
+    let is_gateway =
+        |ip: &IpAddr| networks.iter().any(|network| network.record.gateways.contains(ip));
+    let mut filter = UplinkFilter {
+        tcp: snat.intervals(nat::Protocol::TCP),
+        udp: snat.intervals(nat::Protocol::UDP),
+        addresses: uplink::host_addresses(host),
+    };
+    filter.tcp.extend(published(Protocol::Tcp));
+    filter.udp.extend(published(Protocol::Udp));
+    filter.addresses.retain(|address| !is_gateway(address));
+    filter
+}
+
+#[cfg(test)]
+mod tests {
+    use switch::NetworkId;
+    use switch::frame::MacAddr;
+
+    use super::*;
+    use crate::api::{Mode, PortKind, Status, Target};
+    use crate::daemon::life::Identity;
+    use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
+    use crate::ipam::Allocator;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn network() -> Network {
+        Network {
+            record: NetworkRecord {
+                id: "n".to_owned(),
+                name: "bridge".to_owned(),
+                subnets: vec!["172.17.0.0/16".parse().unwrap()],
+                gateways: vec![ip("172.17.0.1")],
+                gateway_mac: MacAddr([2; 6]),
+                host_interface: "pontoon0".to_owned(),
+                mtu: 1500,
+                created: 0,
+            },
+            id: NetworkId(1),
+            port: PortId(0),
+            addresses: Allocator::new("172.17.0.0/16".parse().unwrap(), ip("172.17.0.1")).unwrap(),
+        }
+    }
+
+    fn container(name: &str, port: Option<u32>, network: &str) -> Container {
+        let endpoint = EndpointRecord {
+            network: network.to_owned(),
+            interface: "eth0".to_owned(),
+            mac: MacAddr([2, 0, 0, 0, 0, 7]),
+            addresses: vec!["172.17.0.2/16".parse().unwrap()],
+            port_kind: PortKind::Tap,
+            host_interface: None,
+        };
+        Container {
+            record: ContainerRecord {
+                id: name.to_owned(),
+                name: name.to_owned(),
+                mode: Mode::Network("bridge".to_owned()),
+                target: Target::Pid(1),
+                identity: Identity { boot: String::new(), netns: 1, started: None },
+                command: Vec::new(),
+                created: 0,
+                status: Status::Running,
+                endpoint: Some(endpoint),
+                published: Vec::new(),
+                remove_on_exit: false,
+            },
+            port: port.map(PortId),
+            published: Vec::new(),
+            watch: None,
+        }
+    }
+
+    #[test]
+    fn the_description_names_what_is_there_and_nothing_else() {
+        let containers = [
+            container("web", Some(4), "n"),
+            container("ended", None, "n"),
+            container("elsewhere", Some(5), "another"),
+        ];
+        let host = HostState {
+            addresses: vec![
+                (1, "127.0.0.1/8".parse().unwrap()),
+                (2, "192.0.2.2/24".parse().unwrap()),
+            ],
+            ..HostState::default()
+        };
+        let config = build(&[network()], &containers, &[], &host);
+        assert_eq!(config.networks.len(), 1);
+        let ports: Vec<PortId> = config.endpoints.iter().map(|endpoint| endpoint.port).collect();
+        assert_eq!(ports, [PortId(4)]);
+        assert_eq!(config.endpoints[0].addresses, [ip("172.17.0.2")]);
+        assert_eq!(config.host_addresses, [ip("192.0.2.2"), ip("172.17.0.1")]);
+        assert_eq!(config.nat.local, config.host_addresses);
+        assert_eq!(config.nat.masquerade.len(), 1);
+        assert!(config.routes.is_empty() && config.uplinks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn published_ports_open_the_filter_and_make_rules_but_loopback_does_not() {
+        use crate::api::PortMapping;
+        use crate::daemon::publish::reserve;
+
+        let mut web = container("web", Some(4), "n");
+        let to = ip("172.17.0.2");
+        // Ports nobody else has: found by asking for any.
+        for (rule, host_ip) in [(1, None), (2, Some(ip("127.0.0.1")))] {
+            let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+            let host_port = free.local_addr().unwrap().port();
+            drop(free);
+            let mapping = PortMapping {
+                protocol: Protocol::Tcp,
+                host_ip,
+                host_port,
+                container_port: 80,
+                count: 1,
+            };
+            web.published.push(reserve(&mapping, to, &[]).unwrap().serve(rule, to).unwrap());
+        }
+        let wire = host_ports(&web.published[0].mapping);
+        let (networks, containers) = ([network()], [web]);
+        let config = build(&networks, &containers, &[], &HostState::default());
+        assert_eq!(config.nat.publish.len(), 1);
+        assert_eq!(config.nat.publish[0].ports, wire);
+        let filter = filter(&networks, &containers, &SnatPorts::new(), &HostState::default());
+        assert_eq!((filter.tcp, filter.udp), (vec![wire], vec![]));
+    }
+}

@@ -1,0 +1,278 @@
+//! Networks: a subnet, a gateway, the host's interface on it, and who has which address.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use switch::{NetworkId, PortId, Switch};
+
+use super::failure::Failure;
+use super::interface::{self, PortKinds};
+use super::store::NetworkRecord;
+use super::{Daemon, names, seconds_since_1970};
+use crate::api::{self, CreateNetwork, PortKind};
+use crate::ipam::{self, Allocator, IpamError};
+use crate::link;
+
+/// The network that is there from the start and can't be removed.
+pub(super) const BRIDGE: &str = "bridge";
+
+/// Names that mean something else where a network is named.
+const RESERVED: [&str; 4] = ["host", "none", "default", "container"];
+
+/// Smallest and largest MTU: what every IPv4 host must take (RFC 791 clause 3.2), and what a TAP
+/// can carry in a frame of 64 KiB.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
+
+pub(super) struct Network {
+    pub record: NetworkRecord,
+    /// The switch's name for it in this life of the daemon.
+    pub id: NetworkId,
+    /// The host's interface.
+    pub port: PortId,
+    pub addresses: Allocator,
+}
+
+impl Network {
+    /// Brings a network to life: makes or adopts the host's interface, and adds it to the switch.
+    pub(super) fn open(
+        record: NetworkRecord,
+        id: NetworkId,
+        kind: PortKind,
+        switch: &Switch,
+    ) -> Result<Network, Failure> {
+        let (Some(&subnet), Some(&gateway)) = (record.subnets.first(), record.gateways.first())
+        else {
+            return Err(Failure::Internal(format!("network {} has no subnet", record.name)));
+        };
+        let addresses = Allocator::new(subnet, gateway).map_err(refused)?;
+        let port = add_host_port(&record, kind, switch)?;
+        Ok(Network { record, id, port, addresses })
+    }
+
+    /// A gateway's address with the prefix length of its subnet.
+    pub(super) fn gateway_of(&self, subnet: &IpNet) -> Option<IpAddr> {
+        self.record.gateways.iter().find(|gateway| subnet.contains(*gateway)).copied()
+    }
+}
+
+/// The host's interface of a network, as a port of the switch.
+fn add_host_port(record: &NetworkRecord, kind: PortKind, switch: &Switch) -> io::Result<PortId> {
+    let name = &record.host_interface;
+    let queues =
+        interface::host_interface(kind, name, record.gateway_mac, record.mtu, switch.workers())?;
+    for subnet in &record.subnets {
+        for gateway in record.gateways.iter().filter(|gateway| subnet.contains(*gateway)) {
+            let address = IpNet::new(*gateway, subnet.prefix_len()).map_err(io::Error::other)?;
+            link::add_address(name, address)?;
+        }
+    }
+    switch.add_port(queues)
+}
+
+impl Daemon {
+    /// Makes the network `bridge` unless the store has it.
+    pub(super) fn ensure_bridge(&mut self) -> Result<(), Failure> {
+        if self.networks.iter().any(|network| network.record.name == BRIDGE) {
+            return Ok(());
+        }
+        let request = CreateNetwork { name: BRIDGE.to_owned(), ..Default::default() };
+        self.create_network(request).map(|_| ())
+    }
+
+    pub(super) fn create_network(
+        &mut self,
+        request: CreateNetwork,
+    ) -> Result<api::Network, Failure> {
+        let name = request.name;
+        names::check("network", &name)?;
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Failure::Invalid(format!(
+                "{name:?} means something else in --net: give the network another name"
+            )));
+        }
+        if self.networks.iter().any(|network| network.record.name == name) {
+            return Err(Failure::Conflict(format!("there is a network {name} already")));
+        }
+        let subnet = self.choose_subnet(request.subnet)?;
+        let gateway = request.gateway.unwrap_or_else(|| ipam::default_gateway(subnet));
+        Allocator::new(subnet, gateway).map_err(refused)?;
+        let mtu = request.mtu.unwrap_or_else(|| self.uplinks.mtu());
+        if !MTU.contains(&mtu) {
+            return Err(Failure::Invalid(format!(
+                "an MTU of {mtu} can't be: choose one from {} to {}",
+                MTU.start(),
+                MTU.end()
+            )));
+        }
+        let record = NetworkRecord {
+            id: names::new_id()?,
+            host_interface: self.free_host_interface()?,
+            name,
+            subnets: vec![subnet],
+            gateways: vec![gateway],
+            gateway_mac: ipam::mac_for(gateway),
+            mtu,
+            created: seconds_since_1970(),
+        };
+        let opened = Network::open(record.clone(), self.new_network_id(), self.port_kind, &self.switch);
+        let network = match opened {
+            Ok(network) => network,
+            Err(failure) => {
+                remove_interface(&record.host_interface);
+                return Err(failure);
+            }
+        };
+        if let Err(error) = self.store.put_network(&record) {
+            self.switch.remove_port(network.port);
+            remove_interface(&record.host_interface);
+            return Err(error.into());
+        }
+        tracing::info!(
+            "network {} is {subnet}, gateway {gateway} on {}, MTU {mtu}",
+            record.name,
+            record.host_interface
+        );
+        self.networks.push(network);
+        self.apply();
+        self.tell_network(&record.id)
+    }
+
+    /// Removes a network nobody is attached to, and tells what it was.
+    pub(super) fn remove_network(&mut self, wanted: &str) -> Result<api::Network, Failure> {
+        let position = self.find_network(wanted)?;
+        let record = self.networks[position].record.clone();
+        if record.name == BRIDGE {
+            return Err(Failure::Invalid(format!(
+                "network {BRIDGE} is the default one and can't be removed"
+            )));
+        }
+        let told = self.tell_network(&record.id)?;
+        if !told.containers.is_empty() {
+            return Err(Failure::Conflict(format!(
+                "network {} has containers attached: {}; detach them first",
+                record.name,
+                told.containers.join(", ")
+            )));
+        }
+        self.store.remove_network(&record.id)?;
+        let network = self.networks.remove(position);
+        self.apply();
+        self.switch.remove_port(network.port);
+        remove_interface(&record.host_interface);
+        tracing::info!("network {} is removed", record.name);
+        Ok(told)
+    }
+
+    /// Position of a network by name, id or beginning of an id.
+    pub(super) fn find_network(&self, wanted: &str) -> Result<usize, Failure> {
+        let entries = self
+            .networks
+            .iter()
+            .map(|network| (network.record.id.as_str(), network.record.name.as_str()));
+        let id = names::resolve("network", wanted, entries)?;
+        self.networks
+            .iter()
+            .position(|network| network.record.id == id)
+            .ok_or_else(|| Failure::NotFound(format!("there is no network {wanted:?}")))
+    }
+
+    /// The host's interface of a network vanished: somebody removed it. The network needs it.
+    pub(super) fn restore_host_interface(&mut self, position: usize) {
+        let network = &mut self.networks[position];
+        self.switch.remove_port(network.port);
+        match add_host_port(&network.record, self.port_kind, &self.switch) {
+            Ok(port) => {
+                network.port = port;
+                tracing::warn!(
+                    "{} was removed; it is made anew",
+                    network.record.host_interface
+                );
+            }
+            Err(error) => tracing::error!(
+                "{} was removed and can't be made anew, so the host does not reach network {}: {error}",
+                network.record.host_interface,
+                network.record.name
+            ),
+        }
+        self.apply();
+    }
+
+    pub(super) fn new_network_id(&mut self) -> NetworkId {
+        self.next_network += 1;
+        NetworkId(self.next_network)
+    }
+
+    fn choose_subnet(&self, wanted: Option<IpNet>) -> Result<IpNet, Failure> {
+        let networks: Vec<IpNet> =
+            self.networks.iter().flat_map(|network| network.record.subnets.clone()).collect();
+        let mut host = self.host.subnets();
+        match wanted {
+            Some(IpNet::V6(subnet)) => Err(Failure::Invalid(format!(
+                "subnet {subnet}: networks are IPv4 only for now; give an IPv4 subnet"
+            ))),
+            Some(subnet) => ipam::check_subnet(subnet, &host, &networks).map_err(refused),
+            None => {
+                host.extend(networks);
+                ipam::choose_subnet(&host).map(IpNet::V4).map_err(refused)
+            }
+        }
+    }
+
+    /// The first of `pontoon0`, `pontoon1`, … that is nobody's.
+    fn free_host_interface(&self) -> Result<String, Failure> {
+        for number in 0..10_000 {
+            let name = format!("pontoon{number}");
+            let ours = self.networks.iter().any(|network| network.record.host_interface == name);
+            if !ours && !link::exists(&name).map_err(io::Error::from)? {
+                return Ok(name);
+            }
+        }
+        Err(Failure::Conflict("every name from pontoon0 to pontoon9999 is in use".to_owned()))
+    }
+}
+
+/// Removes the interfaces of the host that earlier lives of pontoon left and nothing claims.
+pub(super) fn remove_strays(links: &[crate::host::HostLink], claimed: &[String]) {
+    for link in links.iter().filter(|link| link.ours) {
+        let name = link.name.strip_suffix("-sw").unwrap_or(&link.name);
+        if !claimed.iter().any(|claimed| claimed == name) {
+            tracing::info!("interface {} is left from an earlier daemon; removing it", link.name);
+            remove_interface(&link.name);
+        }
+    }
+}
+
+/// Removes an interface if it is there; trouble is told and not passed on.
+pub(super) fn remove_interface(name: &str) {
+    match link::delete(name) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!("an interface is left over: {error}"),
+    }
+}
+
+/// Why IPAM said no, in the kinds of the API.
+pub(super) fn refused(error: IpamError) -> Failure {
+    let text = error.to_string();
+    match error {
+        IpamError::NoSubnetFree
+        | IpamError::Overlap { .. }
+        | IpamError::Held { .. }
+        | IpamError::Full { .. } => Failure::Conflict(text),
+        IpamError::TooSmall(_)
+        | IpamError::NotUnicast(_)
+        | IpamError::Outside { .. }
+        | IpamError::Reserved { .. } => Failure::Invalid(text),
+    }
+}
+
+/// # Errors
+/// Neither kind of interface works here.
+pub(super) fn choose_kind(kinds: &PortKinds, wanted: Option<PortKind>) -> Result<PortKind, String> {
+    let preferred = kinds.preferred()?;
+    match wanted {
+        None => Ok(preferred),
+        Some(kind) => kinds.check(kind).map(|()| kind),
+    }
+}

@@ -1,0 +1,305 @@
+//! The HTTP API: routes, bodies and errors. Shapes are in [`crate::api`].
+//!
+//! A change runs to its end on a thread for blocking work even if its client goes away, one
+//! change at a time. Readers look at the last [`View`] and wait for nobody.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, body::Bytes};
+use serde::de::DeserializeOwned;
+use switch::Switch;
+use tokio::sync::watch;
+
+use super::failure::Failure;
+use super::view::View;
+use super::{Daemon, names};
+use crate::api::{
+    Attach, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody, FdbEntry, Flow,
+    Info, NatRules, Network, PortCounters, PortKind, PortMapping,
+};
+
+/// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
+const MAX_BODY: usize = 1 << 20;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub daemon: Arc<Mutex<Daemon>>,
+    pub view: watch::Receiver<Arc<View>>,
+    pub switch: Arc<Switch>,
+    pub state_dir: Arc<PathBuf>,
+    pub run_dir: Arc<PathBuf>,
+    pub port_kind: PortKind,
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+pub(super) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/info", get(info))
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{name}", get(network).delete(remove_network))
+        .route("/v1/containers", get(containers).post(attach))
+        .route("/v1/containers/{name}", get(container).delete(detach))
+        .route(
+            "/v1/containers/{name}/ports",
+            axum::routing::post(publish).delete(unpublish),
+        )
+        .route("/v1/fdb", get(fdb))
+        .route("/v1/nat", get(nat_rules))
+        .route("/v1/connections", get(connections))
+        .route("/v1/counters", get(counters))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(api)
+}
+
+impl Api {
+    fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+}
+
+/// Runs `work` on the daemon when its turn comes.
+pub(super) async fn change<T: Send + 'static>(
+    daemon: &Arc<Mutex<Daemon>>,
+    work: impl FnOnce(&mut Daemon) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let daemon = Arc::clone(daemon);
+    let done = tokio::task::spawn_blocking(move || {
+        work(&mut daemon.lock().unwrap_or_else(PoisonError::into_inner))
+    });
+    done.await.unwrap_or_else(|error| {
+        Err(Failure::Internal(format!("the daemon failed at it ({error}); its log tells more")))
+    })
+}
+
+async fn info(State(api): State<Api>) -> Json<Info> {
+    let view = api.view();
+    Json(Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        workers: api.switch.workers(),
+        uplinks: view.uplinks.clone(),
+        state_dir: api.state_dir.to_path_buf(),
+        run_dir: api.run_dir.to_path_buf(),
+        port_kind: api.port_kind,
+        networks: view.networks.len(),
+        containers: view.containers.len(),
+        connections: api.switch.nat().len(),
+    })
+}
+
+async fn networks(State(api): State<Api>) -> Json<Vec<Network>> {
+    Json(api.view().networks.clone())
+}
+
+async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
+    let view = api.view();
+    let entries = view.networks.iter().map(|it| (it.id.as_str(), it.name.as_str()));
+    let id = names::resolve("network", &name, entries)?;
+    let found = view.networks.iter().find(|network| network.id == id);
+    found.cloned().map(Json).ok_or_else(|| gone("network", &name))
+}
+
+async fn create_network(
+    State(api): State<Api>,
+    Body(request): Body<CreateNetwork>,
+) -> Answer<Network> {
+    Ok(change(&api.daemon, |daemon| daemon.create_network(request)).await.map(Json)?)
+}
+
+async fn remove_network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
+    Ok(change(&api.daemon, move |daemon| daemon.remove_network(&name)).await.map(Json)?)
+}
+
+async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
+    Json(api.view().containers.clone())
+}
+
+async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
+    let view = api.view();
+    let entries = view.containers.iter().map(|it| (it.id.as_str(), it.name.as_str()));
+    let id = names::resolve("container", &name, entries)?;
+    let found = view.containers.iter().find(|container| container.id == id);
+    found.cloned().map(Json).ok_or_else(|| gone("container", &name))
+}
+
+async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<Container> {
+    Ok(change(&api.daemon, |daemon| daemon.attach(request)).await.map(Json)?)
+}
+
+async fn detach(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| daemon.detach(&name)).await.map(Json)?)
+}
+
+async fn publish(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(mappings): Body<Vec<PortMapping>>,
+) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| daemon.publish(&name, mappings)).await.map(Json)?)
+}
+
+async fn unpublish(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(mappings): Body<Vec<PortMapping>>,
+) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| daemon.unpublish(&name, mappings)).await.map(Json)?)
+}
+
+async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
+    let view = api.view();
+    let rows = api.switch.fdb().into_iter().map(|row| FdbEntry {
+        network: view.network_name(row.network.0),
+        mac: row.mac.to_string(),
+        port: row.port.0,
+        owner: view.owner(row.port.0),
+        age_seconds: row.age.as_secs(),
+    });
+    Json(rows.collect())
+}
+
+async fn nat_rules(State(api): State<Api>) -> Json<NatRules> {
+    Json(api.view().rules.clone())
+}
+
+async fn connections(State(api): State<Api>) -> Json<Vec<Connection>> {
+    let flow = |tuple: &nat::Tuple| Flow {
+        src: tuple.src,
+        dst: tuple.dst,
+        src_port: tuple.src_port,
+        dst_port: tuple.dst_port,
+    };
+    let rows = api.switch.nat().connections(api.switch.now()).into_iter().map(|row| Connection {
+        protocol: row.original.protocol.to_string(),
+        state: row.state.to_owned(),
+        original: flow(&row.original),
+        reply: flow(&row.reply),
+        expires_seconds: row.expires_in.as_secs(),
+        packets: row.packets,
+        bytes: row.bytes,
+    });
+    Json(rows.collect())
+}
+
+async fn counters(State(api): State<Api>) -> Json<Counters> {
+    let view = api.view();
+    let counted = api.switch.counters();
+    Json(Counters {
+        ports: counted
+            .ports
+            .into_iter()
+            .map(|(port, counters)| PortCounters {
+                port: port.0,
+                owner: view.owner(port.0),
+                rx_frames: counters.rx_frames,
+                rx_bytes: counters.rx_bytes,
+                tx_frames: counters.tx_frames,
+                tx_bytes: counters.tx_bytes,
+            })
+            .collect(),
+        drops: counted
+            .drops
+            .into_iter()
+            .map(|(reason, frames)| DropCounter {
+                reason: reason.name(),
+                explanation: reason.to_string(),
+                frames,
+            })
+            .collect(),
+    })
+}
+
+async fn unknown(request: Request) -> Refusal {
+    Refusal {
+        status: StatusCode::NOT_FOUND,
+        error: format!("there is nothing at {}", request.uri().path()),
+    }
+}
+
+async fn wrong_method(request: Request) -> Refusal {
+    Refusal {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        error: format!("{} can't be asked to {}", request.uri().path(), request.method()),
+    }
+}
+
+fn gone(what: &str, name: &str) -> Refusal {
+    Failure::NotFound(format!("there is no {what} {name:?}")).into()
+}
+
+/// A failure as the client gets it.
+struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        let status = match &failure {
+            Failure::Invalid(_) => StatusCode::BAD_REQUEST,
+            Failure::NotFound(_) => StatusCode::NOT_FOUND,
+            Failure::Conflict(_) => StatusCode::CONFLICT,
+            Failure::Internal(text) => {
+                tracing::error!("{text}");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Refusal { status, error: failure.to_string() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorBody { error: self.error })).into_response()
+    }
+}
+
+/// A JSON body. The content type is not looked at: there is only one.
+struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refusal> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
+            let status = rejection.status();
+            let error = match status {
+                StatusCode::PAYLOAD_TOO_LARGE => {
+                    format!("the request is larger than {MAX_BODY} bytes")
+                }
+                _ => format!("the request can't be read: {}", rejection.body_text()),
+            };
+            Refusal { status, error }
+        })?;
+        serde_json::from_slice(&bytes).map(Body).map_err(|error| Refusal {
+            status: StatusCode::BAD_REQUEST,
+            error: format!("the request is not the JSON expected here: {error}"),
+        })
+    }
+}
+
+/// The name in a path.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Refusal> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Name(name)).map_err(|rejection: PathRejection| Refusal {
+            status: rejection.status(),
+            error: format!("the path can't be read: {}", rejection.body_text()),
+        })
+    }
+}

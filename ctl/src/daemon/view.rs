@@ -1,0 +1,164 @@
+//! What readers of the API see: made anew after each change, so that no reader waits for one.
+
+use std::collections::BTreeMap;
+
+use super::container::Container;
+use super::network::Network;
+use super::uplink::Uplink;
+use crate::api;
+use crate::host::HostState;
+
+pub(super) struct View {
+    pub networks: Vec<api::Network>,
+    pub containers: Vec<api::Container>,
+    pub rules: api::NatRules,
+    pub uplinks: Vec<String>,
+    /// Who is behind a port of the switch.
+    owners: BTreeMap<u32, String>,
+    /// Names of networks by the switch's number.
+    network_names: BTreeMap<u32, String>,
+}
+
+impl View {
+    pub(super) fn new(
+        networks: &[Network],
+        containers: &[Container],
+        uplinks: &[Uplink],
+        host: &HostState,
+    ) -> View {
+        let mut owners = BTreeMap::new();
+        for network in networks {
+            owners.insert(network.port.0, "host".to_owned());
+        }
+        for uplink in uplinks {
+            owners.insert(uplink.port.0, format!("uplink {}", uplink.link.name));
+        }
+        for container in containers {
+            if let Some(port) = container.port {
+                owners.insert(port.0, container.record.name.clone());
+            }
+        }
+        View {
+            networks: networks.iter().map(|network| tell_network(network, containers)).collect(),
+            containers: containers
+                .iter()
+                .map(|container| tell_container(container, networks))
+                .collect(),
+            rules: tell_rules(networks, containers, uplinks, host),
+            uplinks: uplinks.iter().map(|uplink| uplink.link.name.clone()).collect(),
+            owners,
+            network_names: networks
+                .iter()
+                .map(|network| (network.id.0, network.record.name.clone()))
+                .collect(),
+        }
+    }
+
+    pub(super) fn owner(&self, port: u32) -> String {
+        self.owners.get(&port).cloned().unwrap_or_else(|| "nobody".to_owned())
+    }
+
+    pub(super) fn network_name(&self, id: u32) -> String {
+        self.network_names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+    }
+}
+
+fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
+    let record = &network.record;
+    api::Network {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        subnets: record.subnets.clone(),
+        gateways: record.gateways.clone(),
+        gateway_mac: record.gateway_mac.to_string(),
+        host_interface: record.host_interface.clone(),
+        mtu: record.mtu,
+        created: record.created,
+        containers: containers
+            .iter()
+            .filter(|container| {
+                container.record.endpoint.as_ref().is_some_and(|it| it.network == record.id)
+            })
+            .map(|container| container.record.name.clone())
+            .collect(),
+    }
+}
+
+fn tell_container(container: &Container, networks: &[Network]) -> api::Container {
+    let record = &container.record;
+    let endpoint = record.endpoint.as_ref().zip(container.port).map(|(endpoint, port)| {
+        let network = networks.iter().find(|network| network.record.id == endpoint.network);
+        api::Endpoint {
+            network: network.map_or_else(
+                || endpoint.network.clone(),
+                |network| network.record.name.clone(),
+            ),
+            interface: endpoint.interface.clone(),
+            mac: endpoint.mac.to_string(),
+            addresses: endpoint.addresses.clone(),
+            gateways: endpoint
+                .addresses
+                .iter()
+                .filter_map(|address| network?.gateway_of(&address.trunc()))
+                .collect(),
+            port_kind: endpoint.port_kind,
+            port: port.0,
+            host_interface: endpoint.host_interface.clone(),
+        }
+    });
+    api::Container {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        mode: record.mode.clone(),
+        target: record.target.clone(),
+        command: record.command.clone(),
+        created: record.created,
+        status: record.status,
+        endpoints: endpoint.into_iter().collect(),
+        published: record.published.clone(),
+        remove_on_exit: record.remove_on_exit,
+    }
+}
+
+fn tell_rules(
+    networks: &[Network],
+    containers: &[Container],
+    uplinks: &[Uplink],
+    host: &HostState,
+) -> api::NatRules {
+    // What a flow to the world leaves with is its route's source; by uplink, the widest route's.
+    let to: BTreeMap<String, std::net::IpAddr> = uplinks
+        .iter()
+        .filter_map(|uplink| {
+            let ports = [(uplink.link.index, uplink.port)];
+            let routes = super::uplink::routes(host, &ports);
+            let widest = routes
+                .iter()
+                .filter(|route| route.source.is_ipv4())
+                .min_by_key(|route| route.destination.prefix_len())?;
+            Some((uplink.link.name.clone(), widest.source))
+        })
+        .collect();
+    api::NatRules {
+        masquerade: networks
+            .iter()
+            .flat_map(|network| {
+                network.record.subnets.iter().map(|subnet| api::MasqueradeRule {
+                    network: network.record.name.clone(),
+                    source: *subnet,
+                    to: to.clone(),
+                })
+            })
+            .collect(),
+        publish: containers
+            .iter()
+            .flat_map(|container| {
+                container.published.iter().map(|published| api::PublishRule {
+                    container: container.record.name.clone(),
+                    mapping: published.mapping.clone(),
+                    to: published.to,
+                })
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,281 @@
+//! Time, exhaustion, quotas and eviction.
+
+use super::*;
+
+fn small(max_connections: usize, max_per_address: usize) -> Limits {
+    Limits {
+        max_connections,
+        max_per_address,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn rfc_4787_req_5_a_udp_mapping_lives_and_ends() {
+    let mut world = World::new();
+    let outside = world
+        .out(&udp("10.0.0.2:4242", "192.0.2.9:5000", b""))
+        .unwrap();
+    let answer = packet(&outside.reversed());
+    world.wait(120);
+    assert!(world.inside(&answer).is_ok());
+    // Not refreshed by the outside (REQ-6), so its time is up.
+    world.wait(180);
+    assert_eq!(world.inside(&answer), Err(Refused::NoMapping));
+    assert_eq!(world.nat.len(), 0);
+}
+
+#[test]
+fn a_published_port_that_only_listens_keeps_its_flow() {
+    let mut world = World::new();
+    world.publish(vec![rule(1, Protocol::UDP, 514..=514, "10.0.0.2:514")]);
+    for _ in 0..5 {
+        world
+            .inside(&udp("192.0.2.9:5555", "198.51.100.1:514", b"log line"))
+            .unwrap();
+        world.wait(299);
+    }
+    assert_eq!(world.nat.stats().opened, 1);
+}
+
+#[test]
+fn timeouts_of_dns_and_echo() {
+    let world = World::new();
+    world
+        .out(&udp("10.0.0.2:4242", "192.0.2.9:53", b""))
+        .unwrap();
+    world.out(&echo("10.0.0.2", PEER, true, 7)).unwrap();
+    let mut left: Vec<u64> = world
+        .nat
+        .connections(world.now)
+        .iter()
+        .map(|info| info.expires_in.as_secs())
+        .collect();
+    left.sort_unstable();
+    assert_eq!(left, [30, 60]);
+}
+
+#[test]
+fn expiry_frees_connections_and_ports_in_bounded_steps() {
+    let mut world = World::new();
+    for port in 1..=500 {
+        world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""))
+            .unwrap();
+    }
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 500);
+    world.wait(299);
+    assert_eq!(world.nat.expire(world.now), 0);
+    world.wait(1);
+    assert!(
+        world.nat.connections(world.now).is_empty(),
+        "dead before they are swept"
+    );
+    let mut ended = 0;
+    for _ in 0..16 {
+        ended += world.nat.expire(world.now);
+    }
+    assert_eq!((ended, world.nat.len()), (500, 0));
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 1000);
+    assert_eq!(world.nat.stats().ended, 500);
+}
+
+#[test]
+fn udp_out_of_ports_is_refused_and_nothing_changes() {
+    let world = World::with(Limits::default(), 61000..=61009);
+    for host in 1..=10 {
+        world
+            .out(&udp(&format!("10.0.0.{host}:4242"), "192.0.2.9:5000", b""))
+            .unwrap();
+    }
+    let more = udp("10.0.0.11:4242", "192.0.2.9:5000", b"");
+    for _ in 0..100 {
+        assert_eq!(world.out(&more), Err(Refused::PortsExhausted));
+    }
+    assert_eq!(world.nat.len(), 10);
+    // One that has a mapping still reaches new peers.
+    assert!(
+        world
+            .out(&udp("10.0.0.1:4242", "192.0.2.10:5000", b""))
+            .is_ok()
+    );
+    // And the caller may add a block.
+    world.nat.add_external_ports(Protocol::UDP, 62000..=62000);
+    assert_eq!(world.out(&more).unwrap().src_port, 62000);
+}
+
+#[test]
+fn tcp_out_of_ports_shares_them_among_peers() {
+    let world = World::with(Limits::default(), 61000..=61009);
+    let mut seen = std::collections::BTreeSet::new();
+    for peer in 1..=20 {
+        for host in 1..=10 {
+            let syn = tcp(
+                &format!("10.0.0.{host}:4242"),
+                &format!("192.0.2.{peer}:80"),
+                SYN,
+                b"",
+            );
+            assert!(seen.insert(world.out(&syn).unwrap()));
+        }
+    }
+    // Ten more hosts, without a port of their own.
+    for peer in 21..=40 {
+        for host in 11..=20 {
+            let syn = tcp(
+                &format!("10.0.0.{host}:4242"),
+                &format!("192.0.2.{peer}:80"),
+                SYN,
+                b"",
+            );
+            let outside = world.out(&syn).unwrap();
+            assert!(seen.insert(outside), "two flows look the same from outside");
+            let back = world
+                .inside(&packet_with(&outside.reversed(), SYN | ACK))
+                .unwrap();
+            assert_eq!(
+                (back.dst, back.dst_port),
+                (ip(&format!("10.0.0.{host}")), 4242)
+            );
+        }
+        // Ten ports towards one peer are ten flows.
+        let syn = tcp("10.0.0.21:4242", &format!("192.0.2.{peer}:80"), SYN, b"");
+        assert_eq!(world.out(&syn), Err(Refused::PortsExhausted));
+        // The owner of a port may find it taken by a sharer towards this peer.
+        let syn = tcp("10.0.0.1:4242", &format!("192.0.2.{peer}:80"), SYN, b"");
+        assert_eq!(world.out(&syn), Err(Refused::PortsExhausted));
+    }
+    assert_eq!(world.nat.stats().shared, 200);
+    assert_eq!(world.nat.flush(world.now, |_| false), 400);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 10);
+}
+
+#[test]
+fn a_connection_that_is_over_gives_up_its_port_under_pressure() {
+    let world = World::with(Limits::default(), 61000..=61000);
+    let outside = world
+        .out(&tcp("10.0.0.1:4242", "192.0.2.9:80", SYN, b""))
+        .unwrap();
+    let syn = tcp("10.0.0.2:4242", "192.0.2.9:80", SYN, b"");
+    assert_eq!(world.out(&syn), Err(Refused::PortsExhausted));
+    world
+        .inside(&packet_with(&outside.reversed(), RST | ACK))
+        .unwrap();
+    assert_eq!(world.out(&syn).unwrap().src_port, 61000);
+    let stats = world.nat.stats();
+    assert_eq!((stats.connections, stats.recycled, stats.shared), (1, 1, 0));
+}
+
+#[test]
+fn without_ports_nothing_is_masqueraded() {
+    let world = World {
+        nat: Nat::new(Limits::default(), 1),
+        now: Time::ZERO,
+    };
+    world.publish(vec![]);
+    let sent = udp("10.0.0.2:4242", "192.0.2.9:53", b"");
+    assert_eq!(world.out(&sent), Err(Refused::PortsExhausted));
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 0);
+}
+
+#[test]
+fn rfc_6888_req_4_an_address_has_its_quota() {
+    let world = World::with(small(1000, 5), 61000..=61999);
+    // One peer, so that all is in one shard and eviction sees it.
+    for port in 1..=5 {
+        let outside = world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""))
+            .unwrap();
+        world.inside(&packet(&outside.reversed())).unwrap();
+    }
+    let more = udp("10.0.0.2:6", "192.0.2.9:5000", b"");
+    assert_eq!(world.out(&more), Err(Refused::QuotaExceeded));
+    assert!(
+        world.out(&udp("10.0.0.3:6", "192.0.2.9:5000", b"")).is_ok(),
+        "others are not hit"
+    );
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 994);
+}
+
+#[test]
+fn a_flood_of_half_open_connections_costs_its_own_quota() {
+    let world = World::with(small(1000, 5), 61000..=61999);
+    world.publish(vec![rule(1, Protocol::TCP, 80..=80, "10.0.0.2:80")]);
+    let syn = |port: u16| tcp(&format!("192.0.2.9:{port}"), "198.51.100.1:80", SYN, b"");
+    let mut refused = 0;
+    for port in 1..=1000 {
+        refused += usize::from(world.inside(&syn(port)).is_err());
+    }
+    assert!(world.nat.len() <= 5);
+    let evicted = world.nat.stats().evicted;
+    assert_eq!(
+        evicted as usize + refused,
+        995,
+        "each new one took the place of one, or had none"
+    );
+}
+
+#[test]
+fn a_full_table_evicts_the_half_open_of_the_greediest() {
+    let world = World::with(small(10, 1000), 61000..=61999);
+    // 8 half-open of one, 1 established and 1 half-open of another.
+    for port in 1..=8 {
+        world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""))
+            .unwrap();
+    }
+    let kept = world
+        .out(&udp("10.0.0.3:1", "192.0.2.9:5000", b""))
+        .unwrap();
+    world.inside(&packet(&kept.reversed())).unwrap();
+    world
+        .out(&udp("10.0.0.3:2", "192.0.2.9:5000", b""))
+        .unwrap();
+    for host in 4..=8 {
+        world
+            .out(&udp(&format!("10.0.0.{host}:1"), "192.0.2.9:5000", b""))
+            .unwrap();
+    }
+    let count = |host: &str| {
+        let all = world.nat.connections(world.now);
+        all.iter().filter(|info| info.inside == ip(host)).count()
+    };
+    assert_eq!(
+        (count("10.0.0.2"), count("10.0.0.3"), world.nat.len()),
+        (3, 2, 10)
+    );
+    assert_eq!(world.nat.stats().evicted, 5);
+}
+
+#[test]
+fn a_table_full_of_established_flows_refuses() {
+    let world = World::with(small(3, 1000), 61000..=61999);
+    for port in 1..=3 {
+        let outside = world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""))
+            .unwrap();
+        world.inside(&packet(&outside.reversed())).unwrap();
+    }
+    let more = udp("10.0.0.3:1", "192.0.2.9:5000", b"");
+    assert_eq!(world.out(&more), Err(Refused::TableFull));
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 997);
+}
+
+#[test]
+fn timeouts_can_be_set() {
+    let timeouts = Timeouts {
+        udp: Duration::from_secs(1),
+        ..Timeouts::default()
+    };
+    let limits = Limits {
+        timeouts,
+        ..Limits::default()
+    };
+    let mut world = World::with(limits, 61000..=61999);
+    world
+        .out(&udp("10.0.0.2:1", "192.0.2.9:5000", b""))
+        .unwrap();
+    world.wait(1);
+    assert!(world.nat.connections(world.now).is_empty());
+    assert_eq!(world.nat.limits().timeouts.udp, Duration::from_secs(1));
+}

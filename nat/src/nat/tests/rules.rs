@@ -1,0 +1,140 @@
+//! What a change of rules, or the going of an endpoint, does to the flows.
+
+use super::*;
+
+#[test]
+fn unpublishing_cuts_the_flow_and_no_other() {
+    let world = World::new();
+    let first = rule(1, Protocol::UDP, 8080..=8080, "10.0.0.2:80");
+    let second = rule(2, Protocol::UDP, 8081..=8081, "10.0.0.2:81");
+    world.publish(vec![first, second.clone()]);
+    let one = world
+        .inside(&udp("192.0.2.9:5555", "198.51.100.1:8080", b""))
+        .unwrap();
+    let two = world
+        .inside(&udp("192.0.2.9:5555", "198.51.100.1:8081", b""))
+        .unwrap();
+    world
+        .hairpin(&udp("10.0.0.3:5555", "198.51.100.1:8080", b""))
+        .unwrap();
+    world.publish(vec![second]);
+    assert_eq!(world.nat.len(), 1);
+    let knock = udp("192.0.2.9:5555", "198.51.100.1:8080", b"");
+    assert_eq!(world.inside(&knock), Err(Refused::NoMapping));
+    assert!(world.out(&packet(&two.reversed())).is_ok());
+    // The container's late answer is now a flow of its own.
+    assert_ne!(world.out(&packet(&one.reversed())).unwrap().src_port, 8080);
+    assert_eq!(world.nat.rules().publish.len(), 1);
+}
+
+#[test]
+fn a_flow_of_udp_does_not_stick_to_the_old_container() {
+    let world = World::new();
+    world.publish(vec![rule(1, Protocol::UDP, 53..=53, "10.0.0.2:53")]);
+    let query = udp("192.0.2.9:5555", "198.51.100.1:53", b"");
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.0.0.2"));
+    world.publish(vec![rule(2, Protocol::UDP, 53..=53, "10.0.0.3:53")]);
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.0.0.3"));
+}
+
+#[test]
+fn publishing_claims_the_container_s_port() {
+    let world = World::new();
+    let sent = udp("10.0.0.2:5000", "192.0.2.9:6000", b"");
+    let other = udp("10.0.0.2:5001", "192.0.2.9:6000", b"");
+    assert!(world.out(&sent).unwrap().src_port >= 61000);
+    assert!(world.out(&other).unwrap().src_port >= 61000);
+    world.publish(vec![rule(1, Protocol::UDP, 7000..=7000, "10.0.0.2:5000")]);
+    assert_eq!(
+        world.nat.len(),
+        1,
+        "the flow from the port is gone, the other is not"
+    );
+    // What it sends from the port has the published one, and is answered there.
+    let outside = world.out(&sent).unwrap();
+    assert_eq!(
+        outside.to_string(),
+        "198.51.100.1:7000 > 192.0.2.9:6000/udp"
+    );
+    let back = world.inside(&packet(&outside.reversed())).unwrap();
+    assert_eq!(back.to_string(), "192.0.2.9:6000 > 10.0.0.2:5000/udp");
+}
+
+#[test]
+fn a_rule_for_one_address_answers_as_that_address() {
+    let world = World::new();
+    let mut publish = rule(1, Protocol::UDP, 7000..=7000, "10.0.0.2:5000");
+    publish.host = Some(ip("198.51.100.2"));
+    world.publish(vec![publish]);
+    let outside = world
+        .out(&udp("10.0.0.2:5000", "192.0.2.9:6000", b""))
+        .unwrap();
+    assert_eq!(outside.src, ip("198.51.100.2"));
+    let knock = udp("192.0.2.9:6001", "198.51.100.1:7000", b"");
+    assert_eq!(world.inside(&knock), Err(Refused::NoMapping));
+}
+
+#[test]
+fn flows_follow_their_masquerade_rule() {
+    let world = World::new();
+    world
+        .out(&udp("10.0.0.2:1", "192.0.2.9:5000", b""))
+        .unwrap();
+    world
+        .out(&udp("10.9.0.2:1", "192.0.2.9:5000", b""))
+        .unwrap();
+    let mut rules = World::rules(vec![]);
+    rules.masquerade[0].source = "10.9.0.0/24".parse().unwrap();
+    world.nat.set_rules(world.now, rules);
+    assert!(
+        world.nat.is_empty(),
+        "one is routed no longer, the other masqueraded no longer"
+    );
+    assert_eq!(
+        world
+            .out(&udp("10.9.0.2:1", "192.0.2.9:5000", b""))
+            .unwrap()
+            .src,
+        ip(HOST)
+    );
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 999);
+}
+
+#[test]
+fn forgetting_an_endpoint_ends_all_its_flows() {
+    let world = World::new();
+    world.publish(vec![rule(1, Protocol::TCP, 8080..=8080, "10.0.0.2:80")]);
+    world.out(&udp("10.0.0.2:1", "192.0.2.9:53", b"")).unwrap();
+    world.out(&echo("10.0.0.2", PEER, true, 1)).unwrap();
+    world
+        .inside(&tcp("192.0.2.9:5555", "198.51.100.1:8080", SYN, b""))
+        .unwrap();
+    world
+        .hairpin(&tcp("10.0.0.3:5555", "198.51.100.1:8080", SYN, b""))
+        .unwrap();
+    world.out(&udp("10.0.0.3:1", "192.0.2.9:53", b"")).unwrap();
+    assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 4);
+    assert_eq!(world.nat.len(), 1);
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 999);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1000);
+    assert_eq!(world.nat.external_ports_free(Protocol::ICMP), 65536);
+    assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 0);
+}
+
+#[test]
+fn flushing_one_among_many() {
+    let world = World::new();
+    for port in 1..=10 {
+        world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:53", b""))
+            .unwrap();
+    }
+    assert_eq!(
+        world
+            .nat
+            .flush(world.now, |info| info.original.src_port != 7),
+        1
+    );
+    assert_eq!(world.nat.connections(world.now).len(), 9);
+    assert_eq!(world.nat.flush(world.now, |_| false), 9);
+}

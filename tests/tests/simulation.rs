@@ -1,0 +1,279 @@
+//! The data path under a simulated clock, with smoltcp's TCP/IP at every port; no right needed.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nat::Protocol;
+use pontoon_tests::simulation::{A, B, GATEWAY, HOST, Network, OUTSIDE, Who};
+use pontoon_tests::wire::{Noise, ethernet, ipv4, udp};
+use switch::DropReason;
+
+const WEB: u16 = 80;
+const PUBLISHED: u16 = 8080;
+
+#[test]
+fn pings() {
+    let mut network = Network::new();
+    network.ping(Who::A, B).unwrap();
+    network.ping(Who::B, A).unwrap();
+    network.ping(Who::A, GATEWAY).unwrap();
+    network.ping(Who::Host, A).unwrap();
+    network.ping(Who::A, OUTSIDE).unwrap();
+    // Nobody has this address: the question is asked, and time passes.
+    let start = network.now();
+    network
+        .ping(Who::A, [10, 88, 0, 99].into())
+        .expect_err("nobody is there");
+    assert!(network.now() - start >= Duration::from_secs(5));
+}
+
+#[test]
+fn both_containers_ping_the_same_host_with_the_same_id() {
+    let mut network = Network::new();
+    // The ids collide behind one address, and the second one's must be translated.
+    network.ping(Who::A, OUTSIDE).unwrap();
+    network.ping(Who::B, OUTSIDE).unwrap();
+    network.ping(Who::A, OUTSIDE).unwrap();
+    assert_eq!(
+        network.connections().len(),
+        2,
+        "{:?}",
+        network.connections()
+    );
+}
+
+#[test]
+fn tcp_through_the_bridge() {
+    let mut network = Network::new();
+    let flow = network.connect(Who::A, (B, WEB), Who::B, WEB).unwrap();
+    assert_eq!(network.seen_by_server(&flow).ip(), A);
+    network.transfer(&flow, 2 << 20).unwrap();
+    network.close(flow);
+    // Frames within a network are nobody's connection.
+    assert_eq!(network.connections(), Vec::<String>::new());
+}
+
+#[test]
+fn tcp_through_the_bridge_with_loss() {
+    let mut network = Network::new();
+    network.loss = 40;
+    let flow = network.connect(Who::A, (B, WEB), Who::B, WEB).unwrap();
+    network.transfer(&flow, 256 << 10).unwrap();
+}
+
+#[test]
+fn host_and_container() {
+    let mut network = Network::new();
+    let flow = network.connect(Who::Host, (A, WEB), Who::A, WEB).unwrap();
+    assert_eq!(network.seen_by_server(&flow).ip(), GATEWAY);
+    network.transfer(&flow, 100_000).unwrap();
+    let flow = network
+        .connect(Who::A, (GATEWAY, 22), Who::Host, 22)
+        .unwrap();
+    assert_eq!(network.seen_by_server(&flow).ip(), A);
+    network.transfer(&flow, 100_000).unwrap();
+}
+
+#[test]
+fn snat() {
+    let mut network = Network::new();
+    for who in [Who::A, Who::B] {
+        let flow = network
+            .connect(who, (OUTSIDE, WEB), Who::Outside, WEB)
+            .unwrap();
+        let seen = network.seen_by_server(&flow);
+        assert_eq!(seen.ip(), HOST, "masqueraded");
+        assert!((61_000..=61_127).contains(&seen.port()), "{seen}");
+        network.transfer(&flow, 1 << 20).unwrap();
+        network.close(flow);
+        let seen = network.ask(who, (OUTSIDE, 53), Who::Outside, 53).unwrap();
+        assert_eq!(seen.ip(), HOST);
+        assert!((61_000..=61_127).contains(&seen.port()), "{seen}");
+    }
+}
+
+#[test]
+fn snat_with_loss() {
+    let mut network = Network::new();
+    network.loss = 40;
+    let flow = network
+        .connect(Who::A, (OUTSIDE, WEB), Who::Outside, WEB)
+        .unwrap();
+    network.transfer(&flow, 256 << 10).unwrap();
+}
+
+#[test]
+fn dnat_keeps_the_clients_own_address() {
+    let mut network = Network::new();
+    let refused = network.connect(Who::Outside, (HOST, PUBLISHED), Who::A, WEB);
+    assert!(refused.is_err(), "nothing is published yet");
+
+    network.publish(1, Protocol::TCP, PUBLISHED, Who::A, WEB);
+    network.publish(2, Protocol::UDP, 5353, Who::B, 53);
+    let flow = network
+        .connect(Who::Outside, (HOST, PUBLISHED), Who::A, WEB)
+        .unwrap();
+    assert_eq!(network.seen_by_server(&flow).ip(), OUTSIDE);
+    network.transfer(&flow, 1 << 20).unwrap();
+    let seen = network.ask(Who::Outside, (HOST, 5353), Who::B, 53).unwrap();
+    assert_eq!(seen.ip(), OUTSIDE);
+}
+
+#[test]
+fn hairpin() {
+    let mut network = Network::new();
+    network.publish(1, Protocol::TCP, PUBLISHED, Who::A, WEB);
+    network.publish(2, Protocol::UDP, 5353, Who::A, 53);
+    // From a neighbour, and from the container itself; by the uplink's address and the gateway's.
+    for from in [Who::B, Who::A] {
+        for dialled in [HOST, GATEWAY] {
+            let flow = network
+                .connect(from, (dialled, PUBLISHED), Who::A, WEB)
+                .unwrap();
+            assert_eq!(
+                network.seen_by_server(&flow).ip(),
+                dialled,
+                "RFC 4787 REQ-9"
+            );
+            network.transfer(&flow, 100_000).unwrap();
+            network.close(flow);
+            let seen = network.ask(from, (dialled, 5353), Who::A, 53).unwrap();
+            assert_eq!(seen.ip(), dialled);
+        }
+    }
+}
+
+#[test]
+fn unpublishing_ends_the_flow() {
+    let mut network = Network::new();
+    network.publish(1, Protocol::TCP, PUBLISHED, Who::A, WEB);
+    let flow = network
+        .connect(Who::Outside, (HOST, PUBLISHED), Who::A, WEB)
+        .unwrap();
+    network.transfer(&flow, 1000).unwrap();
+    network.unpublish(1);
+    network
+        .transfer(&flow, 1000)
+        .expect_err("the flow has ended");
+    // The container, which does not know, may go on; but not as the published flow.
+    let published = network.connections().join("\n").contains(":8080");
+    assert!(!published, "{:?}", network.connections());
+}
+
+#[test]
+fn connections_expire_with_the_simulated_hours() {
+    let mut network = Network::new();
+    network
+        .ask(Who::A, (OUTSIDE, 5000), Who::Outside, 5000)
+        .unwrap();
+    let flow = network
+        .connect(Who::A, (OUTSIDE, WEB), Who::Outside, WEB)
+        .unwrap();
+    network.transfer(&flow, 1000).unwrap();
+    // RFC 4787 REQ-5: UDP no sooner than two minutes.
+    network.pass(Duration::from_secs(119));
+    assert_eq!(
+        network.connections().len(),
+        2,
+        "{:?}",
+        network.connections()
+    );
+    network.pass(Duration::from_secs(60 * 60));
+    assert_eq!(
+        network.connections().len(),
+        1,
+        "{:?}",
+        network.connections()
+    );
+    // RFC 5382 REQ-5: established TCP no sooner than 2 hours 4 minutes.
+    network.transfer(&flow, 1000).unwrap();
+    network.pass(Duration::from_secs(2 * 60 * 60 + 3 * 60));
+    assert_eq!(
+        network.connections().len(),
+        1,
+        "{:?}",
+        network.connections()
+    );
+    network.pass(Duration::from_secs(60 * 60));
+    assert_eq!(network.connections(), Vec::<String>::new());
+}
+
+#[test]
+fn spoofed_sources_go_nowhere() {
+    let mut network = Network::new();
+    network.ping(Who::A, B).unwrap();
+    let before = network.drops(DropReason::SpoofedSource);
+    let (mine, gateway) = ([2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 1]);
+    let datagram = udp(1, 2, b"x");
+    network.inject(
+        Who::A,
+        &ethernet(gateway, mine, 0x0800, &ipv4(B, OUTSIDE, 17, &datagram)),
+    );
+    network.inject(
+        Who::A,
+        &ethernet(gateway, gateway, 0x0800, &ipv4(A, OUTSIDE, 17, &datagram)),
+    );
+    assert_eq!(network.drops(DropReason::SpoofedSource), before + 2);
+    assert_eq!(network.connections().len(), 0);
+}
+
+#[test]
+fn any_bytes_at_any_port_are_dropped_by_name() {
+    let mut network = Network::new();
+    network.publish(1, Protocol::TCP, PUBLISHED, Who::A, WEB);
+    network.ping(Who::A, OUTSIDE).unwrap();
+    let mut noise = Noise::new(3);
+    let macs = [
+        [0xff; 6],
+        [2, 0, 0, 0, 0, 1],
+        [2, 0, 0, 0, 0, 0xa],
+        [2, 0, 0, 0, 0, 0xb],
+        [2, 0, 0, 0, 1, 1],
+        [1, 0x80, 0xc2, 0, 0, 0],
+    ];
+    let addresses = [A, B, GATEWAY, HOST, OUTSIDE, [255; 4].into(), [0; 4].into()];
+    for round in 0..20_000 {
+        let length = noise.below(120);
+        let mut payload = noise.bytes(length);
+        if noise.below(3) > 0 {
+            let protocol = [1, 6, 17, 58, 132, 0][noise.below(6)];
+            let (from, to) = (addresses[noise.below(7)], addresses[noise.below(7)]);
+            payload = ipv4(from, to, protocol, &payload);
+            // A header that lies.
+            if noise.below(2) == 0 {
+                let at = noise.below(payload.len());
+                payload[at] ^= noise.next() as u8;
+            }
+        }
+        let ethertype = [0x0800, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x1234][noise.below(6)];
+        let mut frame = ethernet(
+            macs[noise.below(6)],
+            macs[noise.below(6)],
+            ethertype,
+            &payload,
+        );
+        frame.truncate(
+            noise
+                .below(frame.len() + 1)
+                .max(noise.below(frame.len() + 1)),
+        );
+        let who = [Who::A, Who::B, Who::Host, Who::Outside][round % 4];
+        network.inject(who, &frame);
+    }
+    // It still works, and for those it worked for before.
+    network.ping(Who::A, OUTSIDE).unwrap();
+    network.ping(Who::A, B).unwrap();
+    let flow = network
+        .connect(Who::Outside, (HOST, PUBLISHED), Who::A, WEB)
+        .unwrap();
+    assert_eq!(network.seen_by_server(&flow).ip(), IpAddr::from(OUTSIDE));
+    network.transfer(&flow, 10_000).unwrap();
+    for reason in [
+        DropReason::Malformed,
+        DropReason::SpoofedSource,
+        DropReason::NotForUs,
+        DropReason::ReservedAddress,
+    ] {
+        assert!(network.drops(reason) > 0, "{reason:?}");
+    }
+}
