@@ -197,6 +197,16 @@ pub(crate) fn set_up(name: &str) -> Result<()> {
     in_session(async |session| session.set_up(name).await)
 }
 
+/// Keeps the kernel from asking and answering ARP on an interface (IFF_NOARP). Linux answers for
+/// any of its addresses on any interface that is up, one without an address included; so the host
+/// end of a container's veth would claim the gateway's address before the switch does.
+pub(crate) fn silence_arp(name: &str) -> Result<()> {
+    in_session(async |session| {
+        let action = format!("turn ARP off on {name}");
+        session.change(name, action, |link| link.arp(false)).await
+    })
+}
+
 /// Sets the length of the transmit queue, in frames. For a TAP this is the ring that frames wait
 /// in until the switch reads them.
 pub(crate) fn set_txqueuelen(name: &str, frames: u32) -> Result<()> {

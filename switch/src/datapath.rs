@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
 use nat::{Nat, Protocol, Time};
@@ -241,8 +241,8 @@ impl Datapath {
     }
 
     /// The world as it is configured now.
-    pub(crate) fn topology(&self) -> Arc<Topology> {
-        self.topology.load_full()
+    pub(crate) fn topology(&self) -> Guard<Arc<Topology>> {
+        self.topology.load()
     }
 
     pub(crate) fn neighbors(&self) -> &Neighbors {

@@ -1,13 +1,10 @@
 //! `pontoon daemon`: the options of the daemon.
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::PortKind;
 use crate::daemon::DaemonOptions;
@@ -59,24 +56,8 @@ impl DaemonArgs {
 }
 
 pub(super) fn run(args: DaemonArgs) -> anyhow::Result<ExitCode> {
-    let options = args.options()?;
-    log_to_stderr();
-    crate::daemon::run(options)?;
+    crate::daemon::run(args.options()?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What the daemon does, a line a change, by the levels of `PONTOON_LOG` (`debug`, or
-/// `pontoon::relay=debug,info`); `info` when it is not set or makes no sense.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var("PONTOON_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
 }
 
 /// An interface called `auto` or `none` can't be an uplink; Linux would allow the name.

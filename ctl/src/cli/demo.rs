@@ -44,6 +44,9 @@ const SERVER_PORT: u16 = 80;
 /// What the container's server is published on.
 const PUBLISHED_PORT: u16 = 8080;
 
+/// A path that fails is tried again and again, and each try leaves an entry.
+const MOST_CONNECTIONS: usize = 12;
+
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
     /// What carries the containers' frames [default: what the kernel has]
@@ -153,7 +156,10 @@ fn perform(port_kind: Option<PortKind>, wire: Option<PortKind>) -> Result<ExitCo
         .and_then(|()| Stage::build(wire))
         .and_then(|mut stage| {
             let shown = show(&mut stage, &mut report, port_kind);
-            if !interrupt::interrupted() && !matches!(shown, Ok(0)) && !is_broken_pipe(&shown) {
+            if interrupt::interrupted().is_none()
+                && !matches!(shown, Ok(0))
+                && !is_broken_pipe(&shown)
+            {
                 report.section("the end of the daemon's log")?;
                 report.output(&stage.log_tail())?;
             }
@@ -164,16 +170,14 @@ fn perform(port_kind: Option<PortKind>, wire: Option<PortKind>) -> Result<ExitCo
             Ok(failed)
         });
 
-    if interrupt::interrupted() {
-        report.verdict(
-            false,
-            "interrupted; processes, namespaces and files are removed",
-        )?;
-        return Ok(ExitCode::from(128 + Signal::SIGINT as u8));
+    if let Some(signal) = interrupt::interrupted() {
+        // Not even that, if the terminal has hung up.
+        let _ = report.verdict(false, &format!("{signal}: interrupted, and cleaned up"));
+        return Ok(ended_by(signal));
     }
     if is_broken_pipe(&outcome) {
         // `pontoon demo | head`: the reader has seen enough. As if ended by the signal.
-        return Ok(ExitCode::from(128 + Signal::SIGPIPE as u8));
+        return Ok(ended_by(Signal::SIGPIPE));
     }
     let failed = outcome?;
     let seconds = start.elapsed().as_secs_f64();
@@ -188,6 +192,11 @@ fn perform(port_kind: Option<PortKind>, wire: Option<PortKind>) -> Result<ExitCo
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The exit code that a shell gives to what a signal ended.
+fn ended_by(signal: Signal) -> ExitCode {
+    ExitCode::from(128 + signal as u8)
 }
 
 fn is_broken_pipe<T>(outcome: &Result<T>) -> bool {
@@ -207,20 +216,41 @@ fn show(stage: &mut Stage, report: &mut Report<'_>, port_kind: Option<PortKind>)
             failed += 1;
         }
     }
-    report.section("the tables of the switch")?;
-    for table in ["ps", "fdb", "nat", "drops"] {
-        report.command(Place::Host.name(), &typed(&[table]))?;
+    tables(stage, report)?;
+    Ok(failed)
+}
+
+/// What the daemon knows in the end. Two of its tables are wider than a terminal may be and are
+/// told in fewer columns.
+fn tables(stage: &mut Stage, report: &mut Report<'_>) -> Result<()> {
+    report.section("what the daemon knows now")?;
+    let containers: Vec<Container> = stage.json(&["ps", "--json"])?;
+    report.subject("containers", "pontoon ps")?;
+    report.containers(&containers)?;
+    for (subject, table) in [
+        ("the switch's forwarding table", "fdb"),
+        ("rules of address translation", "nat"),
+        ("frames that were dropped, and why", "drops"),
+    ] {
+        report.subject(subject, &typed(&[table]))?;
         let text = stage.output(Place::Host, &[table])?;
         report.output(&text)?;
-        report.blank()?;
+        if text.lines().count() == 1 {
+            report.note("(none)")?;
+        }
     }
-    // Its own table is wider than a README.
-    report.command(Place::Host.name(), &typed(&["conntrack"]))?;
     let connections: Vec<Connection> = stage.json(&["conntrack", "--json"])?;
-    for connection in &connections {
+    report.subject("connections", "pontoon conntrack")?;
+    for connection in connections.iter().take(MOST_CONNECTIONS) {
         report.connection(connection)?;
     }
-    Ok(failed)
+    if connections.len() > MOST_CONNECTIONS {
+        report.note(&format!(
+            "and {} more",
+            connections.len() - MOST_CONNECTIONS
+        ))?;
+    }
+    Ok(())
 }
 
 /// Who plays, as the daemon tells.
@@ -237,6 +267,7 @@ fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) ->
          ip_forward = {forwarding}"
     ))?;
     report.section("setting up")?;
+    report.note("state, socket and log are in a directory of the demo's own (PONTOON_SOCKET)")?;
     let daemon = stage.start_daemon(kind)?;
     report.command(Place::Host.name(), &daemon)?;
     let server = stage.start_outside_server(SERVER_PORT)?;
@@ -244,7 +275,7 @@ fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) ->
     let serve = ["pontoon", "demo", "--serve", "80"];
     let publish = ["-p", "8080:80", "-p", "8080:80/udp"];
     let mut start = |name: &str, publish: &[&str]| -> Result<Container> {
-        let mut command = vec!["run", "-d", "--rm", "--net", "bridge", "--name", name];
+        let mut command = vec!["run", "-d", "--rm", "--name", name];
         command.extend(publish);
         command.push("--");
         command.extend(serve);
@@ -319,6 +350,8 @@ struct Path {
     whose: &'static str,
     /// Source of the connection as the client made it, where pontoon translates.
     translated_from: Option<IpAddr>,
+    /// Why there is no connection entry, where there is none.
+    untranslated: &'static str,
 }
 
 fn paths(cast: &Cast) -> [Path; 4] {
@@ -341,6 +374,7 @@ fn paths(cast: &Cast) -> [Path; 4] {
             you: cast.client,
             whose: "the client's own address",
             translated_from: None,
+            untranslated: "no connection entry: nothing is translated, the forwarding table suffices",
         },
         Path {
             title: "container → outside",
@@ -354,6 +388,7 @@ fn paths(cast: &Cast) -> [Path; 4] {
             you: UPLINK.into(),
             whose: "the host's uplink address",
             translated_from: Some(cast.client),
+            untranslated: "no connection entry",
         },
         Path {
             title: "outside → published port",
@@ -367,6 +402,7 @@ fn paths(cast: &Cast) -> [Path; 4] {
             you: OUTSIDE.into(),
             whose: "the outside client's own address",
             translated_from: Some(OUTSIDE.into()),
+            untranslated: "no connection entry",
         },
         Path {
             title: "127.0.0.1 → published port",
@@ -380,6 +416,7 @@ fn paths(cast: &Cast) -> [Path; 4] {
             you: cast.gateway,
             whose: "the gateway, for which the relay speaks",
             translated_from: None,
+            untranslated: "no connection entry: the relay's own socket talks to web, over the bridge",
         },
     ]
 }
@@ -444,7 +481,7 @@ fn walk(stage: &mut Stage, report: &mut Report<'_>, number: usize, path: &Path) 
         report.connection(connection)?;
     }
     if connections.is_empty() {
-        report.note("no connection entry: nothing to translate; the forwarding table suffices")?;
+        report.note(path.untranslated)?;
         let fdb: Vec<FdbEntry> = stage.json(&["fdb", "--json"])?;
         let between = [path.container.unwrap_or("host"), path.server];
         for entry in fdb

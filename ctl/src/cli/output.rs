@@ -29,7 +29,11 @@ impl OutputArgs {
         table: impl FnOnce(&mut dyn Write, Look) -> io::Result<()>,
     ) -> anyhow::Result<ExitCode> {
         print(|out| {
-            if self.json { write_json(out, value) } else { table(out, Look::of_stdout()) }
+            if self.json {
+                write_json(out, value)
+            } else {
+                table(out, Look::of_stdout())
+            }
         })
     }
 }
@@ -46,7 +50,9 @@ pub(super) fn show_json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<Exit
 
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<ExitCode> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    write(&mut out).and_then(|()| out.flush()).context("cannot write to standard output")?;
+    write(&mut out)
+        .and_then(|()| out.flush())
+        .context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -203,10 +209,16 @@ pub(super) fn published(mapping: &PortMapping) -> String {
     )
 }
 
-/// One direction of a connection. ICMP has no ports; its identifier stands in `src_port`.
+/// One direction of a connection. ICMP has no ports: its identifier stands in `src_port` of a
+/// request and in `dst_port` of a reply, and the other is 0.
 pub(super) fn flow(protocol: &str, flow: &Flow) -> String {
     if protocol.to_ascii_lowercase().starts_with("icmp") {
-        return format!("{} -> {} id {}", flow.src, flow.dst, flow.src_port);
+        return format!(
+            "{} -> {} id {}",
+            flow.src,
+            flow.dst,
+            flow.src_port.max(flow.dst_port)
+        );
     }
     format!(
         "{} -> {}",

@@ -284,7 +284,7 @@ fn conntrack_as_printed() {
         protocol: "icmp".into(),
         state: "echo".into(),
         original: flow("172.17.0.2", 77, "198.51.100.1", 0),
-        reply: flow("198.51.100.1", 77, "192.0.2.7", 0),
+        reply: flow("198.51.100.1", 0, "192.0.2.7", 61003),
         expires_seconds: 30,
         packets: [1, 1],
         bytes: [84, 84],
@@ -294,7 +294,7 @@ fn conntrack_as_printed() {
         "\
 PROTOCOL   STATE         ORIGINAL                               REPLY                                 EXPIRES   PACKETS   BYTES
 tcp        established   172.17.0.2:40000 -> 198.51.100.1:443   198.51.100.1:443 -> 192.0.2.7:61000   2h03m     12/10     1.5kB/123.5kB
-icmp       echo          172.17.0.2 -> 198.51.100.1 id 77       198.51.100.1 -> 192.0.2.7 id 77       30s       1/1       84B/84B
+icmp       echo          172.17.0.2 -> 198.51.100.1 id 77       198.51.100.1 -> 192.0.2.7 id 61003    30s       1/1       84B/84B
 "
     );
 }

@@ -207,9 +207,11 @@ fn tap_queues(name: &str, workers: usize, persist: bool) -> io::Result<Vec<Queue
     Ok(queues.into_iter().map(Queue::Tap).collect())
 }
 
-/// The end of a veth pair that the switch reads: no address, no chatter of the host's own.
+/// The end of a veth pair that the switch reads: the host's stack hears its frames too, and must
+/// neither answer nor talk there.
 fn prepare_switch_end(name: &str, mtu: u32) -> io::Result<()> {
     link::set_mtu(name, mtu)?;
+    link::silence_arp(name)?;
     if let Err(error) = link::quiet_ipv6(name, false) {
         tracing::debug!("{error}");
     }

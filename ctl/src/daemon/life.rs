@@ -108,7 +108,10 @@ pub(super) fn watch_process(
         }
     };
     // A pidfd turns readable when the process ends, zombie or reaped (pidfd_open(2)).
-    let descriptor = AsyncFd::register_with_interest(descriptor, Interest::READABLE)?;
+    // Tokio deprecates this because it is unsound for a descriptor that somebody else may close,
+    // and its successor is `unsafe` for all. An OwnedFd that is moved in here is nobody else's.
+    #[expect(deprecated, reason = "sound for an OwnedFd")]
+    let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
     let task = tokio::spawn(async move {
         if descriptor.readable().await.is_ok() {
             let _ = ends.send(id).await;

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -119,9 +119,9 @@ pub(super) fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, ApiSocke
             "another pontoon daemon answers on {}: stop it, or choose another --socket or --run-dir",
             path.display()
         ),
-        // A socket that nobody listens on. Anything else in the way is not ours to remove, and
-        // bind says so.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        // A socket that nobody listens on. Linux says the same of a file that is no socket; such a
+        // one is not ours to remove, and bind says that it is in the way.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
             fs::remove_file(path)
                 .with_context(|| format!("can't remove the stale socket {}", path.display()))?;
         }
@@ -134,6 +134,10 @@ pub(super) fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, ApiSocke
         .with_context(|| format!("can't set the mode of {}", path.display()))?;
     listener.set_nonblocking(true)?;
     Ok((listener, socket))
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]

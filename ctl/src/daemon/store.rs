@@ -87,11 +87,16 @@ impl Store {
     }
 
     pub(super) fn networks(&mut self) -> anyhow::Result<Vec<NetworkRecord>> {
-        self.all(NETWORKS)
+        let mut records: Vec<NetworkRecord> = self.all(NETWORKS)?;
+        records.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+        Ok(records)
     }
 
+    /// Those attached first come first.
     pub(super) fn containers(&mut self) -> anyhow::Result<Vec<ContainerRecord>> {
-        self.all(CONTAINERS)
+        let mut records: Vec<ContainerRecord> = self.all(CONTAINERS)?;
+        records.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+        Ok(records)
     }
 
     pub(super) fn put_network(&mut self, record: &NetworkRecord) -> anyhow::Result<()> {

@@ -87,15 +87,15 @@ impl Queue {
     /// # Errors
     ///
     /// The port is gone for good: the interface was removed or moved to another namespace, or its
-    /// namespace died. What the kernel says of it (Linux 6.18):
+    /// namespace died. What the kernel says of it (Linux 6.1 and 6.18):
     ///
-    /// - TAP: the descriptor polls as readable with EPOLLERR, read(2) and write(2) fail with
-    ///   EBADFD. A TAP that is down polls as idle; write(2) fails with EIO.
-    /// - AF_PACKET: recvmsg(2) fails with ENETDOWN *once*, whether the interface went down or away,
+    /// - TAP: the descriptor polls with EPOLLERR, read(2) and write(2) fail with EBADFD. A TAP that
+    ///   is down polls as idle; write(2) fails with EIO.
+    /// - AF_PACKET: recvmmsg(2) fails with ENETDOWN *once*, whether the interface went down or away,
     ///   and with EAGAIN from then on; getsockname(2) tells the two apart by an ifindex of -1.
-    ///   `receive` asks, but an interface is taken down just before it goes, so the one wake-up may
-    ///   come in between: call [`is_gone`](Self::is_gone) for idle queues now and then.
-    ///   sendmsg(2) fails with ENETDOWN while down, with ENXIO once gone.
+    ///   `receive` asks as soon as no frame waits, but the one wake-up may come before the interface,
+    ///   taken down first, goes away: call `receive` or [`is_gone`](Self::is_gone) for idle queues
+    ///   now and then. sendmmsg(2) fails with ENETDOWN while down, with ENXIO once gone.
     pub fn receive(&self, frames: &mut [Frame]) -> io::Result<usize> {
         match self {
             Queue::Tap(queue) => queue.receive(frames),

@@ -63,7 +63,8 @@ const DOWN: u8 = 2;
 ///
 /// # Errors
 ///
-/// No interface has this index; CAP_NET_RAW is missing; the kernel is older than 4.20, whose sockets
+/// No interface has this index; it is down, and the kernel an older one that groups no queues of such
+/// an interface (6.1 is, 6.18 is not); CAP_NET_RAW is missing; the kernel is older than 4.20, whose sockets
 /// hear their own frames; the filter is not a valid program.
 pub fn open_packet(
     ifindex: u32,
@@ -158,11 +159,19 @@ fn join_fanout(sockets: &[PacketSocket]) -> io::Result<()> {
         .and_then(|()| sys::option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT))
         .map(|value| group = value & 0xffff)
         .map_err(|error| {
-            let what = format!(
-                "interface {}: join queue {index} to a group",
-                socket.ifindex
-            );
-            context(what, error)
+            let advice = match errno(&error) {
+                // Linux 6.1 wants the socket running, 6.18 does not.
+                Errno::EINVAL => "; bring the interface up first",
+                _ => "",
+            };
+            let ifindex = socket.ifindex;
+            context(
+                format!(
+                    "interface {ifindex}: make a group of {} queues{advice}",
+                    sockets.len()
+                ),
+                error,
+            )
         })?;
     }
     Ok(())

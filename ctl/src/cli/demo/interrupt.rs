@@ -1,11 +1,13 @@
 //! Ctrl-C, SIGTERM and SIGHUP, turned into an error that ends the demo in good order.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The number of the first signal, 0 before it.
+static INTERRUPTED: AtomicI32 = AtomicI32::new(0);
 
 /// Starts the thread that waits for the signals. Children are not affected: a handler does not
 /// outlive exec.
@@ -32,12 +34,14 @@ pub(super) fn watch() -> Result<()> {
         .spawn(move || {
             runtime.block_on(async {
                 loop {
-                    tokio::select! {
-                        _ = interrupt.recv() => {}
-                        _ = terminate.recv() => {}
-                        _ = hangup.recv() => {}
-                    }
-                    INTERRUPTED.store(true, Ordering::Relaxed);
+                    let number = tokio::select! {
+                        _ = interrupt.recv() => Signal::SIGINT,
+                        _ = terminate.recv() => Signal::SIGTERM,
+                        _ = hangup.recv() => Signal::SIGHUP,
+                    } as i32;
+                    // Later ones change nothing: the demo ends as fast as it can.
+                    let relaxed = Ordering::Relaxed;
+                    let _ = INTERRUPTED.compare_exchange(0, number, relaxed, relaxed);
                 }
             });
         })
@@ -45,13 +49,14 @@ pub(super) fn watch() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+/// The signal that came, if one did.
+pub(super) fn interrupted() -> Option<Signal> {
+    Signal::try_from(INTERRUPTED.load(Ordering::Relaxed)).ok()
 }
 
 pub(super) fn check() -> Result<()> {
-    if interrupted() {
-        bail!("interrupted");
+    match interrupted() {
+        Some(signal) => bail!("interrupted by {signal}"),
+        None => Ok(()),
     }
-    Ok(())
 }

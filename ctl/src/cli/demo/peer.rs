@@ -24,7 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(super) const DEMO_PID: &str = "PONTOON_DEMO_PID";
 
 /// How long a client tries before it gives up. The server may just be starting.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// One attempt: longer than any path of the demo takes, shorter than TCP's first retransmission
 /// (1 s, RFC 6298 section 2).
 const ATTEMPT: Duration = Duration::from_millis(400);
@@ -310,7 +310,13 @@ fn ask_tcp(address: SocketAddr) -> Result<(Answer, Open)> {
     let (you, me, rounds) = timed(|| {
         writer.write_all(b"who am I?\n")?;
         let mut line = String::new();
-        if reader.by_ref().take(LONGEST_LINE).read_line(&mut line)? == 0 {
+        if reader
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_line(&mut line)
+            .map_err(unanswered)?
+            == 0
+        {
             bail!("the connection was closed before an answer came");
         }
         parse_sentence(&line)
@@ -332,7 +338,7 @@ fn ask_udp(address: SocketAddr) -> Result<(Answer, Open)> {
     let (you, me, rounds) = timed(|| {
         socket.send(b"who am I?\n")?;
         let mut answer = [0; LONGEST_LINE as usize];
-        let length = socket.recv(&mut answer)?;
+        let length = socket.recv(&mut answer).map_err(unanswered)?;
         parse_sentence(&String::from_utf8_lossy(&answer[..length]))
     })?;
     Ok((
@@ -389,7 +395,7 @@ fn echo(address: Ipv4Addr) -> Result<(Echo, Open)> {
         socket.send(&request)?;
         let mut packet = [0; 1500];
         loop {
-            let length = socket.read(&mut packet)?;
+            let length = socket.read(&mut packet).map_err(unanswered)?;
             if let Some(reply) = echo_reply(&packet[..length], &request) {
                 (ttl, bytes) = (packet[8], reply);
                 break;
@@ -437,6 +443,14 @@ fn echo_reply(packet: &[u8], request: &[u8; 64]) -> Option<usize> {
     let message = packet.get(header.max(20)..)?;
     let reply = *message.first()? == 0 && message.get(4..)? == &request[4..];
     reply.then_some(message.len())
+}
+
+/// A receive timeout is EAGAIN to the kernel, which tells people nothing.
+fn unanswered(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => anyhow!("no answer within {} ms", ATTEMPT.as_millis()),
+        _ => error.into(),
+    }
 }
 
 fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use super::peer::Timing;
-use crate::cli::output::bytes;
-use crate::api::{Connection, FdbEntry, Flow};
+use super::stage::kind_name;
+use crate::api::{Connection, Container, FdbEntry, Flow};
+use crate::cli::output::{self, Look};
 
 /// Columns of a heading; nothing but a table of the CLI's goes beyond them.
 const WIDTH: usize = 92;
@@ -74,9 +75,10 @@ impl<'a> Report<'a> {
     }
 
     fn line(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.out, "{}", text.trim_end())?;
         // A person watches: each line when it is known.
-        self.out.flush()
+        writeln!(self.out, "{}", text.trim_end())
+            .and_then(|()| self.out.flush())
+            .map_err(|error| io::Error::new(error.kind(), format!("print the report: {error}")))
     }
 
     pub(super) fn title(&mut self, text: &str, rest: &str) -> io::Result<()> {
@@ -100,8 +102,30 @@ impl<'a> Report<'a> {
         self.line(&text)
     }
 
-    pub(super) fn blank(&mut self) -> io::Result<()> {
-        self.line("")
+    /// Announces a table, and the command that tells it.
+    pub(super) fn subject(&mut self, subject: &str, command: &str) -> io::Result<()> {
+        let command = self.paint(Style::Dim, &format!("({command})"));
+        let text = format!("   {} {command}", self.paint(Style::Bold, subject));
+        self.line("")?;
+        self.line(&text)
+    }
+
+    pub(super) fn containers(&mut self, containers: &[Container]) -> io::Result<()> {
+        let rows = containers.iter().flat_map(|container| {
+            container.endpoints.iter().map(|endpoint| {
+                [
+                    container.name.clone(),
+                    output::joined(endpoint.addresses.iter().map(|address| address.addr())),
+                    endpoint.mac.clone(),
+                    kind_name(endpoint.port_kind).to_owned(),
+                    output::joined(container.published.iter().map(output::published)),
+                ]
+            })
+        });
+        let mut table = Vec::new();
+        let header = ["NAME", "ADDRESS", "MAC", "PORT", "PUBLISHED"];
+        output::write_table(&mut table, Look::Plain, header, rows)?;
+        self.output(&String::from_utf8_lossy(&table))
     }
 
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
@@ -158,7 +182,7 @@ impl<'a> Report<'a> {
             let amount = format!(
                 "{:>4} packets {:>9}",
                 connection.packets[direction],
-                bytes(connection.bytes[direction])
+                output::bytes(connection.bytes[direction])
             );
             let text = format!(
                 "     {name:<16} {source:<21} → {destination:<21}{}",
@@ -240,10 +264,14 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Source and destination as people write them. An ICMP tuple has its identifier in `src_port`.
+/// Source and destination as people write them. An ICMP tuple has its identifier in place of one
+/// of the ports, and nothing in the other.
 fn ends(protocol: &str, flow: &Flow) -> (String, String) {
     if protocol.starts_with("icmp") {
-        return (format!("{} id {}", flow.src, flow.src_port), flow.dst.to_string());
+        return (
+            format!("{} id {}", flow.src, flow.src_port.max(flow.dst_port)),
+            flow.dst.to_string(),
+        );
     }
     let end = |ip, port| SocketAddr::new(ip, port).to_string();
     (end(flow.src, flow.src_port), end(flow.dst, flow.dst_port))

@@ -191,7 +191,7 @@ impl Stage {
     /// Runs a command of pontoon's to its end and returns what it printed.
     pub(super) fn output(&mut self, place: Place, arguments: &[&str]) -> Result<String> {
         let mut running = self.spawn(place, arguments)?;
-        running.finish()
+        running.finish().with_context(|| typed(arguments))
     }
 
     /// Starts a command of pontoon's.
@@ -339,7 +339,7 @@ impl Running {
                 return Ok(Some(text));
             }
             match ended {
-                Some(status) => bail!(failure(&self.what, status, &self.stderr_path)),
+                Some(status) => bail!(failure(status, &self.stderr_path)),
                 None => Ok(None),
             }
         })
@@ -350,7 +350,7 @@ impl Running {
         self.stdin = None;
         let status = loop_until(&self.what, || Ok(self.child.try_wait()?))?;
         if !status.success() {
-            bail!(failure(&self.what, status, &self.stderr_path));
+            bail!(failure(status, &self.stderr_path));
         }
         read(&self.stdout_path)
     }
@@ -369,14 +369,13 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
-fn failure(what: &str, status: ExitStatus, stderr: &Path) -> String {
+/// What a command that failed said of it.
+fn failure(status: ExitStatus, stderr: &Path) -> String {
     let said = fs::read(stderr).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
-    let said = said.trim();
-    if said.is_empty() {
-        format!("{what}: {status}")
-    } else {
-        format!("{what}: {said}")
+    match said.trim() {
+        "" => status.to_string(),
+        said => said.strip_prefix("pontoon: ").unwrap_or(said).to_owned(),
     }
 }
 

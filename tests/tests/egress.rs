@@ -1,0 +1,155 @@
+//! Out by the uplink: masqueraded, and without a trace in the host's own traffic.
+
+use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
+use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
+use pontoon_tests::wire::Witness;
+
+fn a_container_reaches_the_world(port_kind: &'static str) {
+    let Some(scene) = Scene::with_port_kind(port_kind) else {
+        return;
+    };
+    let a = scene.container("a", &[]);
+    let b = scene.container("b", &[]);
+    let witness = Witness::start(&scene.outside, "eth0", "net 172.16.0.0/12 or net 10.0.0.0/8");
+    for to in [OUTSIDE, BEYOND] {
+        ping(&a.namespace, to).success();
+        let listener = listen(&scene.outside, (to, 80));
+        for container in [&a, &b] {
+            let mut flow = Flow::open(&container.namespace, (to, 80), &listener).unwrap();
+            assert_eq!(flow.seen_by_server(), HOST, "masqueraded");
+            flow.exchange().unwrap();
+            flow.transfer(20 << 20).unwrap();
+        }
+        let server = bind_udp(&scene.outside, (to, 53));
+        let mut datagrams = Datagrams::open(&a.namespace, (to, 53), server);
+        assert_eq!(datagrams.exchange(1000).unwrap().ip(), HOST);
+    }
+    assert_eq!(witness.stop(), Vec::<String>::new(), "no inner address on the wire");
+    let connections = scene.json(&["conntrack"]);
+    let count = connections.as_array().map_or(0, Vec::len);
+    assert!(count >= 6, "{connections}");
+}
+
+#[test]
+fn a_tap_reaches_the_world() {
+    a_container_reaches_the_world(PORT_KINDS[0]);
+}
+
+#[test]
+fn a_veth_reaches_the_world() {
+    a_container_reaches_the_world(PORT_KINDS[1]);
+}
+
+#[test]
+fn the_hosts_kernel_says_nothing_of_our_flows() {
+    let Some(scene) = Scene::new() else { return };
+    let web = scene.container("web", &["-p", "8080:80", "-p", "5353:53/udp"]);
+    let witness = Witness::start(
+        &scene.outside,
+        "eth0",
+        "tcp[tcpflags] & tcp-rst != 0 or icmp[icmptype] = icmp-unreach or \
+         icmp[icmptype] = icmp-redirect or icmp[icmptype] = icmp-timxceed",
+    );
+    let inside = listen(&web.namespace, (ANY, 80));
+    let beyond = listen(&scene.outside, (BEYOND, 80));
+    for _ in 0..20 {
+        let mut inbound = Flow::open(&scene.outside, (HOST, 8080), &inside).unwrap();
+        let mut outbound = Flow::open(&web.namespace, (BEYOND, 80), &beyond).unwrap();
+        inbound.exchange().unwrap();
+        outbound.exchange().unwrap();
+    }
+    let server = bind_udp(&web.namespace, (ANY, 53));
+    let mut inbound = Datagrams::open(&scene.outside, (HOST, 5353), server);
+    let server = bind_udp(&scene.outside, (BEYOND, 53));
+    let mut outbound = Datagrams::open(&web.namespace, (BEYOND, 53), server);
+    for _ in 0..20 {
+        inbound.exchange(100).unwrap();
+        outbound.exchange(100).unwrap();
+    }
+    ping(&web.namespace, BEYOND).success();
+    assert_eq!(witness.stop(), Vec::<String>::new());
+}
+
+#[test]
+fn the_hosts_own_connections_are_undisturbed() {
+    let Some(mut scene) = Scene::without_daemon("tap") else {
+        return;
+    };
+    let service = listen(&scene.host, (ANY, 22));
+    let remote = listen(&scene.outside, (BEYOND, 443));
+    let local = listen(&scene.host, (LOOPBACK, 5432));
+    let mut flows = [
+        Flow::open(&scene.outside, (HOST, 22), &service).unwrap(),
+        Flow::open(&scene.host, (BEYOND, 443), &remote).unwrap(),
+        Flow::open(&scene.host, (LOOPBACK, 5432), &local).unwrap(),
+    ];
+    let server = bind_udp(&scene.host, (ANY, 123));
+    let mut datagrams = Datagrams::open(&scene.outside, (HOST, 123), server);
+    let server = bind_udp(&scene.outside, (BEYOND, 53));
+    let mut lookup = Datagrams::open(&scene.host, (BEYOND, 53), server);
+    let mut all_live = |when: &str| {
+        for flow in &mut flows {
+            flow.exchange().unwrap_or_else(|error| panic!("{when}: {error}"));
+        }
+        datagrams.exchange(100).unwrap_or_else(|error| panic!("{when}: {error}"));
+        lookup.exchange(100).unwrap_or_else(|error| panic!("{when}: {error}"));
+    };
+    all_live("before the daemon");
+    scene.start_daemon();
+    all_live("with the daemon");
+    let web = scene.container("web", &["-p", "8080:80", "-p", "5353:53/udp"]);
+    let listener = listen(&web.namespace, (ANY, 80));
+    let mut published = Flow::open(&scene.outside, (HOST, 8080), &listener).unwrap();
+    published.transfer(5 << 20).unwrap();
+    all_live("with a container");
+    ping(&scene.outside, HOST).success();
+    ping(&scene.host, BEYOND).success();
+    // New ones too, and what the host refuses it refuses itself, at once.
+    Flow::open(&scene.outside, (HOST, 22), &service).unwrap().exchange().unwrap();
+    Flow::open(&scene.host, (BEYOND, 443), &remote).unwrap().exchange().unwrap();
+    let refused = dial(&scene.outside, (HOST, 81)).expect_err("nobody listens there");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    scene.end_daemon(nix::sys::signal::Signal::SIGTERM);
+    all_live("after the daemon");
+}
+
+#[test]
+fn more_flows_than_one_block_of_ports() {
+    let Some(scene) = Scene::new() else { return };
+    let a = scene.container("a", &[]);
+    let listener = listen(&scene.outside, (BEYOND, 80));
+    let mut flows = Vec::new();
+    for count in 0..600 {
+        let flow = Flow::open(&a.namespace, (BEYOND, 80), &listener);
+        flows.push(flow.unwrap_or_else(|error| panic!("flow {count}: {error}")));
+    }
+    for flow in &mut flows {
+        flow.exchange().unwrap();
+    }
+}
+
+#[test]
+fn an_uplink_that_changes_is_followed() {
+    let Some(scene) = Scene::new() else { return };
+    let a = scene.container("a", &["-p", "8080:80"]);
+    ping(&a.namespace, BEYOND).success();
+    // Another address, another route, and the neighbour with another MAC.
+    scene.host.ip("addr del 192.0.2.1/24 dev eth0");
+    scene.host.ip("addr flush dev eth0 scope global");
+    scene.host.ip("addr add 192.0.2.44/24 dev eth0");
+    scene.host.ip("route replace default via 192.0.2.2");
+    scene.outside.ip("link set eth0 down");
+    scene.outside.ip("link set eth0 address 02:00:00:00:99:99");
+    scene.outside.ip("link set eth0 up");
+    pontoon_tests::eventually("the new way works", std::time::Duration::from_secs(10), || {
+        let listener = listen(&scene.outside, (ANY, 80));
+        let flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener);
+        match flow.map(|flow| flow.seen_by_server()) {
+            Ok(seen) if seen.to_string() == "192.0.2.44" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let listener = listen(&a.namespace, (ANY, 80));
+    let to: std::net::IpAddr = [192, 0, 2, 44].into();
+    Flow::open(&scene.outside, (to, 8080), &listener).unwrap().exchange().unwrap();
+}
