@@ -61,8 +61,9 @@ pub fn boot(modules: &[&str], script: &str, environment: &[(&str, &str)]) -> Opt
         );
     // The kernel puts its memory in a file of TMPDIR, which it insists on executing.
     let output = run_within(&mut kernel, LIMIT);
-    let (text, code) = output
-        .stdout
+    // The console ends its lines as a terminal does.
+    let stdout = output.stdout.replace('\r', "");
+    let (text, code) = stdout
         .rsplit_once("uml: exit ")
         .and_then(|(text, end)| Some((text, end.lines().next()?.trim().parse().ok()?)))
         .unwrap_or_else(|| panic!("the kernel did not run {script} to its end: {output}"));

@@ -105,8 +105,12 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let start = options.clone();
-    let Started { daemon, mut host, mut events, mut ends } =
-        tokio::task::spawn_blocking(move || Daemon::start(&start)).await??;
+    let Started {
+        daemon,
+        mut host,
+        mut events,
+        mut ends,
+    } = tokio::task::spawn_blocking(move || Daemon::start(&start)).await??;
     let api = server::Api {
         view: daemon.view.subscribe(),
         switch: Arc::clone(&daemon.switch),
@@ -206,7 +210,11 @@ impl Daemon {
         let claimed: Vec<String> = networks
             .iter()
             .map(|network| network.host_interface.clone())
-            .chain(containers.iter().filter_map(|it| it.endpoint.as_ref()?.host_interface.clone()))
+            .chain(
+                containers
+                    .iter()
+                    .filter_map(|it| it.endpoint.as_ref()?.host_interface.clone()),
+            )
             .collect();
         let before = runtime.block_on(host::snapshot(interface::is_ours))?;
         network::remove_strays(&before.links, &claimed);
@@ -248,7 +256,9 @@ impl Daemon {
                 .with_context(|| format!("can't bring network {name} back"))?;
             daemon.networks.push(network);
         }
-        daemon.ensure_bridge().context("can't make the network bridge")?;
+        daemon
+            .ensure_bridge()
+            .context("can't make the network bridge")?;
         for record in containers {
             daemon.adopt(record);
         }
@@ -264,7 +274,12 @@ impl Daemon {
             status.0,
             status.1
         );
-        Ok(Started { daemon, host: watched, events, ends: ended })
+        Ok(Started {
+            daemon,
+            host: watched,
+            events,
+            ends: ended,
+        })
     }
 
     /// Puts what is known into force: the filters of the uplinks, the switch's description, and
@@ -286,7 +301,12 @@ impl Daemon {
     /// The host's links, addresses, routes or neighbours have changed.
     fn follow_host(&mut self, host: HostState) {
         let links = |daemon: &Daemon| -> Vec<_> {
-            daemon.uplinks.all().iter().map(|uplink| uplink.link.clone()).collect()
+            daemon
+                .uplinks
+                .all()
+                .iter()
+                .map(|uplink| uplink.link.clone())
+                .collect()
         };
         let before = links(self);
         let other = self.host.addresses != host.addresses
@@ -305,7 +325,11 @@ impl Daemon {
     /// The published sockets must not hear what comes in through an uplink.
     fn renew_listeners(&self) {
         let indexes = self.uplinks.indexes();
-        for published in self.containers.iter().flat_map(|container| &container.published) {
+        for published in self
+            .containers
+            .iter()
+            .flat_map(|container| &container.published)
+        {
             published.renew_filter(&indexes);
         }
     }
@@ -325,32 +349,47 @@ impl Daemon {
         } else if let Some(position) = self.networks.iter().position(|it| it.port == port) {
             self.restore_host_interface(position);
         } else if let Some(position) = self.uplinks.position(port) {
-            tracing::info!("uplink {} is gone: {error}", self.uplinks.all()[position].link.name);
+            tracing::info!(
+                "uplink {} is gone: {error}",
+                self.uplinks.all()[position].link.name
+            );
             self.uplinks.forget(&self.switch, position);
             self.renew_listeners();
             self.apply();
         }
     }
 
-    /// Holds another block of ports for outgoing flows, if those of `protocol` are few.
+    /// Holds more ports for outgoing flows, if those of `protocol` are few: two blocks at least,
+    /// and half as many again as there are, so that a burst of new flows rarely outruns the news.
     fn grow_external_ports(&mut self, protocol: nat::Protocol) {
-        // Told while the block before this one was being reserved.
-        if self.switch.nat().external_ports_free(protocol) >= usize::from(snat::BLOCK) {
-            return;
+        let enough = (self.snat.count(protocol) / 2).max(2 * usize::from(snat::BLOCK));
+        let mut free = self.switch.nat().external_ports_free(protocol);
+        let mut ports = Vec::new();
+        let mut failed = None;
+        while free < enough && failed.is_none() {
+            match self.snat.grow(protocol) {
+                Ok(block) if block.is_empty() => break,
+                Ok(block) => {
+                    free += block.iter().map(ExactSizeIterator::len).sum::<usize>();
+                    ports.extend(block);
+                }
+                Err(error) => failed = Some(error),
+            }
         }
-        match self.snat.grow(protocol) {
-            Ok(ports) => {
-                self.snat_exhausted = false;
-                // The filter first: an answer that it drops would be lost.
-                self.apply();
-                tracing::debug!("outgoing {protocol} flows may use ports {ports:?} too");
-                snat::announce(self.switch.nat(), protocol, ports);
-            }
-            Err(error) if self.snat_exhausted => tracing::debug!("{error}"),
-            Err(error) => {
-                self.snat_exhausted = true;
+        if !ports.is_empty() {
+            // The filter first: an answer that it drops would be lost.
+            self.apply();
+            tracing::debug!("outgoing {protocol} flows may use ports {ports:?} too");
+            snat::announce(self.switch.nat(), protocol, ports);
+        }
+        // Told once, and not with every flow that finds no port.
+        match failed {
+            Some(error) if !self.snat_exhausted => {
                 tracing::warn!("no further port for outgoing {protocol} flows: {error}");
+                self.snat_exhausted = true;
             }
+            Some(_) => {}
+            None => self.snat_exhausted = false,
         }
     }
 
@@ -376,14 +415,16 @@ impl Daemon {
 /// Carries the switch's events from its channel, which blocks, to one that the runtime can wait on.
 fn forward(events: crossbeam_channel::Receiver<Event>) -> io::Result<mpsc::Receiver<Event>> {
     let (sender, receiver) = mpsc::channel(64);
-    thread::Builder::new().name("events".to_owned()).spawn(move || {
-        // Ends with the switch or with the daemon.
-        while let Ok(event) = events.recv() {
-            if sender.blocking_send(event).is_err() {
-                break;
+    thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(move || {
+            // Ends with the switch or with the daemon.
+            while let Ok(event) = events.recv() {
+                if sender.blocking_send(event).is_err() {
+                    break;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(receiver)
 }
 
@@ -414,5 +455,7 @@ fn raise_descriptor_limit() {
 }
 
 fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -10,7 +10,11 @@ fn a_container_reaches_the_world(port_kind: &'static str) {
     };
     let a = scene.container("a", &[]);
     let b = scene.container("b", &[]);
-    let witness = Witness::start(&scene.outside, "eth0", "net 172.16.0.0/12 or net 10.0.0.0/8");
+    let witness = Witness::start(
+        &scene.outside,
+        "eth0",
+        "net 172.16.0.0/12 or net 10.0.0.0/8",
+    );
     for to in [OUTSIDE, BEYOND] {
         ping(&a.namespace, to).success();
         let listener = listen(&scene.outside, (to, 80));
@@ -24,7 +28,11 @@ fn a_container_reaches_the_world(port_kind: &'static str) {
         let mut datagrams = Datagrams::open(&a.namespace, (to, 53), server);
         assert_eq!(datagrams.exchange(1000).unwrap().ip(), HOST);
     }
-    assert_eq!(witness.stop(), Vec::<String>::new(), "no inner address on the wire");
+    assert_eq!(
+        witness.stop(),
+        Vec::<String>::new(),
+        "no inner address on the wire"
+    );
     let connections = scene.json(&["conntrack"]);
     let count = connections.as_array().map_or(0, Vec::len);
     assert!(count >= 6, "{connections}");
@@ -89,10 +97,15 @@ fn the_hosts_own_connections_are_undisturbed() {
     let mut lookup = Datagrams::open(&scene.host, (BEYOND, 53), server);
     let mut all_live = |when: &str| {
         for flow in &mut flows {
-            flow.exchange().unwrap_or_else(|error| panic!("{when}: {error}"));
+            flow.exchange()
+                .unwrap_or_else(|error| panic!("{when}: {error}"));
         }
-        datagrams.exchange(100).unwrap_or_else(|error| panic!("{when}: {error}"));
-        lookup.exchange(100).unwrap_or_else(|error| panic!("{when}: {error}"));
+        datagrams
+            .exchange(100)
+            .unwrap_or_else(|error| panic!("{when}: {error}"));
+        lookup
+            .exchange(100)
+            .unwrap_or_else(|error| panic!("{when}: {error}"));
     };
     all_live("before the daemon");
     scene.start_daemon();
@@ -105,8 +118,14 @@ fn the_hosts_own_connections_are_undisturbed() {
     ping(&scene.outside, HOST).success();
     ping(&scene.host, BEYOND).success();
     // New ones too, and what the host refuses it refuses itself, at once.
-    Flow::open(&scene.outside, (HOST, 22), &service).unwrap().exchange().unwrap();
-    Flow::open(&scene.host, (BEYOND, 443), &remote).unwrap().exchange().unwrap();
+    Flow::open(&scene.outside, (HOST, 22), &service)
+        .unwrap()
+        .exchange()
+        .unwrap();
+    Flow::open(&scene.host, (BEYOND, 443), &remote)
+        .unwrap()
+        .exchange()
+        .unwrap();
     let refused = dial(&scene.outside, (HOST, 81)).expect_err("nobody listens there");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     scene.end_daemon(nix::sys::signal::Signal::SIGTERM);
@@ -133,23 +152,31 @@ fn an_uplink_that_changes_is_followed() {
     let Some(scene) = Scene::new() else { return };
     let a = scene.container("a", &["-p", "8080:80"]);
     ping(&a.namespace, BEYOND).success();
-    // Another address, another route, and the neighbour with another MAC.
+    // Another address, another route, and the neighbour with another MAC, which it announces.
     scene.host.ip("addr del 192.0.2.1/24 dev eth0");
     scene.host.ip("addr flush dev eth0 scope global");
     scene.host.ip("addr add 192.0.2.44/24 dev eth0");
     scene.host.ip("route replace default via 192.0.2.2");
+    scene.outside.sh("sysctl -q net.ipv4.conf.eth0.arp_notify=1");
     scene.outside.ip("link set eth0 down");
     scene.outside.ip("link set eth0 address 02:00:00:00:99:99");
     scene.outside.ip("link set eth0 up");
-    pontoon_tests::eventually("the new way works", std::time::Duration::from_secs(10), || {
-        let listener = listen(&scene.outside, (ANY, 80));
-        let flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener);
-        match flow.map(|flow| flow.seen_by_server()) {
-            Ok(seen) if seen.to_string() == "192.0.2.44" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    pontoon_tests::eventually(
+        "the new way works",
+        std::time::Duration::from_secs(10),
+        || {
+            let listener = listen(&scene.outside, (ANY, 80));
+            let flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener);
+            match flow.map(|flow| flow.seen_by_server()) {
+                Ok(seen) if seen.to_string() == "192.0.2.44" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        },
+    );
     let listener = listen(&a.namespace, (ANY, 80));
     let to: std::net::IpAddr = [192, 0, 2, 44].into();
-    Flow::open(&scene.outside, (to, 8080), &listener).unwrap().exchange().unwrap();
+    Flow::open(&scene.outside, (to, 8080), &listener)
+        .unwrap()
+        .exchange()
+        .unwrap();
 }

@@ -17,43 +17,80 @@ fn host_addresses(scene: &Scene) -> Vec<IpAddr> {
     let network = network.get(0).unwrap_or(&network).clone();
     let gateway = network["gateways"][0].as_str().expect("a gateway");
     let gateway = gateway.parse().expect("an address");
-    vec![LOOPBACK, [127, 9, 9, 9].into(), HOST, HOST_SECOND, HOST_INNER, gateway]
+    vec![
+        LOOPBACK,
+        [127, 9, 9, 9].into(),
+        HOST,
+        HOST_SECOND,
+        HOST_INNER,
+        gateway,
+    ]
 }
 
 fn redis_cli(from: &Namespace, to: IpAddr) -> String {
     let to = to.to_string();
-    let output = run(from.command("timeout").args(["5", "redis-cli", "-h", &to, "-p", "6379", "ping"]));
-    format!("{}{}", output.stdout, output.stderr).trim().to_owned()
+    let output =
+        run(from
+            .command("timeout")
+            .args(["5", "redis-cli", "-h", &to, "-p", "6379", "ping"]));
+    format!("{}{}", output.stdout, output.stderr)
+        .trim()
+        .to_owned()
 }
 
 fn redis_answers(port_kind: &'static str) {
     let Some(scene) = Scene::with_port_kind(port_kind) else {
         return;
     };
-    let directory = scene.directory().to_str().expect("an ASCII path").to_owned();
+    let directory = scene
+        .directory()
+        .to_str()
+        .expect("an ASCII path")
+        .to_owned();
     scene.run_detached(
         "redis",
         &["-p", "6379:6379"],
         &[
-            "redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir",
+            "redis-server",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--protected-mode",
+            "no",
+            "--dir",
             &directory,
         ],
     );
-    eventually("redis answers on loopback", Duration::from_secs(10), || {
-        match redis_cli(&scene.host, LOOPBACK) {
+    eventually(
+        "redis answers on loopback",
+        Duration::from_secs(10),
+        || match redis_cli(&scene.host, LOOPBACK) {
             answer if answer == "PONG" => Ok(()),
             answer => Err(answer),
-        }
-    });
+        },
+    );
     for address in host_addresses(&scene) {
-        assert_eq!(redis_cli(&scene.host, address), "PONG", "{address} from the host");
+        assert_eq!(
+            redis_cli(&scene.host, address),
+            "PONG",
+            "{address} from the host"
+        );
     }
     for address in [HOST, HOST_SECOND] {
-        assert_eq!(redis_cli(&scene.outside, address), "PONG", "{address} from outside");
+        assert_eq!(
+            redis_cli(&scene.outside, address),
+            "PONG",
+            "{address} from outside"
+        );
     }
     let other = scene.container("other", &[]);
     for address in [HOST, HOST_SECOND, HOST_INNER] {
-        assert_eq!(redis_cli(&other.namespace, address), "PONG", "{address} from a container");
+        assert_eq!(
+            redis_cli(&other.namespace, address),
+            "PONG",
+            "{address} from a container"
+        );
     }
 }
 
@@ -84,7 +121,9 @@ fn the_wire_reaches_a_published_port(port_kind: &'static str) {
     assert_eq!(datagrams.exchange(500).unwrap().ip(), OUTSIDE);
 
     // A client that is not on the uplink's own network.
-    let client = scene.outside.within(|| std::net::UdpSocket::bind((BEYOND, 0)));
+    let client = scene
+        .outside
+        .within(|| std::net::UdpSocket::bind((BEYOND, 0)));
     let client = client.expect("an address of its own");
     client.send_to(b"question", (HOST, 5353)).expect("a route");
     drop(datagrams);
@@ -95,7 +134,10 @@ fn the_wire_reaches_a_published_port(port_kind: &'static str) {
     assert_eq!(source.ip(), BEYOND);
 
     let connections = scene.json(&["conntrack"]).to_string();
-    assert!(connections.contains("8080") && connections.contains("192.0.2.2"), "{connections}");
+    assert!(
+        connections.contains("8080") && connections.contains("192.0.2.2"),
+        "{connections}"
+    );
 }
 
 #[test]
@@ -155,31 +197,53 @@ fn a_range_is_published_port_for_port() {
         dial(&scene.outside, (HOST, port)).expect_err("not published");
     }
     let rules = scene.json(&["nat"]);
-    assert_eq!(rules["publish"].as_array().map(Vec::len), Some(1), "{rules}");
+    assert_eq!(
+        rules["publish"].as_array().map(Vec::len),
+        Some(1),
+        "{rules}"
+    );
     scene
         .pontoon(&["unpublish", "web", "-p", "20000-20999:30000-30999"])
         .success();
     let error = dial(&scene.outside, (HOST, 20_500)).expect_err("withdrawn");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "the host's own again");
+    assert_eq!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionRefused,
+        "the host's own again"
+    );
 }
 
 #[test]
 fn a_loopback_binding_is_for_the_host_alone() {
     let Some(scene) = Scene::new() else { return };
-    let web = scene.container("web", &["-p", "127.0.0.1:8080:80", "-p", "192.0.2.9:8081:80"]);
+    let web = scene.container(
+        "web",
+        &["-p", "127.0.0.1:8080:80", "-p", "192.0.2.9:8081:80"],
+    );
     let other = scene.container("other", &[]);
     let listener = listen(&web.namespace, (ANY, 80));
-    Flow::open(&scene.host, (LOOPBACK, 8080), &listener).unwrap().exchange().unwrap();
+    Flow::open(&scene.host, (LOOPBACK, 8080), &listener)
+        .unwrap()
+        .exchange()
+        .unwrap();
     for from in [&scene.outside, &other.namespace] {
         dial(from, (HOST, 8080)).expect_err("bound to loopback");
     }
     // moby#45610: a neighbour on the wire may put 127.0.0.1 into a frame.
-    scene.outside.sh("sysctl -q net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1");
+    scene
+        .outside
+        .sh("sysctl -q net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1");
     scene.outside.sh("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 192.0.2.1 dev eth0 src 192.0.2.2");
     dial(&scene.outside, (LOOPBACK, 8080)).expect_err("loopback is not for the wire");
 
-    Flow::open(&scene.outside, (HOST_SECOND, 8081), &listener).unwrap().exchange().unwrap();
-    Flow::open(&scene.host, (HOST_SECOND, 8081), &listener).unwrap().exchange().unwrap();
+    Flow::open(&scene.outside, (HOST_SECOND, 8081), &listener)
+        .unwrap()
+        .exchange()
+        .unwrap();
+    Flow::open(&scene.host, (HOST_SECOND, 8081), &listener)
+        .unwrap()
+        .exchange()
+        .unwrap();
     dial(&scene.outside, (HOST, 8081)).expect_err("bound to the other address");
 }
 
@@ -189,9 +253,15 @@ fn publishing_a_running_container_and_withdrawing_cuts_the_flows() {
     let web = scene.container("web", &[]);
     let listener = listen(&web.namespace, (ANY, 80));
     let refused = dial(&scene.outside, (HOST, 8080)).expect_err("not published yet");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "by the host itself");
+    assert_eq!(
+        refused.kind(),
+        std::io::ErrorKind::ConnectionRefused,
+        "by the host itself"
+    );
 
-    scene.pontoon(&["publish", "web", "-p", "8080:80", "-p", "5353:53/udp"]).success();
+    scene
+        .pontoon(&["publish", "web", "-p", "8080:80", "-p", "5353:53/udp"])
+        .success();
     let mut wire = Flow::open(&scene.outside, (HOST, 8080), &listener).unwrap();
     let mut relayed = Flow::open(&scene.host, (LOOPBACK, 8080), &listener).unwrap();
     let server = bind_udp(&web.namespace, (ANY, 53));
@@ -200,17 +270,26 @@ fn publishing_a_running_container_and_withdrawing_cuts_the_flows() {
     relayed.exchange().unwrap();
     datagrams.exchange(10).unwrap();
 
-    scene.pontoon(&["unpublish", "web", "-p", "8080:80", "-p", "5353:53/udp"]).success();
+    scene
+        .pontoon(&["unpublish", "web", "-p", "8080:80", "-p", "5353:53/udp"])
+        .success();
     wire.exchange().expect_err("the flow from the wire is cut");
     relayed.exchange().expect_err("the relayed flow is cut");
     datagrams.exchange(10).expect_err("no stale UDP");
     let refused = dial(&scene.outside, (HOST, 8080)).expect_err("withdrawn");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the host's own again");
+    assert_eq!(
+        refused.kind(),
+        std::io::ErrorKind::ConnectionRefused,
+        "the host's own again"
+    );
     dial(&scene.host, (LOOPBACK, 8080)).expect_err("withdrawn");
 
     // The port is free for the host's own use.
     let listener = listen(&scene.host, (ANY, 8080));
-    Flow::open(&scene.outside, (HOST, 8080), &listener).unwrap().exchange().unwrap();
+    Flow::open(&scene.outside, (HOST, 8080), &listener)
+        .unwrap()
+        .exchange()
+        .unwrap();
 }
 
 #[test]
@@ -233,19 +312,27 @@ fn a_taken_port_is_a_clear_error() {
         assert!(error.contains("another process"), "{spec}: {error}");
     }
     // All or nothing, for the container that is not there yet as well.
-    let error = scene.pontoon(&["run", "--name", "new", "-p", "9000:90", "-p", "8080:80", "--", "true"]);
+    let error = scene.pontoon(&[
+        "run", "--name", "new", "-p", "9000:90", "-p", "8080:80", "--", "true",
+    ]);
     assert!(error.failure().contains("8080/tcp"));
     assert_eq!(scene.host_interfaces(), before);
     assert!(!scene.json(&["ps", "-a"]).to_string().contains("new"));
     let rules = scene.json(&["nat"]);
-    assert_eq!(rules["publish"].as_array().map(Vec::len), Some(0), "{rules}");
+    assert_eq!(
+        rules["publish"].as_array().map(Vec::len),
+        Some(0),
+        "{rules}"
+    );
     let listener = listen(&scene.host, (ANY, 9000));
     drop((listener, web));
 
     // Taken by pontoon itself: it can say by whom.
     let _first = scene.container("first", &["-p", "7000-7010:70-80"]);
     let _second = scene.container("second", &[]);
-    let error = scene.pontoon(&["publish", "second", "-p", "7005:75"]).failure();
+    let error = scene
+        .pontoon(&["publish", "second", "-p", "7005:75"])
+        .failure();
     assert!(error.contains("first"), "{error}");
 }
 
@@ -253,15 +340,30 @@ fn a_taken_port_is_a_clear_error() {
 fn a_spec_that_means_nothing_is_quoted() {
     let Some(scene) = Scene::new() else { return };
     for spec in [
-        "", ":", "80:", ":80:", "0:80", "80:0", "65536:80", "80:80/sctpp", "80-70:80-70",
-        "8000-8010:80-95", "1.2.3:80:80", "300.1.1.1:80:80", "a:b", "80:80/tcp/udp", "-1:80",
+        "",
+        ":",
+        "80:",
+        ":80:",
+        "0:80",
+        "80:0",
+        "65536:80",
+        "80:80/sctpp",
+        "80-70:80-70",
+        "8000-8010:80-95",
+        "1.2.3:80:80",
+        "300.1.1.1:80:80",
+        "a:b",
+        "80:80/tcp/udp",
+        "-1:80",
     ] {
         let output = scene.pontoon(&["run", &format!("-p={spec}"), "--", "true"]);
         assert_eq!(output.status.code(), Some(125), "{spec:?}: {output}");
         assert!(output.failure().contains(spec));
     }
     // An address that the host does not have can't be bound.
-    let error = scene.pontoon(&["run", "-p", "198.18.0.1:80:80", "--", "true"]).failure();
+    let error = scene
+        .pontoon(&["run", "-p", "198.18.0.1:80:80", "--", "true"])
+        .failure();
     assert!(error.contains("198.18.0.1"), "{error}");
     assert_eq!(scene.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));
 }

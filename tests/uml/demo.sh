@@ -1,3 +1,3 @@
 # The main job, on the kernel without netfilter.
 . "${0%/*}/proof.sh"
-"$PONTOON_BIN" demo $DEMO_OPTIONS
+"$PONTOON_BIN" demo

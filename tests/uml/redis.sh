@@ -20,7 +20,8 @@ if [ -d /sys/module/veth ]; then
 fi
 
 export PONTOON_SOCKET=/run/pontoon/pontoon.sock
-on_host "$PONTOON_BIN" daemon --state-dir /run/state --run-dir /run/pontoon >/run/log 2>&1 &
+# Not by on_host: of a function in the background, $! is a shell.
+ip netns exec host "$PONTOON_BIN" daemon --state-dir /run/state --run-dir /run/pontoon >/run/log 2>&1 &
 daemon=$!
 tries=0
 until on_host "$PONTOON_BIN" info >/dev/null 2>&1; do

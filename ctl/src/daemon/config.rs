@@ -26,8 +26,10 @@ pub(super) fn build(
     uplinks: &[Uplink],
     host: &HostState,
 ) -> Config {
-    let ports: Vec<(u32, PortId)> =
-        uplinks.iter().map(|uplink| (uplink.link.index, uplink.port)).collect();
+    let ports: Vec<(u32, PortId)> = uplinks
+        .iter()
+        .map(|uplink| (uplink.link.index, uplink.port))
+        .collect();
     let mut host_addresses = uplink::host_addresses(host);
     // The gateways' addresses are on interfaces of ours, but news of them takes a moment.
     for gateway in networks.iter().flat_map(|network| &network.record.gateways) {
@@ -51,8 +53,9 @@ pub(super) fn build(
             .iter()
             .filter_map(|container| {
                 let endpoint = container.record.endpoint.as_ref()?;
-                let network =
-                    networks.iter().find(|network| network.record.id == endpoint.network)?;
+                let network = networks
+                    .iter()
+                    .find(|network| network.record.id == endpoint.network)?;
                 Some(Endpoint {
                     port: container.port?,
                     network: network.id,
@@ -64,7 +67,10 @@ pub(super) fn build(
             .collect(),
         uplinks: uplinks
             .iter()
-            .map(|uplink| SwitchUplink { port: uplink.port, mac: uplink.link.mac })
+            .map(|uplink| SwitchUplink {
+                port: uplink.port,
+                mac: uplink.link.mac,
+            })
             .collect(),
         routes: uplink::routes(host, &ports),
         neighbors: uplink::neighbors(host, &ports),
@@ -78,7 +84,10 @@ fn rules(networks: &[Network], containers: &[Container], local: Vec<IpAddr>) -> 
         masquerade: networks
             .iter()
             .flat_map(|network| &network.record.subnets)
-            .map(|subnet| nat::Masquerade { source: *subnet, to: None })
+            .map(|subnet| nat::Masquerade {
+                source: *subnet,
+                to: None,
+            })
             .collect(),
         publish: containers
             .iter()
@@ -104,8 +113,11 @@ pub(super) fn filter(
             .filter(move |it| it.mapping.protocol == protocol && it.rule().is_some())
             .map(|published| host_ports(&published.mapping))
     };
-    let is_gateway =
-        |ip: &IpAddr| networks.iter().any(|network| network.record.gateways.contains(ip));
+    let is_gateway = |ip: &IpAddr| {
+        networks
+            .iter()
+            .any(|network| network.record.gateways.contains(ip))
+    };
     let mut filter = UplinkFilter {
         tcp: snat.intervals(nat::Protocol::TCP),
         udp: snat.intervals(nat::Protocol::UDP),
@@ -165,7 +177,11 @@ mod tests {
                 name: name.to_owned(),
                 mode: Mode::Network("bridge".to_owned()),
                 target: Target::Pid(1),
-                identity: Identity { boot: String::new(), netns: 1, started: None },
+                identity: Identity {
+                    boot: String::new(),
+                    netns: 1,
+                    started: None,
+                },
                 command: Vec::new(),
                 created: 0,
                 status: Status::Running,
@@ -195,7 +211,11 @@ mod tests {
         };
         let config = build(&[network()], &containers, &[], &host);
         assert_eq!(config.networks.len(), 1);
-        let ports: Vec<PortId> = config.endpoints.iter().map(|endpoint| endpoint.port).collect();
+        let ports: Vec<PortId> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.port)
+            .collect();
         assert_eq!(ports, [PortId(4)]);
         assert_eq!(config.endpoints[0].addresses, [ip("172.17.0.2")]);
         assert_eq!(config.host_addresses, [ip("192.0.2.2"), ip("172.17.0.1")]);
@@ -223,14 +243,20 @@ mod tests {
                 container_port: 80,
                 count: 1,
             };
-            web.published.push(reserve(&mapping, to, &[]).unwrap().serve(rule, to).unwrap());
+            web.published
+                .push(reserve(&mapping, to, &[]).unwrap().serve(rule, to).unwrap());
         }
         let wire = host_ports(&web.published[0].mapping);
         let (networks, containers) = ([network()], [web]);
         let config = build(&networks, &containers, &[], &HostState::default());
         assert_eq!(config.nat.publish.len(), 1);
         assert_eq!(config.nat.publish[0].ports, wire);
-        let filter = filter(&networks, &containers, &SnatPorts::new(), &HostState::default());
+        let filter = filter(
+            &networks,
+            &containers,
+            &SnatPorts::new(),
+            &HostState::default(),
+        );
         assert_eq!((filter.tcp, filter.udp), (vec![wire], vec![]));
     }
 }

@@ -40,9 +40,7 @@ impl PortKinds {
         match (&self.tap, &self.veth) {
             (Ok(()), _) => Ok(PortKind::Tap),
             (Err(_), Ok(())) => Ok(PortKind::Veth),
-            (Err(tap), Err(veth)) => {
-                Err(format!("neither tun nor veth works here: {tap}; {veth}"))
-            }
+            (Err(tap), Err(veth)) => Err(format!("neither tun nor veth works here: {tap}; {veth}")),
         }
     }
 
@@ -231,10 +229,24 @@ mod tests {
 
     #[test]
     fn interfaces_are_ours_by_name() {
-        for ours in ["pontoon0", "pontoon12", "pontoon0-sw", "pt-0123abcd", "pe-0123abcd"] {
+        for ours in [
+            "pontoon0",
+            "pontoon12",
+            "pontoon0-sw",
+            "pt-0123abcd",
+            "pe-0123abcd",
+        ] {
             assert!(is_ours(ours), "{ours}");
         }
-        for foreign in ["pontoon", "pontoons", "pontoon-up", "eth0", "ptp0", "pontoon0-x", ""] {
+        for foreign in [
+            "pontoon",
+            "pontoons",
+            "pontoon-up",
+            "eth0",
+            "ptp0",
+            "pontoon0-x",
+            "",
+        ] {
             assert!(!is_ours(foreign), "{foreign}");
         }
     }

@@ -36,13 +36,17 @@ pub(super) fn identify(target: &Target) -> Result<(Netns, Identity), Failure> {
     match target {
         Target::Pid(pid) => {
             let started = start_time(*pid).map_err(|_| no_process(*pid))?;
-            let netns = Netns::of_pid(*pid)?;
+            let netns = Netns::of_pid(*pid).map_err(refused)?;
             // The same start time after the opening: the namespace is that process's, not that
             // of a later one with its pid.
             if start_time(*pid).ok() != Some(started) {
                 return Err(no_process(*pid));
             }
-            let identity = Identity { boot, netns: netns.inode(), started: Some(started) };
+            let identity = Identity {
+                boot,
+                netns: netns.inode(),
+                started: Some(started),
+            };
             Ok((netns, identity))
         }
         Target::Netns(path) => {
@@ -53,8 +57,12 @@ pub(super) fn identify(target: &Target) -> Result<(Netns, Identity), Failure> {
                     path.display()
                 )));
             }
-            let netns = Netns::open(path)?;
-            let identity = Identity { boot, netns: netns.inode(), started: None };
+            let netns = Netns::open(path).map_err(refused)?;
+            let identity = Identity {
+                boot,
+                netns: netns.inode(),
+                started: None,
+            };
             Ok((netns, identity))
         }
     }
@@ -104,7 +112,9 @@ pub(super) fn watch_process(
         Ok(descriptor) => descriptor,
         Err(Errno::NOSYS) => return Ok(None),
         Err(error) => {
-            return Err(io::Error::other(format!("can't watch process {pid}: {error}")));
+            return Err(io::Error::other(format!(
+                "can't watch process {pid}: {error}"
+            )));
         }
     };
     // A pidfd turns readable when the process ends, zombie or reaped (pidfd_open(2)).
@@ -118,6 +128,15 @@ pub(super) fn watch_process(
         }
     });
     Ok(Some(Watch(task.abort_handle())))
+}
+
+/// Mostly the client has named something wrong.
+fn refused(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::NotFound(error.to_string()),
+        io::ErrorKind::InvalidInput => Failure::Invalid(error.to_string()),
+        _ => Failure::Internal(error.to_string()),
+    }
 }
 
 fn no_process(pid: u32) -> Failure {
@@ -167,14 +186,23 @@ mod tests {
 
     #[test]
     fn an_ended_process_and_a_reused_pid_are_gone() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let target = Target::Pid(child.id());
         let (_, identity) = identify(&target).unwrap();
         assert_eq!(why_gone(&target, &identity), None);
 
-        let later = Identity { started: identity.started.map(|time| time + 1), ..identity.clone() };
+        let later = Identity {
+            started: identity.started.map(|time| time + 1),
+            ..identity.clone()
+        };
         assert!(why_gone(&target, &later).is_some());
-        let other_boot = Identity { boot: "another".to_owned(), ..identity.clone() };
+        let other_boot = Identity {
+            boot: "another".to_owned(),
+            ..identity.clone()
+        };
         assert!(why_gone(&target, &other_boot).is_some());
 
         child.kill().unwrap();
@@ -188,7 +216,10 @@ mod tests {
         let target = Target::Netns("/proc/self/ns/net".into());
         let (_, identity) = identify(&target).unwrap();
         assert_eq!(why_gone(&target, &identity), None);
-        let other = Identity { netns: identity.netns + 1, ..identity };
+        let other = Identity {
+            netns: identity.netns + 1,
+            ..identity
+        };
         assert!(why_gone(&target, &other).is_some());
         assert!(identify(&Target::Netns("relative".into())).is_err());
     }
@@ -196,7 +227,10 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_process_is_told() {
         let (ends, mut ended) = mpsc::channel(1);
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let _watch = watch_process(child.id(), "the-id".to_owned(), ends).unwrap();
         child.kill().unwrap();
         assert_eq!(ended.recv().await.as_deref(), Some("the-id"));

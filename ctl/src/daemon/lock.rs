@@ -24,7 +24,10 @@ pub(super) struct Locks {
 pub(super) fn claim(state_dir: &Path) -> anyhow::Result<Locks> {
     fs::create_dir_all(state_dir)
         .with_context(|| format!("can't create the state directory {}", state_dir.display()))?;
-    Ok(Locks { _state: claim_directory(state_dir)?, _namespace: claim_namespace()? })
+    Ok(Locks {
+        _state: claim_directory(state_dir)?,
+        _namespace: claim_namespace()?,
+    })
 }
 
 fn claim_directory(state_dir: &Path) -> anyhow::Result<File> {
@@ -129,7 +132,9 @@ pub(super) fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, ApiSocke
     }
     let listener = UnixListener::bind(path)
         .with_context(|| format!("can't bind the API socket {}", path.display()))?;
-    let socket = ApiSocket { path: path.to_owned() };
+    let socket = ApiSocket {
+        path: path.to_owned(),
+    };
     fs::set_permissions(path, Permissions::from_mode(0o660))
         .with_context(|| format!("can't set the mode of {}", path.display()))?;
     listener.set_nonblocking(true)?;
@@ -150,7 +155,10 @@ mod tests {
         let first = claim_directory(dir.path()).unwrap();
         let refusal = claim_directory(dir.path()).unwrap_err().to_string();
         let me = format!("(process {})", std::process::id());
-        assert!(refusal.contains(&me) && refusal.contains("--state-dir"), "{refusal}");
+        assert!(
+            refusal.contains(&me) && refusal.contains("--state-dir"),
+            "{refusal}"
+        );
         drop(first);
         claim_directory(dir.path()).unwrap();
     }
@@ -160,7 +168,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/pontoon.sock");
         let (listener, socket) = bind_socket(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o660
+        );
         assert!(bind_socket(&path).is_err());
         drop(listener);
         // As after kill -9: the file is there and nobody listens.

@@ -9,9 +9,9 @@ use super::failure::Failure;
 const NAME_MAX: usize = 63;
 
 const ADJECTIVES: [&str; 24] = [
-    "able", "afloat", "brave", "bright", "broad", "calm", "clear", "deep", "eager", "fair", "fleet",
-    "gentle", "keen", "light", "lively", "merry", "nimble", "quick", "quiet", "steady", "stout",
-    "swift", "trim", "wide",
+    "able", "afloat", "brave", "bright", "broad", "calm", "clear", "deep", "eager", "fair",
+    "fleet", "gentle", "keen", "light", "lively", "merry", "nimble", "quick", "quiet", "steady",
+    "stout", "swift", "trim", "wide",
 ];
 
 const NOUNS: [&str; 24] = [
@@ -25,13 +25,18 @@ pub(super) fn random<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| io::Error::new(error.kind(), format!("can't read /dev/urandom: {error}")))?;
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("can't read /dev/urandom: {error}"))
+        })?;
     Ok(bytes)
 }
 
 /// A new id: 64 hexadecimal digits, as Docker's.
 pub(super) fn new_id() -> io::Result<String> {
-    Ok(random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random::<32>()?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// A name for a container whose user gave none, `quiet_ferry`, that `taken` does not know.
@@ -63,7 +68,10 @@ pub(super) fn check(what: &str, name: &str) -> Result<(), Failure> {
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return refuse("must begin with a letter or a digit");
     }
-    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
+    if !name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    {
         return refuse("may hold only letters, digits, '_', '.' and '-'");
     }
     Ok(())
@@ -75,7 +83,10 @@ pub(super) fn resolve<'a>(
     wanted: &str,
     entries: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<&'a str, Failure> {
-    if let Some((id, _)) = entries.clone().find(|(id, name)| *name == wanted || *id == wanted) {
+    if let Some((id, _)) = entries
+        .clone()
+        .find(|(id, name)| *name == wanted || *id == wanted)
+    {
         return Ok(id);
     }
     let mut by_prefix = entries.filter(|(id, _)| !wanted.is_empty() && id.starts_with(wanted));
@@ -108,7 +119,11 @@ mod tests {
         let find = |wanted| resolve("container", wanted, entries.iter().copied());
         assert_eq!(find("web"), Ok("abc1"));
         assert_eq!(find("abc1"), Ok("abc1"));
-        assert_eq!(find("abd"), Ok("0f00"), "a name wins over the beginning of an id");
+        assert_eq!(
+            find("abd"),
+            Ok("0f00"),
+            "a name wins over the beginning of an id"
+        );
         assert_eq!(find("0"), Ok("0f00"));
         assert!(matches!(find("ab"), Err(Failure::Conflict(_))));
         assert!(matches!(find(""), Err(Failure::NotFound(_))));

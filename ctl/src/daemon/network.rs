@@ -43,16 +43,28 @@ impl Network {
     ) -> Result<Network, Failure> {
         let (Some(&subnet), Some(&gateway)) = (record.subnets.first(), record.gateways.first())
         else {
-            return Err(Failure::Internal(format!("network {} has no subnet", record.name)));
+            return Err(Failure::Internal(format!(
+                "network {} has no subnet",
+                record.name
+            )));
         };
         let addresses = Allocator::new(subnet, gateway).map_err(refused)?;
         let port = add_host_port(&record, kind, switch)?;
-        Ok(Network { record, id, port, addresses })
+        Ok(Network {
+            record,
+            id,
+            port,
+            addresses,
+        })
     }
 
     /// A gateway's address with the prefix length of its subnet.
     pub(super) fn gateway_of(&self, subnet: &IpNet) -> Option<IpAddr> {
-        self.record.gateways.iter().find(|gateway| subnet.contains(*gateway)).copied()
+        self.record
+            .gateways
+            .iter()
+            .find(|gateway| subnet.contains(*gateway))
+            .copied()
     }
 }
 
@@ -62,7 +74,11 @@ fn add_host_port(record: &NetworkRecord, kind: PortKind, switch: &Switch) -> io:
     let queues =
         interface::host_interface(kind, name, record.gateway_mac, record.mtu, switch.workers())?;
     for subnet in &record.subnets {
-        for gateway in record.gateways.iter().filter(|gateway| subnet.contains(*gateway)) {
+        for gateway in record
+            .gateways
+            .iter()
+            .filter(|gateway| subnet.contains(*gateway))
+        {
             let address = IpNet::new(*gateway, subnet.prefix_len()).map_err(io::Error::other)?;
             link::add_address(name, address)?;
         }
@@ -73,10 +89,17 @@ fn add_host_port(record: &NetworkRecord, kind: PortKind, switch: &Switch) -> io:
 impl Daemon {
     /// Makes the network `bridge` unless the store has it.
     pub(super) fn ensure_bridge(&mut self) -> Result<(), Failure> {
-        if self.networks.iter().any(|network| network.record.name == BRIDGE) {
+        if self
+            .networks
+            .iter()
+            .any(|network| network.record.name == BRIDGE)
+        {
             return Ok(());
         }
-        let request = CreateNetwork { name: BRIDGE.to_owned(), ..Default::default() };
+        let request = CreateNetwork {
+            name: BRIDGE.to_owned(),
+            ..Default::default()
+        };
         self.create_network(request).map(|_| ())
     }
 
@@ -91,11 +114,19 @@ impl Daemon {
                 "{name:?} means something else in --net: give the network another name"
             )));
         }
-        if self.networks.iter().any(|network| network.record.name == name) {
-            return Err(Failure::Conflict(format!("there is a network {name} already")));
+        if self
+            .networks
+            .iter()
+            .any(|network| network.record.name == name)
+        {
+            return Err(Failure::Conflict(format!(
+                "there is a network {name} already"
+            )));
         }
         let subnet = self.choose_subnet(request.subnet)?;
-        let gateway = request.gateway.unwrap_or_else(|| ipam::default_gateway(subnet));
+        let gateway = request
+            .gateway
+            .unwrap_or_else(|| ipam::default_gateway(subnet));
         Allocator::new(subnet, gateway).map_err(refused)?;
         let mtu = request.mtu.unwrap_or_else(|| self.uplinks.mtu());
         if !MTU.contains(&mtu) {
@@ -115,7 +146,12 @@ impl Daemon {
             mtu,
             created: seconds_since_1970(),
         };
-        let opened = Network::open(record.clone(), self.new_network_id(), self.port_kind, &self.switch);
+        let opened = Network::open(
+            record.clone(),
+            self.new_network_id(),
+            self.port_kind,
+            &self.switch,
+        );
         let network = match opened {
             Ok(network) => network,
             Err(failure) => {
@@ -204,8 +240,11 @@ impl Daemon {
     }
 
     fn choose_subnet(&self, wanted: Option<IpNet>) -> Result<IpNet, Failure> {
-        let networks: Vec<IpNet> =
-            self.networks.iter().flat_map(|network| network.record.subnets.clone()).collect();
+        let networks: Vec<IpNet> = self
+            .networks
+            .iter()
+            .flat_map(|network| network.record.subnets.clone())
+            .collect();
         let mut host = self.host.subnets();
         match wanted {
             Some(IpNet::V6(subnet)) => Err(Failure::Invalid(format!(
@@ -223,12 +262,17 @@ impl Daemon {
     fn free_host_interface(&self) -> Result<String, Failure> {
         for number in 0..10_000 {
             let name = format!("pontoon{number}");
-            let ours = self.networks.iter().any(|network| network.record.host_interface == name);
+            let ours = self
+                .networks
+                .iter()
+                .any(|network| network.record.host_interface == name);
             if !ours && !link::exists(&name).map_err(io::Error::from)? {
                 return Ok(name);
             }
         }
-        Err(Failure::Conflict("every name from pontoon0 to pontoon9999 is in use".to_owned()))
+        Err(Failure::Conflict(
+            "every name from pontoon0 to pontoon9999 is in use".to_owned(),
+        ))
     }
 }
 
@@ -237,7 +281,10 @@ pub(super) fn remove_strays(links: &[crate::host::HostLink], claimed: &[String])
     for link in links.iter().filter(|link| link.ours) {
         let name = link.name.strip_suffix("-sw").unwrap_or(&link.name);
         if !claimed.iter().any(|claimed| claimed == name) {
-            tracing::info!("interface {} is left from an earlier daemon; removing it", link.name);
+            tracing::info!(
+                "interface {} is left from an earlier daemon; removing it",
+                link.name
+            );
             remove_interface(&link.name);
         }
     }

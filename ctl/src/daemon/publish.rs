@@ -52,14 +52,19 @@ enum Socket {
 
 /// The mapping as it is kept: 0.0.0.0 is what no address means.
 pub(super) fn normalized(mapping: PortMapping) -> PortMapping {
-    let host_ip = mapping.host_ip.filter(|ip| *ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let host_ip = mapping
+        .host_ip
+        .filter(|ip| *ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     PortMapping { host_ip, ..mapping }
 }
 
 /// Whether a mapping means something for a container at `to`.
 pub(super) fn check(mapping: &PortMapping, to: IpAddr) -> Result<(), Failure> {
     let wrong = |why: String| {
-        Err(Failure::Invalid(format!("{} can't be published: {why}", describe(mapping))))
+        Err(Failure::Invalid(format!(
+            "{} can't be published: {why}",
+            describe(mapping)
+        )))
     };
     if mapping.count == 0 || mapping.host_port == 0 || mapping.container_port == 0 {
         return wrong("ports go from 1 to 65535, at least one of them".to_owned());
@@ -119,7 +124,10 @@ pub(super) fn reserve(
             _ => Failure::Internal(error.to_string()),
         })?);
     }
-    Ok(Reservation { mapping: mapping.clone(), sockets })
+    Ok(Reservation {
+        mapping: mapping.clone(),
+        sockets,
+    })
 }
 
 impl Reservation {
@@ -141,7 +149,13 @@ impl Reservation {
                 }
             }
         }
-        Ok(Published { mapping: self.mapping, rule, to, sockets, relays })
+        Ok(Published {
+            mapping: self.mapping,
+            rule,
+            to,
+            sockets,
+            relays,
+        })
     }
 }
 
@@ -175,7 +189,10 @@ impl Published {
 }
 
 pub(super) fn host_ports(mapping: &PortMapping) -> RangeInclusive<u16> {
-    mapping.host_port..=mapping.host_port.saturating_add(mapping.count.saturating_sub(1))
+    mapping.host_port
+        ..=mapping
+            .host_port
+            .saturating_add(mapping.count.saturating_sub(1))
 }
 
 pub(super) fn protocol(mapping: &PortMapping) -> nat::Protocol {
@@ -250,11 +267,17 @@ mod tests {
         assert_eq!(overlap(&all, &mapping(None, 8099, 5)), Some(8099));
         assert_eq!(overlap(&mapping(None, 7990, 11), &all), Some(8000));
         assert_eq!(overlap(&all, &mapping(None, 8100, 1)), None);
-        assert_eq!(overlap(&all, &mapping(Some("127.0.0.1"), 8050, 1)), Some(8050));
+        assert_eq!(
+            overlap(&all, &mapping(Some("127.0.0.1"), 8050, 1)),
+            Some(8050)
+        );
         assert_eq!(overlap(&all, &mapping(Some("::1"), 8050, 1)), None);
         let one = mapping(Some("192.0.2.1"), 80, 1);
         assert_eq!(overlap(&one, &mapping(Some("192.0.2.2"), 80, 1)), None);
-        let udp = PortMapping { protocol: Protocol::Udp, ..all.clone() };
+        let udp = PortMapping {
+            protocol: Protocol::Udp,
+            ..all.clone()
+        };
         assert_eq!(overlap(&all, &udp), None);
     }
 
@@ -264,15 +287,25 @@ mod tests {
         assert!(check(&mapping(None, 65535, 2), TO).is_err());
         assert!(check(&mapping(None, 0, 1), TO).is_err());
         assert!(check(&mapping(None, 80, 0), TO).is_err());
-        let wide = PortMapping { container_port: 65000, ..mapping(None, 80, 1000) };
+        let wide = PortMapping {
+            container_port: 65000,
+            ..mapping(None, 80, 1000)
+        };
         assert!(check(&wide, TO).is_err());
         assert!(check(&mapping(Some("2001:db8::1"), 80, 1), TO).is_err());
-        assert_eq!(check(&mapping(Some("::1"), 80, 1), TO), Ok(()), "the relay serves it");
+        assert_eq!(
+            check(&mapping(Some("::1"), 80, 1), TO),
+            Ok(()),
+            "the relay serves it"
+        );
     }
 
     #[test]
     fn the_unspecified_address_is_no_address() {
-        assert_eq!(normalized(mapping(Some("0.0.0.0"), 80, 1)), mapping(None, 80, 1));
+        assert_eq!(
+            normalized(mapping(Some("0.0.0.0"), 80, 1)),
+            mapping(None, 80, 1)
+        );
         let one = mapping(Some("192.0.2.1"), 80, 1);
         assert_eq!(normalized(one.clone()), one);
     }

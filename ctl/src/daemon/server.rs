@@ -78,7 +78,9 @@ pub(super) async fn change<T: Send + 'static>(
         work(&mut daemon.lock().unwrap_or_else(PoisonError::into_inner))
     });
     done.await.unwrap_or_else(|error| {
-        Err(Failure::Internal(format!("the daemon failed at it ({error}); its log tells more")))
+        Err(Failure::Internal(format!(
+            "the daemon failed at it ({error}); its log tells more"
+        )))
     })
 }
 
@@ -104,21 +106,33 @@ async fn networks(State(api): State<Api>) -> Json<Vec<Network>> {
 
 async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
     let view = api.view();
-    let entries = view.networks.iter().map(|it| (it.id.as_str(), it.name.as_str()));
+    let entries = view
+        .networks
+        .iter()
+        .map(|it| (it.id.as_str(), it.name.as_str()));
     let id = names::resolve("network", &name, entries)?;
     let found = view.networks.iter().find(|network| network.id == id);
-    found.cloned().map(Json).ok_or_else(|| gone("network", &name))
+    found
+        .cloned()
+        .map(Json)
+        .ok_or_else(|| gone("network", &name))
 }
 
 async fn create_network(
     State(api): State<Api>,
     Body(request): Body<CreateNetwork>,
 ) -> Answer<Network> {
-    Ok(change(&api.daemon, |daemon| daemon.create_network(request)).await.map(Json)?)
+    Ok(change(&api.daemon, |daemon| daemon.create_network(request))
+        .await
+        .map(Json)?)
 }
 
 async fn remove_network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
-    Ok(change(&api.daemon, move |daemon| daemon.remove_network(&name)).await.map(Json)?)
+    Ok(
+        change(&api.daemon, move |daemon| daemon.remove_network(&name))
+            .await
+            .map(Json)?,
+    )
 }
 
 async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
@@ -127,18 +141,28 @@ async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
 
 async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
     let view = api.view();
-    let entries = view.containers.iter().map(|it| (it.id.as_str(), it.name.as_str()));
+    let entries = view
+        .containers
+        .iter()
+        .map(|it| (it.id.as_str(), it.name.as_str()));
     let id = names::resolve("container", &name, entries)?;
     let found = view.containers.iter().find(|container| container.id == id);
-    found.cloned().map(Json).ok_or_else(|| gone("container", &name))
+    found
+        .cloned()
+        .map(Json)
+        .ok_or_else(|| gone("container", &name))
 }
 
 async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<Container> {
-    Ok(change(&api.daemon, |daemon| daemon.attach(request)).await.map(Json)?)
+    Ok(change(&api.daemon, |daemon| daemon.attach(request))
+        .await
+        .map(Json)?)
 }
 
 async fn detach(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
-    Ok(change(&api.daemon, move |daemon| daemon.detach(&name)).await.map(Json)?)
+    Ok(change(&api.daemon, move |daemon| daemon.detach(&name))
+        .await
+        .map(Json)?)
 }
 
 async fn publish(
@@ -146,7 +170,11 @@ async fn publish(
     Name(name): Name,
     Body(mappings): Body<Vec<PortMapping>>,
 ) -> Answer<Container> {
-    Ok(change(&api.daemon, move |daemon| daemon.publish(&name, mappings)).await.map(Json)?)
+    Ok(
+        change(&api.daemon, move |daemon| daemon.publish(&name, mappings))
+            .await
+            .map(Json)?,
+    )
 }
 
 async fn unpublish(
@@ -154,7 +182,11 @@ async fn unpublish(
     Name(name): Name,
     Body(mappings): Body<Vec<PortMapping>>,
 ) -> Answer<Container> {
-    Ok(change(&api.daemon, move |daemon| daemon.unpublish(&name, mappings)).await.map(Json)?)
+    Ok(
+        change(&api.daemon, move |daemon| daemon.unpublish(&name, mappings))
+            .await
+            .map(Json)?,
+    )
 }
 
 async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
@@ -180,15 +212,20 @@ async fn connections(State(api): State<Api>) -> Json<Vec<Connection>> {
         src_port: tuple.src_port,
         dst_port: tuple.dst_port,
     };
-    let rows = api.switch.nat().connections(api.switch.now()).into_iter().map(|row| Connection {
-        protocol: row.original.protocol.to_string(),
-        state: row.state.to_owned(),
-        original: flow(&row.original),
-        reply: flow(&row.reply),
-        expires_seconds: row.expires_in.as_secs(),
-        packets: row.packets,
-        bytes: row.bytes,
-    });
+    let rows = api
+        .switch
+        .nat()
+        .connections(api.switch.now())
+        .into_iter()
+        .map(|row| Connection {
+            protocol: row.original.protocol.to_string(),
+            state: row.state.to_owned(),
+            original: flow(&row.original),
+            reply: flow(&row.reply),
+            expires_seconds: row.expires_in.as_secs(),
+            packets: row.packets,
+            bytes: row.bytes,
+        });
     Json(rows.collect())
 }
 
@@ -230,7 +267,11 @@ async fn unknown(request: Request) -> Refusal {
 async fn wrong_method(request: Request) -> Refusal {
     Refusal {
         status: StatusCode::METHOD_NOT_ALLOWED,
-        error: format!("{} can't be asked to {}", request.uri().path(), request.method()),
+        error: format!(
+            "{} can't be asked to {}",
+            request.uri().path(),
+            request.method()
+        ),
     }
 }
 
@@ -255,7 +296,10 @@ impl From<Failure> for Refusal {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        Refusal { status, error: failure.to_string() }
+        Refusal {
+            status,
+            error: failure.to_string(),
+        }
     }
 }
 
@@ -272,20 +316,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refusal> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
-            let status = rejection.status();
-            let error = match status {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    format!("the request is larger than {MAX_BODY} bytes")
-                }
-                _ => format!("the request can't be read: {}", rejection.body_text()),
-            };
-            Refusal { status, error }
-        })?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| Refusal {
-            status: StatusCode::BAD_REQUEST,
-            error: format!("the request is not the JSON expected here: {error}"),
-        })
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection: BytesRejection| {
+                    let status = rejection.status();
+                    let error = match status {
+                        StatusCode::PAYLOAD_TOO_LARGE => {
+                            format!("the request is larger than {MAX_BODY} bytes")
+                        }
+                        _ => format!("the request can't be read: {}", rejection.body_text()),
+                    };
+                    Refusal { status, error }
+                })?;
+        serde_json::from_slice(&bytes)
+            .map(Body)
+            .map_err(|error| Refusal {
+                status: StatusCode::BAD_REQUEST,
+                error: format!("the request is not the JSON expected here: {error}"),
+            })
     }
 }
 
@@ -297,9 +346,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Refusal> {
         let name = Path::<String>::from_request_parts(parts, state).await;
-        name.map(|Path(name)| Name(name)).map_err(|rejection: PathRejection| Refusal {
-            status: rejection.status(),
-            error: format!("the path can't be read: {}", rejection.body_text()),
-        })
+        name.map(|Path(name)| Name(name))
+            .map_err(|rejection: PathRejection| Refusal {
+                status: rejection.status(),
+                error: format!("the path can't be read: {}", rejection.body_text()),
+            })
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use nat::{Nat, Protocol};
+use nix::sys::resource::{Resource, getrlimit};
 use switch::io::{ReservedPorts, reserve};
 
 /// Ports a block. A block costs as many descriptors; TCP shares one port among destinations, so
@@ -23,10 +24,11 @@ const LOWEST: u16 = 10000;
 pub(super) struct SnatPorts {
     tcp: Held,
     udp: Held,
+    /// How many ports of one protocol may be held.
+    most: usize,
 }
 
 struct Held {
-    protocol: Protocol,
     /// Blocks not yet tried, the next one last.
     untried: Vec<RangeInclusive<u16>>,
     held: Vec<ReservedPorts>,
@@ -37,14 +39,25 @@ impl SnatPorts {
     pub(super) fn new() -> SnatPorts {
         let mut blocks = blocks(&local_port_range().unwrap_or(32768..=60999));
         blocks.reverse();
-        let held = |protocol| Held { protocol, untried: blocks.clone(), held: Vec::new() };
-        SnatPorts { tcp: held(Protocol::TCP), udp: held(Protocol::UDP) }
+        let none = |untried| Held {
+            untried,
+            held: Vec::new(),
+        };
+        // A container that opens flow after flow must not take the descriptors that the API and
+        // published ports need: an eighth of all a protocol.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let most = usize::try_from(descriptors / 8).unwrap_or(usize::MAX);
+        SnatPorts {
+            tcp: none(blocks.clone()),
+            udp: none(blocks),
+            most: most.max(usize::from(BLOCK)),
+        }
     }
 
     /// Holds another block. Hand the outcome to [`announce`] once the uplinks' filters let it in.
     ///
     /// # Errors
-    /// No descriptor is left, or no port.
+    /// As many are held as the limit of descriptors allows, or no port is left.
     pub(super) fn grow(&mut self, protocol: Protocol) -> io::Result<Vec<RangeInclusive<u16>>> {
         let held = match protocol {
             Protocol::TCP => &mut self.tcp,
@@ -52,9 +65,18 @@ impl SnatPorts {
             // Echo ids are not ports: the engine has the whole space of them.
             _ => return Ok(Vec::new()),
         };
+        let count: usize = held.held.iter().map(ReservedPorts::count).sum();
+        if count + usize::from(BLOCK) > self.most {
+            return Err(io::Error::other(format!(
+                "{count} are held, which is as many as the limit of file descriptors allows: start \
+                 the daemon with a higher one (ulimit -Hn, LimitNOFILE=)"
+            )));
+        }
         while let Some(block) = held.untried.pop() {
             let reserved = reserve(protocol.0, block.clone());
-            let error = reserved.error().map(|error| io::Error::new(error.kind(), error.to_string()));
+            let error = reserved
+                .error()
+                .map(|error| io::Error::new(error.kind(), error.to_string()));
             if reserved.count() == 0 {
                 match error {
                     Some(error) => {
@@ -68,12 +90,21 @@ impl SnatPorts {
             held.held.push(reserved);
             return Ok(ports);
         }
-        Err(io::Error::other(format!("every port for outgoing {protocol} flows is held already")))
+        Err(io::Error::other(format!(
+            "every port for outgoing {protocol} flows is held already"
+        )))
     }
 
     /// What is held of a protocol, for the uplinks' filters.
     pub(super) fn intervals(&self, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
-        self.held(protocol).flat_map(|reserved| reserved.ports().iter().cloned()).collect()
+        self.held(protocol)
+            .flat_map(|reserved| reserved.ports().iter().cloned())
+            .collect()
+    }
+
+    /// How many ports of a protocol are held.
+    pub(super) fn count(&self, protocol: Protocol) -> usize {
+        self.held(protocol).map(ReservedPorts::count).sum()
     }
 
     /// A port of `range` that is held here, so that who asks for it hears by whom it is taken.
@@ -118,7 +149,12 @@ fn blocks(local: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>> {
     let high: Vec<_> = split(PREFERRED, u16::MAX).collect();
     let mut low: Vec<_> = split(LOWEST, PREFERRED - 1).collect();
     low.reverse();
-    let chosen: Vec<_> = high.iter().chain(&low).filter(|block| outside(block)).cloned().collect();
+    let chosen: Vec<_> = high
+        .iter()
+        .chain(&low)
+        .filter(|block| outside(block))
+        .cloned()
+        .collect();
     if chosen.is_empty() { high } else { chosen }
 }
 
@@ -137,14 +173,22 @@ mod tests {
         let blocks = blocks(&(32768..=60999));
         assert_eq!(blocks[0], 61000..=61127);
         assert!(blocks.contains(&(65480..=65535)));
-        assert!(blocks.iter().all(|block| *block.start() > 60999 || *block.end() < 32768));
+        assert!(
+            blocks
+                .iter()
+                .all(|block| *block.start() > 60999 || *block.end() < 32768)
+        );
     }
 
     #[test]
     fn blocks_avoid_a_range_moved_by_the_administrator() {
         let above = blocks(&(50000..=65535));
         assert!(above.iter().all(|block| *block.end() < 50000));
-        assert!(*above[0].start() > 49000, "the highest first: {:?}", above[0]);
+        assert!(
+            *above[0].start() > 49000,
+            "the highest first: {:?}",
+            above[0]
+        );
         assert_eq!(blocks(&(1024..=65535))[0], 61000..=61127);
         assert_eq!(blocks(&(0..=0))[0], 61000..=61127);
     }
@@ -154,7 +198,10 @@ mod tests {
         let mut ports = SnatPorts::new();
         let held = ports.grow(Protocol::TCP).unwrap();
         let first = *held[0].start();
-        assert_eq!(ports.overlap(Protocol::TCP, &(first - 5..=first)), Some(first));
+        assert_eq!(
+            ports.overlap(Protocol::TCP, &(first - 5..=first)),
+            Some(first)
+        );
         assert_eq!(ports.overlap(Protocol::UDP, &(first - 5..=first)), None);
         assert_eq!(ports.overlap(Protocol::TCP, &(80..=81)), None);
         assert_eq!(ports.intervals(Protocol::TCP), held);

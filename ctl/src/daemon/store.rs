@@ -81,7 +81,10 @@ pub(super) struct Store {
 impl Store {
     /// Opens or creates `pontoon.redb` in `state_dir`.
     pub(super) fn open(state_dir: &Path) -> anyhow::Result<Store> {
-        let mut store = Store { path: state_dir.join("pontoon.redb"), database: None };
+        let mut store = Store {
+            path: state_dir.join("pontoon.redb"),
+            database: None,
+        };
         store.opened()?;
         Ok(store)
     }
@@ -112,11 +115,13 @@ impl Store {
     }
 
     pub(super) fn remove_network(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(NETWORKS, id, None).context("the network's removal was not recorded")
+        self.write(NETWORKS, id, None)
+            .context("the network's removal was not recorded")
     }
 
     pub(super) fn remove_container(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(CONTAINERS, id, None).context("the container's removal was not recorded")
+        self.write(CONTAINERS, id, None)
+            .context("the container's removal was not recorded")
     }
 
     fn opened(&mut self) -> anyhow::Result<&Database> {
@@ -125,7 +130,9 @@ impl Store {
                 .with_context(|| format!("can't open the store {}", self.path.display()))?;
             self.database = Some(database);
         }
-        self.database.as_ref().ok_or_else(|| anyhow!("the store is not open"))
+        self.database
+            .as_ref()
+            .ok_or_else(|| anyhow!("the store is not open"))
     }
 
     fn all<T: DeserializeOwned>(&mut self, table: Records) -> anyhow::Result<Vec<T>> {
@@ -135,7 +142,11 @@ impl Store {
         for entry in transaction.open_table(table)?.iter()? {
             let (id, bytes) = entry?;
             records.push(serde_json::from_slice(bytes.value()).with_context(|| {
-                format!("{}: the record {:?} can't be read", path.display(), id.value())
+                format!(
+                    "{}: the record {:?} can't be read",
+                    path.display(),
+                    id.value()
+                )
             })?);
         }
         Ok(records)
@@ -213,7 +224,9 @@ mod mac_text {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -228,7 +241,11 @@ mod tests {
             name: format!("name-of-{id}"),
             mode: Mode::Network("bridge".to_owned()),
             target: Target::Netns("/run/netns/x".into()),
-            identity: Identity { boot: "b".to_owned(), netns: 4026532000, started: None },
+            identity: Identity {
+                boot: "b".to_owned(),
+                netns: 4026532000,
+                started: None,
+            },
             command: vec!["sh".to_owned()],
             created: 1,
             status: Status::Running,
@@ -284,10 +301,17 @@ mod tests {
         drop(Store::open(dir.path()).unwrap());
         let database = Database::create(dir.path().join("pontoon.redb")).unwrap();
         let transaction = database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+        transaction
+            .open_table(META)
+            .unwrap()
+            .insert("format", FORMAT + 1)
+            .unwrap();
         transaction.commit().unwrap();
         drop(database);
-        let error = Store::open(dir.path()).err().map(|error| format!("{error:#}")).unwrap();
+        let error = Store::open(dir.path())
+            .err()
+            .map(|error| format!("{error:#}"))
+            .unwrap();
         assert!(error.contains("format 2"), "{error}");
     }
 

@@ -31,7 +31,12 @@ pub(super) struct Uplinks {
 impl Uplinks {
     /// None yet; see [`Uplinks::follow`].
     pub(super) fn new(choice: UplinkChoice) -> Uplinks {
-        Uplinks { choice, current: Vec::new(), filter: UplinkFilter::default(), told: None }
+        Uplinks {
+            choice,
+            current: Vec::new(),
+            filter: UplinkFilter::default(),
+            told: None,
+        }
     }
 
     pub(super) fn all(&self) -> &[Uplink] {
@@ -40,7 +45,10 @@ impl Uplinks {
 
     /// Interface indexes, for the sockets that must not hear the wire.
     pub(super) fn indexes(&self) -> Vec<u32> {
-        self.current.iter().map(|uplink| uplink.link.index).collect()
+        self.current
+            .iter()
+            .map(|uplink| uplink.link.index)
+            .collect()
     }
 
     pub(super) fn position(&self, port: PortId) -> Option<usize> {
@@ -50,7 +58,11 @@ impl Uplinks {
     /// The MTU of new networks: the smallest of the uplinks', so that no frame is too big for one;
     /// Ethernet's own where there is no uplink.
     pub(super) fn mtu(&self) -> u32 {
-        self.current.iter().map(|uplink| uplink.link.mtu).min().unwrap_or(1500)
+        self.current
+            .iter()
+            .map(|uplink| uplink.link.mtu)
+            .min()
+            .unwrap_or(1500)
     }
 
     /// Makes the switch's uplinks those that the host has now. Tells whether interfaces came or
@@ -72,12 +84,21 @@ impl Uplinks {
         });
         let mut troubles: Vec<String> = trouble.into_iter().collect();
         for link in &wanted {
-            if self.current.iter().any(|uplink| uplink.link.index == link.index) {
+            if self
+                .current
+                .iter()
+                .any(|uplink| uplink.link.index == link.index)
+            {
                 continue;
             }
             match open(switch, link, &self.filter) {
                 Ok(uplink) => {
-                    tracing::info!("uplink {} (MTU {}) is port {}", link.name, link.mtu, uplink.port);
+                    tracing::info!(
+                        "uplink {} (MTU {}) is port {}",
+                        link.name,
+                        link.mtu,
+                        uplink.port
+                    );
                     self.current.push(uplink);
                     changed = true;
                 }
@@ -120,9 +141,10 @@ impl Uplinks {
     /// there (yet) does not keep the others from being used.
     fn wanted(&self, host: &HostState) -> (Vec<HostLink>, Option<String>) {
         let choices: Vec<UplinkChoice> = match &self.choice {
-            UplinkChoice::Names(names) => {
-                names.iter().map(|name| UplinkChoice::Names(vec![name.clone()])).collect()
-            }
+            UplinkChoice::Names(names) => names
+                .iter()
+                .map(|name| UplinkChoice::Names(vec![name.clone()]))
+                .collect(),
             other => vec![other.clone()],
         };
         let mut links: Vec<HostLink> = Vec::new();
@@ -144,7 +166,10 @@ impl Uplinks {
 }
 
 fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Result<Uplink> {
-    let options = PacketOptions { filter: Some(uplink_filter(filter)), ..Default::default() };
+    let options = PacketOptions {
+        filter: Some(uplink_filter(filter)),
+        ..Default::default()
+    };
     let queues: Vec<Queue> = open_packet(link.index, switch.workers(), options)?
         .into_iter()
         .map(Queue::Packet)
@@ -154,7 +179,11 @@ fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Res
         .map(|queue| queue.fd().try_clone_to_owned())
         .collect::<std::io::Result<_>>()?;
     let port = switch.add_port(queues)?;
-    Ok(Uplink { link: link.clone(), port, sockets })
+    Ok(Uplink {
+        link: link.clone(),
+        port,
+        sockets,
+    })
 }
 
 fn as_fd(socket: &OwnedFd) -> std::os::fd::BorrowedFd<'_> {
@@ -235,7 +264,12 @@ mod tests {
     use super::*;
     use crate::host::HostRoute;
 
-    fn route(destination: &str, via: Option<&str>, ifindex: u32, source: Option<&str>) -> HostRoute {
+    fn route(
+        destination: &str,
+        via: Option<&str>,
+        ifindex: u32,
+        source: Option<&str>,
+    ) -> HostRoute {
         HostRoute {
             destination: destination.parse().unwrap(),
             metric: 0,
@@ -289,7 +323,10 @@ mod tests {
     #[test]
     fn neighbours_and_addresses_leave_out_what_is_not_the_wires() {
         let known = neighbors(&host(), &[(2, PortId(7))]);
-        assert_eq!(known, [(PortId(7), "192.0.2.1".parse().unwrap(), MacAddr([2; 6]))]);
+        assert_eq!(
+            known,
+            [(PortId(7), "192.0.2.1".parse().unwrap(), MacAddr([2; 6]))]
+        );
         assert!(!host_addresses(&host()).iter().any(IpAddr::is_loopback));
         assert_eq!(host_addresses(&host()).len(), 4);
     }

@@ -39,13 +39,19 @@ impl View {
             }
         }
         View {
-            networks: networks.iter().map(|network| tell_network(network, containers)).collect(),
+            networks: networks
+                .iter()
+                .map(|network| tell_network(network, containers))
+                .collect(),
             containers: containers
                 .iter()
                 .map(|container| tell_container(container, networks))
                 .collect(),
             rules: tell_rules(networks, containers, uplinks, host),
-            uplinks: uplinks.iter().map(|uplink| uplink.link.name.clone()).collect(),
+            uplinks: uplinks
+                .iter()
+                .map(|uplink| uplink.link.name.clone())
+                .collect(),
             owners,
             network_names: networks
                 .iter()
@@ -55,11 +61,17 @@ impl View {
     }
 
     pub(super) fn owner(&self, port: u32) -> String {
-        self.owners.get(&port).cloned().unwrap_or_else(|| "nobody".to_owned())
+        self.owners
+            .get(&port)
+            .cloned()
+            .unwrap_or_else(|| "nobody".to_owned())
     }
 
     pub(super) fn network_name(&self, id: u32) -> String {
-        self.network_names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+        self.network_names
+            .get(&id)
+            .cloned()
+            .unwrap_or_else(|| id.to_string())
     }
 }
 
@@ -77,7 +89,11 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
         containers: containers
             .iter()
             .filter(|container| {
-                container.record.endpoint.as_ref().is_some_and(|it| it.network == record.id)
+                container
+                    .record
+                    .endpoint
+                    .as_ref()
+                    .is_some_and(|it| it.network == record.id)
             })
             .map(|container| container.record.name.clone())
             .collect(),
@@ -86,26 +102,32 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
 
 fn tell_container(container: &Container, networks: &[Network]) -> api::Container {
     let record = &container.record;
-    let endpoint = record.endpoint.as_ref().zip(container.port).map(|(endpoint, port)| {
-        let network = networks.iter().find(|network| network.record.id == endpoint.network);
-        api::Endpoint {
-            network: network.map_or_else(
-                || endpoint.network.clone(),
-                |network| network.record.name.clone(),
-            ),
-            interface: endpoint.interface.clone(),
-            mac: endpoint.mac.to_string(),
-            addresses: endpoint.addresses.clone(),
-            gateways: endpoint
-                .addresses
+    let endpoint = record
+        .endpoint
+        .as_ref()
+        .zip(container.port)
+        .map(|(endpoint, port)| {
+            let network = networks
                 .iter()
-                .filter_map(|address| network?.gateway_of(&address.trunc()))
-                .collect(),
-            port_kind: endpoint.port_kind,
-            port: port.0,
-            host_interface: endpoint.host_interface.clone(),
-        }
-    });
+                .find(|network| network.record.id == endpoint.network);
+            api::Endpoint {
+                network: network.map_or_else(
+                    || endpoint.network.clone(),
+                    |network| network.record.name.clone(),
+                ),
+                interface: endpoint.interface.clone(),
+                mac: endpoint.mac.to_string(),
+                addresses: endpoint.addresses.clone(),
+                gateways: endpoint
+                    .addresses
+                    .iter()
+                    .filter_map(|address| network?.gateway_of(&address.trunc()))
+                    .collect(),
+                port_kind: endpoint.port_kind,
+                port: port.0,
+                host_interface: endpoint.host_interface.clone(),
+            }
+        });
     api::Container {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -143,21 +165,28 @@ fn tell_rules(
         masquerade: networks
             .iter()
             .flat_map(|network| {
-                network.record.subnets.iter().map(|subnet| api::MasqueradeRule {
-                    network: network.record.name.clone(),
-                    source: *subnet,
-                    to: to.clone(),
-                })
+                network
+                    .record
+                    .subnets
+                    .iter()
+                    .map(|subnet| api::MasqueradeRule {
+                        network: network.record.name.clone(),
+                        source: *subnet,
+                        to: to.clone(),
+                    })
             })
             .collect(),
         publish: containers
             .iter()
             .flat_map(|container| {
-                container.published.iter().map(|published| api::PublishRule {
-                    container: container.record.name.clone(),
-                    mapping: published.mapping.clone(),
-                    to: published.to,
-                })
+                container
+                    .published
+                    .iter()
+                    .map(|published| api::PublishRule {
+                        container: container.record.name.clone(),
+                        mapping: published.mapping.clone(),
+                        to: published.to,
+                    })
             })
             .collect(),
     }

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Questions asked over one connection, to time them.
 const ROUNDS: usize = 50;
 /// On a slow machine fewer rounds will do.
-const ROUNDS_TIME: Duration = Duration::from_millis(250);
+const ROUNDS_TIME: Duration = Duration::from_millis(100);
 /// A peer that sends no line end gets no more memory than this.
 const LONGEST_LINE: u64 = 512;
 const IDLE: Duration = Duration::from_secs(30);

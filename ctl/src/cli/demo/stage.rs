@@ -34,6 +34,8 @@ pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a process gets to end in when it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
+/// Between two looks at whether something has happened.
+const LONGEST_PAUSE: Duration = Duration::from_millis(8);
 /// How much of the daemon's log a failure shows.
 const LOG_LINES: usize = 20;
 
@@ -460,6 +462,7 @@ fn wait_for<T>(what: &str, poll: impl FnMut() -> Result<Option<T>>) -> Result<T>
 /// Polls until there is a value, an error, an interrupt, or no patience left.
 fn loop_until<T>(what: &str, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
     loop {
         interrupt::check()?;
         if let Some(value) = poll()? {
@@ -468,6 +471,8 @@ fn loop_until<T>(what: &str, mut poll: impl FnMut() -> Result<Option<T>>) -> Res
         if Instant::now() >= deadline {
             bail!("{what}: nothing happened for {} s", PATIENCE.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(pause);
+        // On one CPU, looking takes time from whom one waits for.
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

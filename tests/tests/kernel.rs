@@ -1,0 +1,76 @@
+//! On a kernel without netfilter, bridges and IPv6: user-mode-linux, as an ordinary user too.
+
+use pontoon_tests::uml::boot;
+
+fn passes(modules: &[&str], script: &str, environment: &[(&str, &str)], words: &[&str]) {
+    let Some(ended) = boot(modules, script, environment) else {
+        return;
+    };
+    assert_eq!(
+        ended.code, 0,
+        "{script} with {modules:?}:\n{}",
+        ended.output
+    );
+    for word in words {
+        assert!(
+            ended.output.contains(word),
+            "no {word:?} in:\n{}",
+            ended.output
+        );
+    }
+    assert!(
+        ended.output.contains("no bridge, no netfilter, no IPv6"),
+        "{}",
+        ended.output
+    );
+}
+
+#[test]
+fn demo_with_tun_and_veth() {
+    passes(&["tun", "veth"], "demo.sh", &[], &["127.0.0.1"]);
+}
+
+#[test]
+fn demo_with_veth_only() {
+    passes(&["veth"], "demo.sh", &[], &["127.0.0.1"]);
+}
+
+#[test]
+fn demo_with_tun_only() {
+    passes(&["tun"], "demo.sh", &[], &["127.0.0.1"]);
+}
+
+#[test]
+fn redis_with_tun_and_veth() {
+    let words = [
+        "PONG from 127.0.0.1",
+        "PONG from 203.0.113.5",
+        "PONG from 192.0.2.1 to outside",
+    ];
+    passes(&["tun", "veth"], "redis.sh", &[], &words);
+}
+
+#[test]
+fn redis_with_veth_only() {
+    let words = [
+        "PONG from 127.0.0.1",
+        "PONG from 203.0.113.5",
+        "PONG from 192.0.2.1 to outside",
+    ];
+    passes(&["veth"], "redis.sh", &[], &words);
+}
+
+#[test]
+fn redis_with_tun_only() {
+    passes(
+        &["tun"],
+        "redis.sh",
+        &[],
+        &["PONG from 127.0.0.1", "PONG from 203.0.113.5"],
+    );
+}
+
+#[test]
+fn neither_is_told_in_one_line() {
+    passes(&[], "neither.sh", &[], &["neither tun nor veth"]);
+}
