@@ -207,27 +207,10 @@ pub(crate) fn silence_arp(name: &str) -> Result<()> {
     })
 }
 
-/// Sets the length of the transmit queue, in frames. For a TAP this is the ring that frames wait
-/// in until the switch reads them.
-pub(crate) fn set_txqueuelen(name: &str, frames: u32) -> Result<()> {
-    in_session(async |session| {
-        let action = format!("set the transmit queue of {name} to {frames} frames");
-        session
-            .change(name, action, |link| link.txqueuelen(frames))
-            .await
-    })
-}
-
 /// Adds an address with its prefix length; the kernel adds the route to the prefix itself. To add
 /// what is there already is no error.
 pub(crate) fn add_address(name: &str, address: IpNet) -> Result<()> {
     in_session(async |session| session.add_address(name, address).await)
-}
-
-/// Adds a route through an interface, on-link if there is no `via`. A route that is there already
-/// is an error (`AlreadyExists`), and is left as it was.
-pub(crate) fn add_route(destination: IpNet, via: Option<IpAddr>, name: &str) -> Result<()> {
-    in_session(async |session| session.add_route(destination, via, name, false).await)
 }
 
 /// Makes the default route of the gateway's family lead to it through this interface, in place of

@@ -13,6 +13,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -60,6 +61,18 @@ pub(crate) struct RelayCounters {
     pub(crate) dropped: u64,
     /// UDP: clients that were forgotten early to make room for others.
     pub(crate) evicted: u64,
+}
+
+impl AddAssign for RelayCounters {
+    fn add_assign(&mut self, other: RelayCounters) {
+        self.active += other.active;
+        self.total += other.total;
+        self.failed += other.failed;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.dropped += other.dropped;
+        self.evicted += other.evicted;
+    }
 }
 
 #[derive(Debug, Default)]

@@ -54,7 +54,7 @@ pub enum Event {
 }
 
 /// How many free external ports are few.
-const FEW_EXTERNAL_PORTS: usize = 64;
+const FEW_EXTERNAL_PORTS: usize = 128;
 /// [`Event::ExternalPortsLow`] is told at most this often.
 const LOW_INTERVAL: Duration = Duration::from_millis(20);
 const EVENTS: usize = 1024;

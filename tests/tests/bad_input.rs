@@ -372,6 +372,10 @@ fn an_api_client_that_sends_junk() {
     };
     let huge = format!("{{\"name\": \"{}\"}}", "x".repeat(20 << 20));
     let deep = "[".repeat(100_000);
+    let nowhere = format!(
+        "{{\"mode\": {{\"network\": \"nowhere\"}}, \"target\": {{\"netns\": \"{}\"}}}}",
+        web.namespace.path().display()
+    );
     let ports = "/v1/containers/web/ports";
     for (method, path, body) in [
         ("GET", "/", None),
@@ -436,11 +440,7 @@ fn an_api_client_that_sends_junk() {
             "/v1/containers",
             Some("{\"mode\": \"host\", \"target\": {\"pid\": 0}}"),
         ),
-        (
-            "POST",
-            "/v1/containers",
-            Some("{\"mode\": {\"network\": \"nowhere\"}, \"target\": {\"pid\": 1}}"),
-        ),
+        ("POST", "/v1/containers", Some(&nowhere)),
         (
             "POST",
             "/v1/containers",

@@ -157,7 +157,9 @@ fn an_uplink_that_changes_is_followed() {
     scene.host.ip("addr flush dev eth0 scope global");
     scene.host.ip("addr add 192.0.2.44/24 dev eth0");
     scene.host.ip("route replace default via 192.0.2.2");
-    scene.outside.sh("sysctl -q net.ipv4.conf.eth0.arp_notify=1");
+    scene
+        .outside
+        .sh("sysctl -q net.ipv4.conf.eth0.arp_notify=1");
     scene.outside.ip("link set eth0 down");
     scene.outside.ip("link set eth0 address 02:00:00:00:99:99");
     scene.outside.ip("link set eth0 up");

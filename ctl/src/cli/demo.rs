@@ -10,10 +10,13 @@
 //! | `privilege.rs` | the right to make namespaces, for root and for ordinary users |
 //! | `stage.rs` | namespaces, daemon, containers, commands; taking it all down |
 //! | `wire.rs` | the cable between host and outside |
-//! | `peer.rs` | the small server and its client |
+//! | `conversation.rs` | the four conversations, and what is right about each |
+//! | `peer.rs`, `answer.rs` | the small server and its client, and what they say |
 //! | `report.rs` | how it is printed |
 //! | `interrupt.rs` | Ctrl-C |
 
+mod answer;
+mod conversation;
 mod interrupt;
 mod peer;
 mod privilege;
@@ -34,15 +37,10 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, getuid};
 
-use crate::api::{Connection, Container, FdbEntry, Flow, Info, Network, PortKind};
-use peer::{Answer, Echo, Timing};
+use crate::api::{Connection, Container, Info, Network, PortKind};
+use conversation::{Cast, SERVER_PORT, paths, walk};
 use report::{Report, Topology};
 use stage::{OUTSIDE, Place, Stage, UPLINK, kind_name, typed};
-
-/// Where the servers listen, in the container and outside.
-const SERVER_PORT: u16 = 80;
-/// What the container's server is published on.
-const PUBLISHED_PORT: u16 = 8080;
 
 /// A path that fails is tried again and again, and each try leaves an entry.
 const MOST_CONNECTIONS: usize = 12;
@@ -253,13 +251,6 @@ fn tables(stage: &mut Stage, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Who plays, as the daemon tells.
-struct Cast {
-    client: IpAddr,
-    web: IpAddr,
-    gateway: IpAddr,
-}
-
 fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) -> Result<Cast> {
     let forwarding = stage.forbid_kernel_forwarding()?;
     report.note(&format!(
@@ -332,282 +323,37 @@ fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) ->
     Ok(cast)
 }
 
-/// One conversation, and what is right about it.
-struct Path {
-    title: &'static str,
-    story: &'static str,
-    place: Place,
-    /// The container that asks, if it isn't the place itself.
-    container: Option<&'static str>,
-    ask: SocketAddr,
-    /// Whether ICMP goes the same way: a published port publishes none.
-    ping: Option<Ipv4Addr>,
-    server: &'static str,
-    /// Where the server is.
-    me: SocketAddr,
-    /// Whom it should see, and why.
-    you: IpAddr,
-    whose: &'static str,
-    /// Source of the connection as the client made it, where pontoon translates.
-    translated_from: Option<IpAddr>,
-    /// Why there is no connection entry, where there is none.
-    untranslated: &'static str,
-}
-
-fn paths(cast: &Cast) -> [Path; 4] {
-    let web = SocketAddr::new(cast.web, SERVER_PORT);
-    let outside = SocketAddr::new(OUTSIDE.into(), SERVER_PORT);
-    let v4 = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    };
-    [
-        Path {
-            title: "container → container",
-            story: "one network: the switch forwards by MAC address and translates nothing",
-            place: Place::Host,
-            container: Some("client"),
-            ask: web,
-            ping: v4(cast.web),
-            server: "web",
-            me: web,
-            you: cast.client,
-            whose: "the client's own address",
-            translated_from: None,
-            untranslated: "no connection entry: nothing is translated, the forwarding table suffices",
-        },
-        Path {
-            title: "container → outside",
-            story: "the gateway routes, NAT masquerades; the outside knows no container addresses",
-            place: Place::Host,
-            container: Some("client"),
-            ask: outside,
-            ping: Some(OUTSIDE),
-            server: "outside",
-            me: outside,
-            you: UPLINK.into(),
-            whose: "the host's uplink address",
-            translated_from: Some(cast.client),
-            untranslated: "no connection entry",
-        },
-        Path {
-            title: "outside → published port",
-            story: "NAT sends port 8080 of the host to port 80 of web, and leaves the source alone",
-            place: Place::Outside,
-            container: None,
-            ask: SocketAddr::new(UPLINK.into(), PUBLISHED_PORT),
-            ping: None,
-            server: "web",
-            me: web,
-            you: OUTSIDE.into(),
-            whose: "the outside client's own address",
-            translated_from: Some(OUTSIDE.into()),
-            untranslated: "no connection entry",
-        },
-        Path {
-            title: "127.0.0.1 → published port",
-            story: "loopback never reaches a wire: a relay accepts, and asks web for the caller",
-            place: Place::Host,
-            container: None,
-            ask: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PUBLISHED_PORT),
-            ping: None,
-            server: "web",
-            me: web,
-            you: cast.gateway,
-            whose: "the gateway, for which the relay speaks",
-            translated_from: None,
-            untranslated: "no connection entry: the relay's own socket talks to web, over the bridge",
-        },
-    ]
-}
-
-/// What came of asking over one protocol.
-struct Asked {
-    protocol: &'static str,
-    /// The answer's first line.
-    said: String,
-    timing: Timing,
-    /// Whom the server saw, and who it is; ICMP does not tell.
-    seen: Option<(SocketAddr, SocketAddr)>,
-    /// The entry of the conversation while it lasted.
-    connection: Option<Connection>,
-}
-
-/// Has one conversation over every protocol, prints it, and tells whether all of it was right.
-fn walk(stage: &mut Stage, report: &mut Report<'_>, number: usize, path: &Path) -> Result<bool> {
-    report.section(&format!("{number}. {}", path.title))?;
-    report.note(path.story)?;
-    let ask = path.ask.to_string();
-    let ping = path.ping.map(|address| address.to_string());
-    let mut questions = vec![
-        ("tcp", vec!["--ask", &ask]),
-        ("udp", vec!["--ask", &ask, "--udp"]),
-    ];
-    if let Some(address) = &ping {
-        questions.push(("icmp", vec!["--ping", address]));
-    }
-
-    let mut good = true;
-    let mut asked = Vec::new();
-    for (protocol, question) in &questions {
-        let mut command = Vec::new();
-        if let Some(container) = path.container {
-            command.extend(["exec", container, "--", "pontoon"]);
-        }
-        command.push("demo");
-        command.extend(question);
-        report.command(path.place.name(), &typed(&command))?;
-        match converse(stage, path, protocol, &command) {
-            Ok(outcome) => {
-                report.answer(protocol, &outcome.said, outcome.timing)?;
-                asked.push(outcome);
-            }
-            Err(error) => {
-                interrupt::check()?;
-                report.no_answer(protocol, &format!("{error:#}"))?;
-                good = false;
-            }
-        }
-    }
-    for (right, text) in judge(path, &asked) {
-        report.check(right, &text)?;
-        good &= right;
-    }
-    let connections: Vec<&Connection> = asked
-        .iter()
-        .filter_map(|asked| asked.connection.as_ref())
-        .collect();
-    for connection in &connections {
-        report.connection(connection)?;
-    }
-    if connections.is_empty() {
-        report.note(path.untranslated)?;
-        let fdb: Vec<FdbEntry> = stage.json(&["fdb", "--json"])?;
-        let between = [path.container.unwrap_or("host"), path.server];
-        for entry in fdb
-            .iter()
-            .filter(|entry| between.contains(&entry.owner.as_str()))
-        {
-            report.fdb_entry(entry)?;
-        }
-    }
-    Ok(good)
-}
-
-/// Asks, and looks the connection up before the client closes it.
-fn converse(
-    stage: &mut Stage,
-    path: &Path,
-    protocol: &'static str,
-    command: &[&str],
-) -> Result<Asked> {
-    let mut client = stage.spawn(path.place, command)?;
-    // The answer and its timing, a line each.
-    let heard = client.first_lines(2)?;
-    let (said, timing, seen) = if protocol == "icmp" {
-        let echo: Echo = heard.parse()?;
-        (echo.to_string(), echo.timing, None)
-    } else {
-        let answer: Answer = heard.parse()?;
-        (
-            answer.to_string(),
-            answer.timing,
-            Some((answer.you, answer.me)),
-        )
-    };
-    let connections: Vec<Connection> = stage.json(&["conntrack", "--json"])?;
-    client.finish()?;
-    Ok(Asked {
-        protocol,
-        said: said.lines().next().unwrap_or_default().to_owned(),
-        timing,
-        seen,
-        connection: connections
-            .into_iter()
-            .find(|connection| is_entry_of(connection, protocol, seen, path)),
-    })
-}
-
-/// The server sees the connection's reply tuple from its own end: what it calls itself is the
-/// source there, its caller the destination. An ICMP echo goes to where it was sent.
-fn is_entry_of(
-    connection: &Connection,
-    protocol: &str,
-    seen: Option<(SocketAddr, SocketAddr)>,
-    path: &Path,
-) -> bool {
-    let Flow {
-        src,
-        dst,
-        src_port,
-        dst_port,
-    } = connection.reply;
-    connection.protocol.eq_ignore_ascii_case(protocol)
-        && match seen {
-            Some((you, me)) => {
-                SocketAddr::new(src, src_port) == me && SocketAddr::new(dst, dst_port) == you
-            }
-            None => src == path.me.ip() && dst == path.you,
-        }
-}
-
-/// What is right or wrong about a conversation, a sentence each.
-fn judge(path: &Path, asked: &[Asked]) -> Vec<(bool, String)> {
-    let mut verdicts = Vec::new();
-    let mut add = |right: bool, text: String| {
-        if !verdicts.contains(&(right, text.clone())) {
-            verdicts.push((right, text));
-        }
-    };
-    for Asked {
-        protocol,
-        seen,
-        connection,
-        ..
-    } in asked
-    {
-        if let &Some((you, me)) = seen {
-            if me != path.me {
-                add(
-                    false,
-                    format!("{me} answered over {protocol} instead of {}", path.me),
-                );
-            } else if you.ip() != path.you {
-                let (server, whose, expected) = (path.server, path.whose, path.you);
-                add(
-                    false,
-                    format!("{server} saw {}, not {expected}, {whose}", you.ip()),
-                );
-            } else {
-                add(
-                    true,
-                    format!("{} saw {}: {}", path.server, you.ip(), path.whose),
-                );
-            }
-        }
-        let Some(from) = path.translated_from else {
-            continue;
-        };
-        match connection {
-            None => add(
-                false,
-                format!("the {protocol} conversation has no connection entry"),
-            ),
-            Some(Connection { original, .. }) => {
-                let (to, to_port) = (path.ask.ip(), path.ask.port());
-                let port_right = *protocol == "icmp" || original.dst_port == to_port;
-                if (original.src, original.dst) != (from, to) || !port_right {
-                    let (src, dst) = (original.src, original.dst);
-                    add(
-                        false,
-                        format!("the {protocol} entry tells of {src} → {dst}"),
-                    );
-                }
-            }
-        }
-    }
-    verdicts
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    fn parse(line: &str) -> Result<DemoArgs, clap::Error> {
+        CommandLine::try_parse_from(line.split_whitespace()).map(|line| line.demo)
+    }
+
+    #[test]
+    fn the_command_line() {
+        let plain = parse("demo --port-kind veth --wire tap").unwrap();
+        assert_eq!(
+            (plain.port_kind, plain.wire),
+            (Some(PortKind::Veth), Some(PortKind::Tap))
+        );
+        assert_eq!(parse("demo --serve 80").unwrap().serve, Some(80));
+        assert!(parse("demo --ask 192.0.2.1:80 --udp").unwrap().udp);
+        assert!(parse("demo --udp").is_err());
+        assert!(parse("demo --serve 80 --ping 192.0.2.1").is_err());
+        let tethered = parse("demo --tether daemon --state-dir /x --workers 2").unwrap();
+        assert_eq!(
+            tethered.tether.unwrap(),
+            ["daemon", "--state-dir", "/x", "--workers", "2"]
+        );
+    }
+}

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::failure::Failure;
 use crate::api::{PortMapping, Protocol};
-use crate::relay::Relay;
+use crate::relay::{Relay, RelayCounters};
 
 /// How long the relay remembers a UDP client that says nothing: the engine's own minimum for UDP
 /// mappings (RFC 4787 clause 4.3).
@@ -180,6 +180,24 @@ impl Published {
     /// Cuts what is in flight and returns when every port is free again.
     pub(super) async fn stop(self) {
         drop(self.sockets);
+        let mut flows = RelayCounters::default();
+        for relay in &self.relays {
+            flows += relay.counters();
+        }
+        if flows.total > 0 {
+            tracing::info!(
+                "the relay of {} ends: {} flows so far, {} of them cut now, {} refused, {} forgotten; \
+                 {} bytes in, {} out, {} datagrams dropped",
+                describe(&self.mapping),
+                flows.total,
+                flows.active,
+                flows.failed,
+                flows.evicted,
+                flows.bytes_in,
+                flows.bytes_out,
+                flows.dropped
+            );
+        }
         let mut ending = JoinSet::new();
         for relay in self.relays {
             ending.spawn(relay.stop());

@@ -151,12 +151,6 @@ fn errors_name_the_interface_and_the_namespace() {
             set_up("a0").unwrap();
             let lost = set_default_route("192.0.2.1".parse().unwrap(), "a0").unwrap_err();
             assert!(lost.to_string().contains("in no subnet"), "{lost}");
-            let mixed = add_route(
-                "10.0.0.0/8".parse().unwrap(),
-                Some("fe80::1".parse().unwrap()),
-                "a0",
-            );
-            assert!(said(mixed).contains("different IP versions"));
         })
         .unwrap();
 }
@@ -169,15 +163,9 @@ fn routes_and_addresses_tell_a_repetition_from_a_clash() {
     netns
         .run(|| {
             create_veth("a0", "b0").unwrap();
-            set_txqueuelen("a0", 2000).unwrap();
             add_address("a0", "10.1.0.1/16".parse().unwrap()).unwrap();
             add_address("a0", "10.1.0.1/16".parse().unwrap()).unwrap();
             set_up("a0").unwrap();
-            let away: IpNet = "10.9.0.0/16".parse().unwrap();
-            add_route(away, Some("10.1.0.9".parse().unwrap()), "a0").unwrap();
-            let again = add_route(away, Some("10.1.0.8".parse().unwrap()), "a0").unwrap_err();
-            assert_eq!(again.kind(), ErrorKind::AlreadyExists);
-            add_route("10.7.0.0/16".parse().unwrap(), None, "a0").unwrap();
             for gateway in ["10.1.0.7", "10.1.0.6"] {
                 set_default_route(gateway.parse().unwrap(), "a0").unwrap();
             }

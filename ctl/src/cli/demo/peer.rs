@@ -9,7 +9,6 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,6 +16,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::answer::{Answer, Echo, Timing, parse_sentence, sentence};
 
 /// Set by the demo for every process it starts, to its own process id: a server ends when that
 /// process has gone, a client keeps its connection open until its standard input ends, so that
@@ -36,155 +37,6 @@ const ROUNDS_TIME: Duration = Duration::from_millis(100);
 /// A peer that sends no line end gets no more memory than this.
 const LONGEST_LINE: u64 = 512;
 const IDLE: Duration = Duration::from_secs(30);
-
-/// What a server answered, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    /// The client as the server saw it.
-    pub(super) you: SocketAddr,
-    /// The server as it sees itself.
-    pub(super) me: SocketAddr,
-    pub(super) timing: Timing,
-}
-
-/// Whole microseconds, as they are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Timing {
-    /// The TCP handshake; UDP and ICMP have none.
-    pub(super) connect_us: Option<u64>,
-    /// Median from question to answer.
-    pub(super) round_trip_us: u64,
-    pub(super) rounds: usize,
-}
-
-/// An ICMP echo reply, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Echo {
-    pub(super) from: IpAddr,
-    pub(super) ttl: u8,
-    /// ICMP header and data.
-    pub(super) bytes: usize,
-    pub(super) timing: Timing,
-}
-
-impl Timing {
-    fn of(connect: Option<Duration>, mut rounds: Vec<Duration>) -> Result<Timing> {
-        rounds.sort_unstable();
-        let median = rounds
-            .get(rounds.len() / 2)
-            .context("no answer came to be timed")?;
-        Ok(Timing {
-            connect_us: connect.map(micros),
-            round_trip_us: micros(*median),
-            rounds: rounds.len(),
-        })
-    }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl fmt::Display for Timing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(connect) = self.connect_us {
-            write!(f, "connected in {connect} µs, ")?;
-        }
-        write!(
-            f,
-            "answered in {} µs (median of {})",
-            self.round_trip_us, self.rounds
-        )
-    }
-}
-
-impl FromStr for Timing {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Timing> {
-        let parse = || {
-            let (connect_us, rest) = match text.strip_prefix("connected in ") {
-                Some(rest) => {
-                    let (connect, rest) = rest.split_once(" µs, ")?;
-                    (Some(connect.parse().ok()?), rest)
-                }
-                None => (None, text),
-            };
-            let (round_trip, rest) = rest.strip_prefix("answered in ")?.split_once(" µs ")?;
-            let rounds = rest.strip_prefix("(median of ")?.strip_suffix(')')?;
-            Some(Timing {
-                connect_us,
-                round_trip_us: round_trip.parse().ok()?,
-                rounds: rounds.parse().ok()?,
-            })
-        };
-        parse().ok_or_else(|| anyhow!("{text:?} is no timing of a demo client"))
-    }
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n{}", sentence(self.you, self.me), self.timing)
-    }
-}
-
-impl FromStr for Answer {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Answer> {
-        let (said, timing) = text.trim_end().split_once('\n').unwrap_or((text, ""));
-        let (you, me) = parse_sentence(said)?;
-        Ok(Answer {
-            you,
-            me,
-            timing: timing.parse()?,
-        })
-    }
-}
-
-impl fmt::Display for Echo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes from {}, ttl {}\n{}",
-            self.bytes, self.from, self.ttl, self.timing
-        )
-    }
-}
-
-impl FromStr for Echo {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Echo> {
-        let parse = || {
-            let (said, timing) = text.trim_end().split_once('\n')?;
-            let (bytes, rest) = said.split_once(" bytes from ")?;
-            let (from, ttl) = rest.split_once(", ttl ")?;
-            Some(Echo {
-                from: from.parse().ok()?,
-                ttl: ttl.parse().ok()?,
-                bytes: bytes.parse().ok()?,
-                timing: timing.parse().ok()?,
-            })
-        };
-        parse().ok_or_else(|| anyhow!("{text:?} is no echo of a demo client"))
-    }
-}
-
-fn sentence(you: SocketAddr, me: SocketAddr) -> String {
-    format!("you are {you}, I am {me}")
-}
-
-fn parse_sentence(text: &str) -> Result<(SocketAddr, SocketAddr)> {
-    let parse = || {
-        let (you, me) = text
-            .trim()
-            .strip_prefix("you are ")?
-            .split_once(", I am ")?;
-        Some((you.parse().ok()?, me.parse().ok()?))
-    };
-    parse().ok_or_else(|| anyhow!("{text:?} is no answer of a demo server"))
-}
 
 /// Answers on `port` of every IPv4 address, over TCP and UDP. Returns when the demo that started
 /// it has gone; on its own it serves until it is ended.
@@ -478,56 +330,6 @@ fn tell(answer: &dyn fmt::Display) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn answers_and_echoes_are_read_back_as_they_were_printed() {
-        let timing = Timing {
-            connect_us: Some(143),
-            round_trip_us: 38,
-            rounds: 50,
-        };
-        let answer = Answer {
-            you: "172.17.0.3:40112".parse().unwrap(),
-            me: "[fd00::2]:80".parse().unwrap(),
-            timing,
-        };
-        let printed = answer.to_string();
-        assert_eq!(
-            printed,
-            "you are 172.17.0.3:40112, I am [fd00::2]:80\n\
-             connected in 143 µs, answered in 38 µs (median of 50)"
-        );
-        assert_eq!((printed + "\n").parse::<Answer>().unwrap(), answer);
-
-        let timing = Timing {
-            connect_us: None,
-            ..timing
-        };
-        let echo = Echo {
-            from: "192.0.2.2".parse().unwrap(),
-            ttl: 63,
-            bytes: 64,
-            timing,
-        };
-        assert_eq!(echo.to_string().parse::<Echo>().unwrap(), echo);
-    }
-
-    #[test]
-    fn junk_is_refused_and_quoted() {
-        for junk in [
-            "",
-            "you are",
-            "you are x, I am y\n",
-            "you are 1.2.3.4:5, I am 1.2.3.4:5",
-        ] {
-            assert!(junk.parse::<Answer>().is_err(), "{junk:?}");
-            assert!(junk.parse::<Echo>().is_err(), "{junk:?}");
-        }
-        assert_eq!(
-            parse_sentence("HTTP/1.1 400").unwrap_err().to_string(),
-            "\"HTTP/1.1 400\" is no answer of a demo server"
-        );
-    }
 
     #[test]
     fn an_echo_request_sums_to_all_ones_and_only_its_own_reply_counts() {

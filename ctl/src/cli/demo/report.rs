@@ -4,7 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use super::peer::Timing;
+use super::answer::Timing;
 use super::stage::kind_name;
 use crate::api::{Connection, Container, FdbEntry, Flow};
 use crate::cli::output::{self, Look};
