@@ -73,7 +73,7 @@ fn the_witness_sees_a_reset() {
     right.ip("addr add 10.0.0.2/24 dev eth0");
     ping(&left, [10, 0, 0, 2].into()).success();
     let witness = Witness::start(&left, "eth0", "tcp[tcpflags] & tcp-rst != 0");
-    dial(&left, ([10, 0, 0, 2].into(), 81)).expect_err("nobody listens there");
+    dial(&left, ([10, 0, 0, 2], 81)).expect_err("nobody listens there");
     let seen = witness.stop();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(objection(left).or(objection(right)).is_none());

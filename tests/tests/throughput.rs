@@ -98,10 +98,10 @@ fn bulk_is_in_proportion_to_a_bare_veth() {
                 .fold(0.0, f64::max);
             let ratio = rate / veth;
             eprintln!("{port_kind}, {way}: {}, {ratio:.2} of it", gigabits(rate));
-            // 4 Gbit/s where veth alone does 10 or more, and in proportion on slower machines. Frame
-            // by frame it would be a twentieth.
+            // Frame by frame it would be a twentieth of a veth pair. A slower machine, or one that is
+            // busy, is held to the proportion.
             assert!(
-                rate > 4e9 || ratio >= 0.3,
+                rate > 4e9 || veth < 10e9 && ratio >= 0.3,
                 "{port_kind}, {way}: {} where a veth pair does {}",
                 gigabits(rate),
                 gigabits(veth)

@@ -48,11 +48,11 @@ const MOST_CONNECTIONS: usize = 12;
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
     /// What carries the containers' frames [default: what the kernel has]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "KIND")]
     port_kind: Option<PortKind>,
 
-    /// What connects the host with the outside [default: what the kernel has]
-    #[arg(long, value_enum, value_name = "KIND")]
+    /// What connects the host with the outside, tap or veth [default: what the kernel has]
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     wire: Option<PortKind>,
 
     /// Be the demo's server: tell TCP and UDP callers on PORT who they are
@@ -145,39 +145,32 @@ fn perform(port_kind: Option<PortKind>, wire: Option<PortKind>) -> Result<ExitCo
     } else {
         "privileged".to_owned()
     };
-    let outcome = report
-        .title(
-            "pontoon demo",
-            &format!("Linux {}, {privilege}", kernel.trim()),
-        )
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Stage::build(wire))
-        .and_then(|mut stage| {
-            let shown = show(&mut stage, &mut report, port_kind);
-            if interrupt::interrupted().is_none()
-                && !matches!(shown, Ok(0))
-                && !is_broken_pipe(&shown)
-            {
-                report.section("the end of the daemon's log")?;
-                report.output(&stage.log_tail())?;
-            }
-            let down = stage.take_down();
-            // What failed first is what to tell.
-            let failed = shown?;
-            down.context("clean up")?;
-            Ok(failed)
-        });
+    let about = format!("Linux {}, {privilege}", kernel.trim());
+    report.title("pontoon demo", &about)?;
 
-    if let Some(signal) = interrupt::interrupted() {
+    let mut stage = Stage::build(wire)?;
+    let shown = show(&mut stage, &mut report, port_kind);
+    let interrupted = interrupt::interrupted();
+    let unwatched = is_broken_pipe(&shown);
+    if interrupted.is_none() && !unwatched && !matches!(shown, Ok(0)) {
+        report.section("the end of the daemon's log")?;
+        report.output(&stage.log_tail())?;
+    }
+    let down = stage.take_down().context("clean up");
+
+    if let Some(signal) = interrupted {
+        down?;
         // Not even that, if the terminal has hung up.
         let _ = report.verdict(false, &format!("{signal}: interrupted, and cleaned up"));
         return Ok(ended_by(signal));
     }
-    if is_broken_pipe(&outcome) {
+    if unwatched {
         // `pontoon demo | head`: the reader has seen enough. As if ended by the signal.
         return Ok(ended_by(Signal::SIGPIPE));
     }
-    let failed = outcome?;
+    // What failed first is what to tell.
+    let failed = shown?;
+    down?;
     let seconds = start.elapsed().as_secs_f64();
     let text = match failed {
         0 => format!("every path works; all is cleaned up again, after {seconds:.1} s"),

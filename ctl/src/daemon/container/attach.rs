@@ -100,7 +100,7 @@ impl Daemon {
             .and_then(|it| it.addresses.first());
         match address {
             Some(address) => tracing::info!("{} is attached, {address}", container.record.name),
-            None => tracing::info!("{} is attached ({mode:?})", container.record.name),
+            None => tracing::info!("{} is attached, --net {mode}", container.record.name),
         }
         self.containers.push(container);
         self.apply();

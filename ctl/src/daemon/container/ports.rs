@@ -136,10 +136,13 @@ impl Daemon {
         });
         for (holder, other) in others.chain(earlier.iter().map(|other| (name, other))) {
             if let Some(port) = publish::overlap(mapping, other) {
+                let range = match other.count {
+                    1 => String::new(),
+                    _ => format!(" ({})", publish::describe(other)),
+                };
                 return Err(Failure::Conflict(format!(
-                    "port {port}/{protocol} is published for container {holder} already \
-                     ({}): choose another port, or unpublish it there",
-                    publish::describe(other)
+                    "port {port}/{protocol} is published for container {holder} already{range}: \
+                     choose another port, or unpublish it there"
                 )));
             }
         }
