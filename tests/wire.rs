@@ -141,7 +141,7 @@ impl Noise {
         Noise(seed | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -149,10 +149,10 @@ impl Noise {
     }
 
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit
+        (self.word() >> 33) as usize % limit
     }
 
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| (self.next() >> 56) as u8).collect()
+        (0..length).map(|_| (self.word() >> 56) as u8).collect()
     }
 }

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::config::{Config, NetworkId, PortId};
 use crate::drop::DropReason;
 use crate::frame::{self, Frame, MacAddr};
+use crate::icmp::{self, RateLimit};
 use crate::io::Queue;
 use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
@@ -70,6 +71,7 @@ pub struct Datapath {
     events: Sender<Event>,
     events_lost: AtomicU64,
     low_told: AtomicU64,
+    icmp_limit: RateLimit,
 }
 
 /// One learned address, as [`Datapath::fdb`] tells it.
@@ -103,6 +105,7 @@ impl Datapath {
             events,
             events_lost: AtomicU64::new(0),
             low_told: AtomicU64::new(0),
+            icmp_limit: RateLimit::default(),
         };
         (Arc::new(datapath), receiver)
     }
@@ -334,5 +337,26 @@ impl Pass<'_> {
             }
             Role::Unassigned => Err(DropReason::PortUnassigned),
         }
+    }
+
+    /// Tells a container why its frame was dropped, if that is a thing to tell: turns the frame
+    /// into the ICMP error, which leaves by the port returned.
+    pub(crate) fn explain(
+        &self,
+        ingress: PortId,
+        reason: DropReason,
+        frame: &mut Frame,
+    ) -> Option<PortId> {
+        let Role::Container { network, .. } = self.topology.role(ingress) else {
+            return None;
+        };
+        let network = &self.topology.networks[network].network;
+        let gateway = (
+            network.gateway_mac,
+            icmp::ipv4_of(&network.gateway_addresses)?,
+        );
+        let told = icmp::turn_into_error(frame, reason, gateway)
+            && self.datapath.icmp_limit.admit(self.now);
+        told.then_some(ingress)
     }
 }

@@ -69,6 +69,10 @@ impl Pass<'_> {
             return Err(DropReason::Martian);
         }
         if self.topology.is_host_address(destination) {
+            // On its last hop it can reach the host, and nothing behind it.
+            if packet.ttl() <= 1 {
+                return host.map(Egress::Port);
+            }
             return match self.translate(Path::Hairpin, &mut packet) {
                 Ok(_) => {
                     let inside = route_hop(&mut packet)?;

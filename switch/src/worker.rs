@@ -88,7 +88,12 @@ impl Worker {
                         .extend(others.map(|member| (member, index as u32)));
                 }
                 Ok(Egress::Consumed) => {}
-                Err(reason) => self.datapath.count_drops(self.index, reason, 1),
+                Err(reason) => {
+                    self.datapath.count_drops(self.index, reason, 1);
+                    if let Some(port) = pass.explain(ingress, reason, frame) {
+                        self.departures.push((port, index as u32));
+                    }
+                }
             }
         }
     }

@@ -68,7 +68,7 @@ fn mutilated(noise: &mut Noise, macs: &[[u8; 6]], addresses: &[Ipv4Addr]) -> Vec
         payload = ipv4(from, to, protocol, &payload);
         for _ in 0..noise.below(3) {
             let at = noise.below(payload.len().min(60));
-            payload[at] = noise.next() as u8;
+            payload[at] = noise.word() as u8;
         }
     }
     let types = [
@@ -327,8 +327,8 @@ fn a_flood_from_one_container_leaves_the_others_alive() {
             let mut noise = Noise::new(5);
             while !stop.load(Ordering::Relaxed) {
                 // Each one a new flow, and each one masqueraded.
-                let destination = Ipv4Addr::from_bits(0xc633_6400 | noise.next() as u32 & 0xff);
-                let datagram = udp(noise.next() as u16, noise.next() as u16, b"x");
+                let destination = Ipv4Addr::from_bits(0xc633_6400 | noise.word() as u32 & 0xff);
+                let datagram = udp(noise.word() as u16, noise.word() as u16, b"x");
                 let packet = ipv4(v4(noisy.address), destination, 17, &datagram);
                 raw.send(&ethernet(gateway_mac, raw.mac, 0x0800, &packet))
                     .ok();

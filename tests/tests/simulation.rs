@@ -242,7 +242,7 @@ fn any_bytes_at_any_port_are_dropped_by_name() {
             // A header that lies.
             if noise.below(2) == 0 {
                 let at = noise.below(payload.len());
-                payload[at] ^= noise.next() as u8;
+                payload[at] ^= noise.word() as u8;
             }
         }
         let ethertype = [0x0800, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x1234][noise.below(6)];
