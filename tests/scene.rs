@@ -45,6 +45,7 @@ pub struct Scene {
     pub host: Namespace,
     pub outside: Namespace,
     port_kind: &'static str,
+    daemon_options: Vec<String>,
     state_dir: PathBuf,
     directory: tempfile::TempDir,
     /// In the environment of every process the scene starts: `NAME=VALUE`.
@@ -89,9 +90,18 @@ impl Scene {
             host,
             outside,
             port_kind,
+            daemon_options: vec!["--workers".to_owned(), "2".to_owned()],
             state_dir: directory.path().join("state"),
             directory,
         })
+    }
+
+    /// A scene whose daemon is started with these options, instead of `--workers 2`.
+    pub fn with_daemon_options(options: &[&str]) -> Option<Scene> {
+        let mut scene = Scene::without_daemon("tap")?;
+        scene.daemon_options = options.iter().map(|&option| option.to_owned()).collect();
+        scene.start_daemon();
+        Some(scene)
     }
 
     /// A directory that goes with the scene.
@@ -124,7 +134,8 @@ impl Scene {
             .arg("--state-dir")
             .arg(&self.state_dir);
         command.arg("--run-dir").arg(self.run_dir());
-        command.args(["--workers", "2", "--port-kind", self.port_kind]);
+        command.args(["--port-kind", self.port_kind]);
+        command.args(&self.daemon_options);
         command
     }
 

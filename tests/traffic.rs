@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub fn listen(namespace: &Namespace, address: impl Into<SocketAddr>) -> TcpListener {
     let address = address.into();
     let listener = namespace
-        .within(|| TcpListener::bind(address))
+        .within(|| patiently(|| TcpListener::bind(address)))
         .unwrap_or_else(|error| panic!("listen on {address} in {}: {error}", namespace.name()));
     listener
         .set_nonblocking(true)
@@ -28,11 +28,28 @@ pub fn listen(namespace: &Namespace, address: impl Into<SocketAddr>) -> TcpListe
 pub fn bind_udp(namespace: &Namespace, address: impl Into<SocketAddr>) -> UdpSocket {
     let address = address.into();
     let socket = namespace
-        .within(|| UdpSocket::bind(address))
+        .within(|| patiently(|| UdpSocket::bind(address)))
         .unwrap_or_else(|error| panic!("bind {address} in {}: {error}", namespace.name()));
     let timeout = socket.set_read_timeout(Some(PATIENCE));
     timeout.expect("a socket can be given a timeout");
     socket
+}
+
+/// Binds again for a second while the port is taken: another test's thread that starts a program
+/// holds every socket of this process from fork to exec, those that were just closed too.
+fn patiently<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse
+                    && start.elapsed() < Duration::from_secs(1) =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A TCP connection, with the end that dialled and the end that was reached.

@@ -1,5 +1,9 @@
 //! `pontoon demo`, as the README shows it: for root and for an ordinary user.
 
+use std::collections::BTreeSet;
+use std::fs::{Permissions, copy, read_dir, read_to_string, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,27 +13,33 @@ use pontoon_tests::{is_root_or_skip, pontoon, skip};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Network interfaces and pontoon's processes and files of this machine.
-fn traces() -> Vec<String> {
-    let mut traces = Vec::new();
-    for directory in ["/sys/class/net", "/run/netns"] {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.path().display().to_string());
-        // Other tests run at the same time, in namespaces of their own.
-        traces.extend(names.filter(|name| !name.contains("pontoon-test-")));
-    }
-    traces.sort();
-    traces
+fn entries(directory: &Path) -> BTreeSet<String> {
+    let entries = read_dir(directory).expect("a directory that can be read");
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
-fn assert_is_a_demo(output: &str) {
+/// Runs a demo with a temporary directory of its own, and looks at what it says and leaves behind.
+fn passes(demo: &mut Command) {
+    let interfaces = Path::new("/sys/class/net");
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    set_permissions(temporary.path(), Permissions::from_mode(0o777)).expect("it is ours");
+    let before = entries(interfaces);
+    let output = run_within(demo.env("TMPDIR", temporary.path()), LIMIT).success();
     for word in ["127.0.0.1", "container", "outside"] {
-        assert!(output.contains(word), "the demo tells of {word}:\n{output}");
+        assert!(output.contains(word), "no {word} in:\n{output}");
     }
     assert!(
         !output.contains('\u{1b}'),
         "no colours into a file:\n{output}"
     );
+    let left = entries(temporary.path());
+    assert!(left.is_empty(), "left behind: {left:?}");
+    let after = entries(interfaces);
+    let left: Vec<&String> = after.difference(&before).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
 }
 
 #[test]
@@ -38,56 +48,29 @@ fn as_root() {
         return;
     }
     for port_kind in PORT_KINDS {
-        let before = traces();
-        let mut demo = Command::new(pontoon());
-        let output = run_within(demo.args(["demo", "--port-kind", port_kind]), LIMIT);
-        assert_is_a_demo(&output.success());
-        assert_eq!(traces(), before, "{port_kind}: it cleans up after itself");
+        passes(Command::new(pontoon()).args(["demo", "--port-kind", port_kind]));
     }
 }
 
 #[test]
 fn as_an_ordinary_user() {
-    let mut demo = if nix::unistd::geteuid().is_root() {
-        // The program may lie where only root can look.
-        let mut demo = Command::new("setpriv");
-        demo.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--no-new-privs",
-        ]);
-        let directory = tempfile::tempdir().expect("a temporary directory").keep();
-        let copy = directory.join("pontoon");
-        std::fs::copy(pontoon(), &copy).expect("the program can be copied");
-        use std::os::unix::fs::PermissionsExt;
-        for path in [&directory, &copy] {
-            let permissions = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(path, permissions).expect("permissions can be set");
-        }
-        demo.arg(copy);
-        demo
-    } else {
-        Command::new(pontoon())
-    };
-    let setting = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    if setting("/proc/sys/kernel/unprivileged_userns_clone").trim() == "0"
-        || setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").trim() == "1"
-        || setting("/proc/sys/user/max_user_namespaces").trim() == "0"
+    let setting = |path: &str| read_to_string(path).unwrap_or_default().trim().to_owned();
+    if setting("/proc/sys/kernel/unprivileged_userns_clone") == "0"
+        || setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1"
+        || setting("/proc/sys/user/max_user_namespaces") == "0"
     {
         skip("this machine forbids user namespaces to ordinary users");
         return;
     }
-    demo.arg("demo")
-        .env_remove("XDG_RUNTIME_DIR")
-        .env("HOME", "/");
-    let output = run_within(&mut demo, LIMIT);
-    if let Some(copy) = demo
-        .get_args()
-        .find(|arg| arg.to_string_lossy().ends_with("/pontoon"))
-    {
-        let directory = std::path::Path::new(copy).parent().expect("a directory");
-        std::fs::remove_dir_all(directory).ok();
+    if !nix::unistd::geteuid().is_root() {
+        return passes(Command::new(pontoon()).arg("demo"));
     }
-    assert_is_a_demo(&output.success());
+    // As nobody, for whom the program may lie out of reach.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let program = directory.path().join("pontoon");
+    copy(pontoon(), &program).expect("the program can be copied");
+    set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let mut demo = Command::new("setpriv");
+    demo.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    passes(demo.arg(program).arg("demo").env("HOME", "/"));
 }

@@ -1,5 +1,10 @@
 //! Out by the uplink: masqueraded, and without a trace in the host's own traffic.
 
+use std::thread;
+use std::time::Duration;
+
+use pontoon_tests::eventually;
+use pontoon_tests::namespace::join;
 use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
@@ -163,22 +168,110 @@ fn an_uplink_that_changes_is_followed() {
     scene.outside.ip("link set eth0 down");
     scene.outside.ip("link set eth0 address 02:00:00:00:99:99");
     scene.outside.ip("link set eth0 up");
-    pontoon_tests::eventually(
-        "the new way works",
-        std::time::Duration::from_secs(10),
-        || {
-            let listener = listen(&scene.outside, (ANY, 80));
-            let flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener);
-            match flow.map(|flow| flow.seen_by_server()) {
-                Ok(seen) if seen.to_string() == "192.0.2.44" => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        },
-    );
+    eventually("the new way works", Duration::from_secs(10), || {
+        let listener = listen(&scene.outside, (ANY, 80));
+        let flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener);
+        match flow.map(|flow| flow.seen_by_server()) {
+            Ok(seen) if seen.to_string() == "192.0.2.44" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     let listener = listen(&a.namespace, (ANY, 80));
     let to: std::net::IpAddr = [192, 0, 2, 44].into();
     Flow::open(&scene.outside, (to, 8080), &listener)
         .unwrap()
         .exchange()
         .unwrap();
+}
+
+#[test]
+fn an_uplink_that_vanishes_and_comes_back() {
+    let Some(scene) = Scene::new() else { return };
+    let a = scene.container("a", &["-p", "8080:80"]);
+    let b = scene.container("b", &[]);
+    ping(&a.namespace, BEYOND).success();
+    scene.host.ip("link del eth0");
+    let inside = listen(&a.namespace, (ANY, 80));
+    // The rest of the world goes on without it.
+    ping(&a.namespace, b.address).success();
+    Flow::open(&scene.host, (LOOPBACK, 8080), &inside)
+        .unwrap()
+        .exchange()
+        .unwrap();
+
+    join((&scene.host, "eth0"), (&scene.outside, "eth0"));
+    scene.host.ip(&format!("addr add {HOST}/24 dev eth0"));
+    scene.host.ip(&format!("route add default via {OUTSIDE}"));
+    scene.outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
+    let beyond = listen(&scene.outside, (BEYOND, 80));
+    eventually("the way out is back", Duration::from_secs(10), || {
+        let flow = Flow::open(&a.namespace, (BEYOND, 80), &beyond);
+        flow.map_err(|error| error.to_string())
+    });
+    let mut flow = Flow::open(&scene.outside, (HOST, 8080), &inside).unwrap();
+    assert_eq!(flow.seen_by_server(), OUTSIDE);
+    flow.exchange().unwrap();
+}
+
+#[test]
+fn without_an_uplink_the_host_still_serves() {
+    let Some(scene) = Scene::with_daemon_options(&["--uplink", "none"]) else {
+        return;
+    };
+    let a = scene.container("a", &["-p", "8080:80"]);
+    let b = scene.container("b", &[]);
+    let inside = listen(&a.namespace, (ANY, 80));
+    for (from, to) in [
+        (&scene.host, LOOPBACK),
+        (&scene.host, HOST),
+        (&b.namespace, HOST),
+    ] {
+        let mut flow = Flow::open(from, (to, 8080), &inside).unwrap();
+        flow.exchange().unwrap();
+    }
+    let listener = listen(&scene.outside, (BEYOND, 80));
+    assert!(Flow::open(&a.namespace, (BEYOND, 80), &listener).is_err());
+}
+
+#[test]
+fn uplinks_that_are_named() {
+    let options = ["--uplink", "eth0", "--uplink", "eth7", "--workers", "1"];
+    let Some(scene) = Scene::with_daemon_options(&options) else {
+        return;
+    };
+    let a = scene.container("a", &[]);
+    ping(&a.namespace, BEYOND).success();
+    // The one that is not there is told of, and used once it is.
+    assert!(scene.log().contains("eth7"), "{}", scene.log());
+    scene.host.ip("link del eth0");
+    join((&scene.host, "eth7"), (&scene.outside, "eth0"));
+    scene.host.ip(&format!("addr add {HOST}/24 dev eth7"));
+    scene.host.ip(&format!("route add default via {OUTSIDE}"));
+    scene.outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
+    let beyond = listen(&scene.outside, (BEYOND, 80));
+    eventually("the way out is by eth7", Duration::from_secs(10), || {
+        let flow = Flow::open(&a.namespace, (BEYOND, 80), &beyond);
+        flow.map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn many_flows_at_once_over_many_workers() {
+    let Some(scene) = Scene::with_daemon_options(&["--workers", "4"]) else {
+        return;
+    };
+    let a = scene.container("a", &["-p", "8080-8095:80-95"]);
+    thread::scope(|scope| {
+        for number in 0..16 {
+            let (scene, a) = (&scene, &a);
+            scope.spawn(move || {
+                let inside = listen(&a.namespace, (ANY, 80 + number));
+                let mut flow = Flow::open(&scene.outside, (HOST, 8080 + number), &inside).unwrap();
+                flow.transfer(8 << 20).unwrap();
+                let beyond = listen(&scene.outside, (BEYOND, 80 + number));
+                let mut flow = Flow::open(&a.namespace, (BEYOND, 80 + number), &beyond).unwrap();
+                flow.transfer(8 << 20).unwrap();
+            });
+        }
+    });
 }
