@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
+use pontoon_tests::namespace::Namespace;
 use pontoon_tests::process::run_within;
 use pontoon_tests::scene::{
     ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene, address_of, interfaces,
@@ -411,5 +412,38 @@ fn the_end_of_a_namespace_or_an_interface_is_the_end_of_a_port() {
         drop(down);
         gone("down");
         assert_eq!(scene.host_interfaces(), clean, "{port_kind}");
+    }
+}
+
+/// The news of a port's end may come when its number is another's already.
+#[test]
+fn a_new_container_does_not_inherit_the_end_of_another() {
+    let Some(scene) = Scene::new() else { return };
+    let mut survivors = Vec::new();
+    for round in 0..12 {
+        let old = scene.container("old", &[]);
+        let next = Namespace::new("next");
+        // The kernel takes a namespace apart some time after its name is gone.
+        drop(old);
+        if round % 2 == 0 {
+            scene.pontoon(&["detach", "old"]);
+        } else {
+            eventually("the old one is gone", Duration::from_secs(8), || {
+                let rows = scene.json(&["ps"]).to_string();
+                if rows.contains("\"old\"") {
+                    Err(rows)
+                } else {
+                    Ok(())
+                }
+            });
+        }
+        let name = format!("new{round}");
+        survivors.push((name.clone(), scene.attach(next, &name, &[])));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let running = scene.json(&["ps"]).to_string();
+    for (name, container) in &survivors {
+        assert!(running.contains(&format!("\"{name}\"")), "{name} has ended");
+        ping(&scene.host, container.address).success();
     }
 }
