@@ -153,6 +153,21 @@ impl Ports {
         }
     }
 
+    /// A free port for one flow of an endpoint whose own port is taken towards the flow's peer.
+    /// None when there is none; [`unshare`](Ports::unshare) gives it back.
+    pub(crate) fn lend(&mut self, now: Time, endpoint: &Endpoint) -> Option<u16> {
+        let pool = self
+            .pools
+            .get_mut(&(endpoint.protocol, endpoint.external))?;
+        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
+        let sharers = Sharers {
+            count: 1,
+            has_owner: false,
+        };
+        pool.shared.insert(port, sharers);
+        Some(port)
+    }
+
     /// Ports to try for sharing, when `acquire` gave none: some of those reserved, from a random
     /// one on.
     pub(crate) fn candidates_to_share(&mut self, protocol: Protocol) -> Vec<u16> {

@@ -420,7 +420,7 @@ fn the_end_of_a_namespace_or_an_interface_is_the_end_of_a_port() {
 fn a_new_container_does_not_inherit_the_end_of_another() {
     let Some(scene) = Scene::new() else { return };
     let mut survivors = Vec::new();
-    for round in 0..12 {
+    for round in 0..6 {
         let old = scene.container("old", &[]);
         let next = Namespace::new("next");
         // The kernel takes a namespace apart some time after its name is gone.

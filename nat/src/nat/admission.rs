@@ -155,11 +155,15 @@ impl Nat {
             }
         }
         if let Some(port) = port {
-            // Taken only if somebody shares this port towards this very peer.
+            // Taken only if somebody shares this port towards this very peer, or if the endpoint
+            // dials two published ports that lead to one port of a container.
             if self.is_vacant(now, shard, ledger, &with(port)) {
                 return Ok((port, false));
             }
             ledger.ports.release(now, &endpoint);
+            if let Some(port) = ledger.ports.lend(now, &endpoint) {
+                return Ok((port, true));
+            }
         }
         if original.protocol == Protocol::TCP {
             for port in ledger.ports.candidates_to_share(Protocol::TCP) {

@@ -248,6 +248,39 @@ fn a_published_range_maps_port_for_port() {
 }
 
 #[test]
+fn two_published_ports_of_one_container_port_are_told_apart() {
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let world = World::new();
+        world.publish(vec![
+            rule(1, protocol, 8001..=8001, "10.0.0.2:80"),
+            rule(2, protocol, 8002..=8002, "10.0.0.2:80"),
+        ]);
+        let mut asking = std::collections::BTreeSet::new();
+        for port in [8001, 8002] {
+            let host = format!("{HOST}:{port}");
+            let inside = match protocol {
+                Protocol::TCP => world.hairpin(&tcp("10.0.0.3:4242", &host, SYN, b"")),
+                _ => world.hairpin(&udp("10.0.0.3:4242", &host, b"")),
+            };
+            let inside = inside.unwrap();
+            assert!(asking.insert(inside.src_port), "the container sees one");
+            let answer = world
+                .hairpin(&packet_with(&inside.reversed(), SYN | ACK))
+                .unwrap();
+            assert_eq!(
+                answer.to_string(),
+                format!("{host} > 10.0.0.3:4242/{protocol}")
+            );
+        }
+        // A port for each, neither of which is another endpoint's.
+        assert_eq!(world.nat.external_ports_free(protocol), 998);
+        assert_eq!(world.nat.stats().shared, 0);
+        assert_eq!(world.nat.forget(world.now, ip("10.0.0.3")), 2);
+        assert_eq!(world.nat.external_ports_free(protocol), 1000);
+    }
+}
+
+#[test]
 fn rfc_4787_req_9_hairpin_shows_the_external_address() {
     let world = World::new();
     world.publish(vec![rule(1, Protocol::TCP, 8080..=8080, "10.0.0.2:80")]);

@@ -1,0 +1,32 @@
+//! VDE 2's switch, with a TAP in each endpoint.
+
+use anyhow::Result;
+
+use super::{CONTAINER, NEIGHBOUR, Need, Topology, bridge};
+
+pub(crate) const ABOUT: &str = "VDE 2: vde_switch with two TAPs";
+pub(crate) const NEEDS: &[Need] = &[("vde_switch", "vde2")];
+
+pub(crate) fn build() -> Result<Topology> {
+    let mut topology = Topology::new()?;
+    let host = topology.host.clone();
+    let socket = topology.lab.file("vde.sock");
+    let arguments = ["-s", &socket, "-t", "tap0", "-t", "tap1"];
+    let switch = topology.lab.start(&host, "vde_switch", &arguments)?;
+    switch.wait_until("ready", || {
+        // The one sees the other's namespace only once both are there.
+        host.has_link("tap0") && host.has_link("tap1")
+    })?;
+    // A TAP keeps its file descriptor when it moves to another namespace.
+    let ends = [
+        ("tap0", &topology.container, CONTAINER),
+        ("tap1", &topology.peer, NEIGHBOUR),
+    ];
+    for (tap, namespace, address) in ends {
+        let name = namespace.name();
+        host.ip(&format!("link set {tap} netns {name} name eth0\n"))?;
+        bridge::configure(namespace, address)?;
+    }
+    topology.lead_across(NEIGHBOUR);
+    Ok(topology)
+}

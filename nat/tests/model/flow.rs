@@ -1,0 +1,169 @@
+//! A connection of the reference.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nat::{ConnectionInfo, Direction, Kind, Limits, Protocol, Time, Tuple};
+
+use super::tcp::Tcp;
+use super::wire::Wire;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Flow {
+    pub(crate) original: Tuple,
+    pub(crate) reply: Tuple,
+    pub(crate) kind: Kind,
+    pub(crate) expires: Time,
+    /// Its external port is its endpoint's mapping, not one that it shares or has for itself.
+    pub(crate) owns: bool,
+    packets: [u64; 2],
+    bytes: [u64; 2],
+    tcp: Tcp,
+}
+
+impl Flow {
+    pub(crate) fn new(original: Tuple, reply: Tuple, kind: Kind, owns: bool) -> Flow {
+        Flow {
+            original,
+            reply,
+            kind,
+            expires: Time::ZERO,
+            owns,
+            packets: [0; 2],
+            bytes: [0; 2],
+            tcp: Tcp::default(),
+        }
+    }
+
+    /// A new connection of the same addresses and ports.
+    pub(crate) fn begin_again(&mut self) {
+        let new = Flow::new(self.original, self.reply, self.kind, self.owns);
+        (self.packets, self.bytes, self.tcp) = (new.packets, new.bytes, new.tcp);
+    }
+
+    pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.original,
+            Direction::Reply => self.reply,
+        }
+    }
+
+    pub(crate) fn is(&self, info: &ConnectionInfo) -> bool {
+        (self.original, self.reply, self.kind) == (info.original, info.reply, info.kind)
+    }
+
+    pub(crate) fn has(&self, tuple: &Tuple) -> bool {
+        self.original == *tuple || self.reply == *tuple
+    }
+
+    pub(crate) fn inside(&self) -> IpAddr {
+        match self.kind {
+            Kind::Publish(_) => self.reply.src,
+            Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) => self.original.src,
+        }
+    }
+
+    pub(crate) fn touches(&self, address: IpAddr) -> bool {
+        let target = matches!(self.kind, Kind::Hairpin(_)) && self.reply.src == address;
+        self.inside() == address || target
+    }
+
+    pub(crate) fn is_hairpin(&self) -> bool {
+        matches!(self.kind, Kind::Hairpin(_))
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.original.protocol == Protocol::TCP && matches!(self.tcp.state(), "time-wait" | "reset")
+    }
+
+    pub(crate) fn is_half_open(&self) -> bool {
+        if self.original.protocol == Protocol::TCP {
+            matches!(self.tcp.state(), "picked-up" | "syn-sent" | "syn-received")
+        } else {
+            self.packets.contains(&0)
+        }
+    }
+
+    /// The external port it holds: protocol, address, port.
+    pub(crate) fn external(&self) -> Option<External> {
+        let held = matches!(self.kind, Kind::Masquerade | Kind::Hairpin(_));
+        held.then_some((self.reply.protocol, self.reply.dst, self.reply.dst_port))
+    }
+
+    /// The mapping it needs: protocol, external address, inside address and port.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        endpoint(&self.original, &self.reply)
+    }
+
+    pub(crate) fn info(&self, now: Time) -> ConnectionInfo {
+        let state = match (self.original.protocol, self.is_half_open()) {
+            (Protocol::TCP, _) => self.tcp.state(),
+            (_, true) => "unreplied",
+            (_, false) => "replied",
+        };
+        ConnectionInfo {
+            original: self.original,
+            reply: self.reply,
+            kind: self.kind,
+            state,
+            expires_in: self.expires - now,
+            packets: self.packets,
+            bytes: self.bytes,
+            inside: self.inside(),
+        }
+    }
+
+    /// Counts a packet. False when it is a RST that is not believed.
+    pub(crate) fn hear(
+        &mut self,
+        now: Time,
+        direction: Direction,
+        wire: &Wire,
+        limits: &Limits,
+    ) -> bool {
+        self.packets[direction.index()] += 1;
+        self.bytes[direction.index()] += wire.bytes().len() as u64;
+        if let Some(segment) = wire.segment()
+            && !self.tcp.hear(direction, segment)
+        {
+            return false;
+        }
+        // RFC 4787 REQ-6: what comes from outside does not keep a mapping open. It does keep TCP,
+        // which has states, and what was published for it.
+        let refreshes = match self.kind {
+            Kind::Publish(_) | Kind::Hairpin(_) => true,
+            Kind::Masquerade | Kind::Routed => {
+                direction == Direction::Original || wire.segment().is_some()
+            }
+        };
+        if refreshes {
+            self.expires = now + self.timeout(limits);
+        }
+        true
+    }
+
+    fn timeout(&self, limits: &Limits) -> Duration {
+        let timeouts = &limits.timeouts;
+        match (self.original.protocol, self.original.dst_port) {
+            (Protocol::TCP, _) => match self.tcp.state() {
+                "established" | "fin-wait" => timeouts.tcp_established,
+                _ => timeouts.tcp_transitory,
+            },
+            (Protocol::UDP, 53) => timeouts.udp_dns,
+            (Protocol::UDP, _) => timeouts.udp,
+            _ => timeouts.icmp,
+        }
+    }
+}
+
+pub(crate) type External = (Protocol, IpAddr, u16);
+pub(crate) type Endpoint = (Protocol, IpAddr, IpAddr, u16);
+
+pub(crate) fn endpoint(original: &Tuple, reply: &Tuple) -> Endpoint {
+    (
+        original.protocol,
+        reply.dst,
+        original.src,
+        original.src_port,
+    )
+}

@@ -1,0 +1,336 @@
+//! The verdict on what the engine did with a packet: where it had a choice (the external port, who
+//! gives way), the choice is held against the rules.
+
+use nat::{Direction, Kind, Protocol, Refused, Stats, Translated, Tuple};
+
+use super::flow::endpoint;
+use super::reference::{Expect, Opening};
+use super::run::{Outcome, Run, ensure};
+use super::wire::Wire;
+
+impl Run {
+    /// Holds an outcome against what was expected; what the packet should have become.
+    pub(crate) fn judge(
+        &mut self,
+        before: &Wire,
+        expect: Expect,
+        outcome: &Outcome,
+        port: Option<u16>,
+        stats: &Stats,
+    ) -> Result<Option<Wire>, String> {
+        let agrees = |connection, kind, direction, new| {
+            let told = Translated {
+                connection,
+                kind,
+                direction,
+                new,
+            };
+            ensure(*outcome == Ok(told), || format!("expected {told:?}"))
+        };
+        if !matches!(expect, Expect::Opens(_)) {
+            let now = self.nat.stats();
+            let counts = |it: &Stats| (it.evicted, it.recycled, it.shared);
+            ensure(counts(&now) == counts(stats), || {
+                "something gave way to a packet that opens nothing".to_owned()
+            })?;
+        }
+        match expect {
+            Expect::Refused(refused) => {
+                ensure(*outcome == Err(refused), || format!("expected {refused:?}"))?;
+                Ok(None)
+            }
+            Expect::Untracked(tuple) => {
+                agrees(tuple, Kind::Routed, Direction::Original, false)?;
+                Ok(Some(before.clone()))
+            }
+            Expect::Known {
+                flow,
+                direction,
+                new,
+                after,
+            } => {
+                let known = &self.model.flows[flow];
+                agrees(known.original, known.kind, direction, new)?;
+                self.model.hear(flow, direction, new, before);
+                Ok(Some(after))
+            }
+            Expect::Error {
+                connection,
+                kind,
+                direction,
+                after,
+            } => {
+                agrees(connection, kind, direction, false)?;
+                Ok(Some(after))
+            }
+            Expect::Opens(opening) => self.judge_opening(before, opening, outcome, port, stats),
+        }
+    }
+
+    fn judge_opening(
+        &mut self,
+        before: &Wire,
+        opening: Opening,
+        outcome: &Outcome,
+        port: Option<u16>,
+        stats: &Stats,
+    ) -> Result<Option<Wire>, String> {
+        let after = self.nat.stats();
+        let port = port.filter(|_| opening.wants_port && outcome.is_ok());
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let mut reply = opening.reply;
+        reply.dst_port = port.unwrap_or(reply.dst_port);
+
+        // How full it was: certainly, and at most.
+        let inside = match opening.kind {
+            Kind::Publish(_) => reply.src,
+            _ => opening.original.src,
+        };
+        let model = &self.model;
+        let of_inside = model
+            .flows
+            .iter()
+            .filter(|it| it.inside() == inside)
+            .count();
+        let of_ghosts = model
+            .ghosts
+            .iter()
+            .filter(|it| it.inside() == inside)
+            .count();
+        let limits = &model.limits;
+        let quota = of_inside >= limits.max_per_address;
+        let perhaps_quota = of_inside + of_ghosts >= limits.max_per_address;
+        let perhaps_full = model.flows.len() + model.ghosts.len() >= limits.max_connections;
+
+        let in_use = model.in_use(hairpin, &opening.original)
+            || (!opening.wants_port && model.in_use(hairpin, &opening.reply));
+        match outcome {
+            Err(Refused::QuotaExceeded) => ensure(perhaps_quota, || {
+                format!("{inside} has {of_inside} connections only")
+            })?,
+            Err(Refused::TableFull) => ensure(perhaps_full && !quota, || {
+                format!("the table has {} connections only", model.flows.len())
+            })?,
+            Err(Refused::TupleInUse) => ensure(in_use, || "the tuple is free".to_owned())?,
+            Err(Refused::PortsExhausted) => {
+                ensure(opening.wants_port && !in_use, || {
+                    "it needs no port".to_owned()
+                })?;
+                self.check_exhausted(&opening)?;
+            }
+            Err(_) => return Err("expected it to open a connection".to_owned()),
+            Ok(_) => ensure(!in_use, || "the tuple is in use".to_owned())?,
+        }
+
+        let ghosts = self.model.ghosts.len();
+        self.end_what_gave_way(&opening, &reply, outcome, &after, stats, quota)?;
+        if outcome.is_err() {
+            self.model.exorcise(ghosts);
+            return Ok(None);
+        }
+        let evicted = after.evicted > stats.evicted;
+        ensure(!evicted || perhaps_quota || perhaps_full, || {
+            "a connection was evicted though there was room".to_owned()
+        })?;
+        let told = Translated {
+            connection: opening.original,
+            kind: opening.kind,
+            direction: opening.direction,
+            new: true,
+        };
+        ensure(*outcome == Ok(told), || format!("expected {told:?}"))?;
+        let owns = match port {
+            Some(port) => self.check_port(&opening, port, after.shared > stats.shared)?,
+            None => false,
+        };
+        ensure(opening.wants_port || after.shared == stats.shared, || {
+            "a port was shared for a flow that needs none".to_owned()
+        })?;
+        self.model.open(&opening, port, owns, before);
+        self.model.exorcise(ghosts);
+        let became = match opening.direction {
+            Direction::Original => reply.reversed(),
+            Direction::Reply => opening.original.reversed(),
+        };
+        Ok(Some(before.of(&became)))
+    }
+
+    /// Takes out of the model what the engine ended to make room, if it might.
+    fn end_what_gave_way(
+        &mut self,
+        opening: &Opening,
+        reply: &Tuple,
+        outcome: &Outcome,
+        after: &Stats,
+        stats: &Stats,
+        quota: bool,
+    ) -> Result<(), String> {
+        let live = self.nat.connections(self.model.now);
+        let evicted = (after.evicted - stats.evicted) as usize;
+        let recycled = (after.recycled - stats.recycled) as usize;
+        ensure(evicted <= 1 && recycled <= 1, || {
+            format!("{evicted} connections evicted and {recycled} recycled for one")
+        })?;
+        ensure(outcome.is_ok() || evicted == 0, || {
+            "a connection was evicted for a packet that was refused".to_owned()
+        })?;
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let inside = match opening.kind {
+            Kind::Publish(_) => reply.src,
+            _ => opening.original.src,
+        };
+        let mut others = 0;
+        let mut at = 0;
+        while at < self.model.flows.len() {
+            let flow = &self.model.flows[at];
+            if live.iter().any(|info| flow.is(info)) {
+                at += 1;
+                continue;
+            }
+            let gone = format!("{} ({:?})", flow.original, flow.kind);
+            // One that is over stands in nobody's way.
+            let stood_in_the_way = flow.is_over()
+                && flow.is_hairpin() == hairpin
+                && (flow.has(&opening.original) || flow.has(reply) || opening.wants_port);
+            let same_pool =
+                flow.owns && (flow.reply.protocol, flow.reply.dst) == (reply.protocol, reply.dst);
+            let may_recycle = recycled == 1 && flow.is_over() && same_pool;
+            let may_evict = evicted == 1
+                && (flow.is_half_open() || flow.is_over())
+                && (!quota || flow.inside() == inside);
+            ensure(stood_in_the_way || may_recycle || may_evict, || {
+                format!("{gone} ended without a cause")
+            })?;
+            if !stood_in_the_way {
+                others += 1;
+            }
+            // Till the port is judged: it may have been chosen before this one gave way.
+            self.model.lay(at);
+        }
+        ensure(others <= evicted + recycled, || {
+            format!("{others} connections gave way to one")
+        })
+    }
+
+    /// Whether an opening may be refused for want of a port.
+    fn check_exhausted(&self, opening: &Opening) -> Result<(), String> {
+        let model = &self.model;
+        let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let endpoint = endpoint(&opening.original, &opening.reply);
+        let usable = |port| {
+            let mut reply = opening.reply;
+            reply.dst_port = port;
+            !model.in_use(hairpin, &reply)
+        };
+        for flow in model
+            .flows
+            .iter()
+            .filter(|it| it.owns && it.endpoint() == endpoint)
+        {
+            let port = flow.reply.dst_port;
+            ensure(!usable(port), || format!("it has port {port}"))?;
+        }
+        for &port in model.pool(protocol) {
+            ensure(!model.is_surely_free((protocol, external, port)), || {
+                format!("port {port} is free")
+            })?;
+            ensure(protocol != Protocol::TCP || !usable(port), || {
+                format!("port {port} could be shared")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether an opening may have got this port, and whether it is its endpoint's mapping.
+    fn check_port(&self, opening: &Opening, port: u16, shared: bool) -> Result<bool, String> {
+        let model = &self.model;
+        let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
+        let key = |port| (protocol, external, port);
+        let pool = model.pool(protocol);
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let wanted = endpoint(&opening.original, &opening.reply);
+        let usable = |port| {
+            let mut reply = opening.reply;
+            reply.dst_port = port;
+            !model.in_use(hairpin, &reply)
+        };
+        ensure(pool.contains(&port), || {
+            format!("port {port} is not in the pool")
+        })?;
+        ensure(model.published(protocol, external, port).is_none(), || {
+            format!("port {port} is published")
+        })?;
+        ensure(usable(port), || {
+            format!("port {port} is taken towards this peer")
+        })?;
+        let free = || {
+            pool.iter()
+                .copied()
+                .filter(|&port| model.is_surely_free(key(port)))
+        };
+
+        let mapping = model
+            .flows
+            .iter()
+            .find(|flow| flow.owns && flow.endpoint() == wanted)
+            .map(|flow| flow.reply.dst_port);
+        if let Some(mapping) = mapping
+            && usable(mapping)
+        {
+            // RFC 4787 REQ-1.
+            ensure(port == mapping && !shared, || {
+                format!("its endpoint has port {mapping}, it got {port}")
+            })?;
+            return Ok(true);
+        }
+        let somebody_elses = model.users(key(port)).any(|flow| flow.endpoint() != wanted);
+        if shared || somebody_elses {
+            ensure(shared && protocol == Protocol::TCP, || {
+                format!("port {port} is somebody else's")
+            })?;
+            ensure(free().next().is_none(), || {
+                format!(
+                    "port {port} is shared, and {} is free",
+                    free().next().unwrap_or(0)
+                )
+            })?;
+            return Ok(false);
+        }
+        if mapping.is_some() {
+            // Its own port is taken towards this peer, so it has another for this flow.
+            return Ok(false);
+        }
+        let ghost = model
+            .ghosts
+            .iter()
+            .find(|flow| flow.owns && flow.endpoint() == wanted);
+        if let Some(ghost) = ghost {
+            // Its mapping may live on with an expired connection.
+            return Ok(usable(ghost.reply.dst_port));
+        }
+        // RFC 6888 REQ-8: a freed port rests while others are free; RFC 4787 REQ-4: parity.
+        let rest = model.limits.timeouts.port_rest;
+        let rested = |port| {
+            model
+                .last_freed(key(port))
+                .is_none_or(|freed| model.now - freed.latest >= rest)
+        };
+        let rests = model
+            .last_freed(key(port))
+            .is_some_and(|freed| model.now - freed.earliest < rest);
+        let parity = |port: u16| port % 2 == wanted.3 % 2;
+        // In the model the port is not yet taken.
+        let mut better = free().filter(|&other| other != port && rested(other));
+        let better = better.find(|&other| rests || (parity(other) && !parity(port)));
+        ensure(better.is_none(), || {
+            let why = if rests {
+                "rests"
+            } else {
+                "has the wrong parity"
+            };
+            format!("port {port} {why}, and {} is free", better.unwrap_or(0))
+        })?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,558 @@
+//! The naive NAT: lists and linear search. It says what must become of a packet, and leaves open
+//! only what the engine is free to choose: which external port, and who gives way when all is full.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use nat::{Direction, Kind, Limits, Path, Protocol, Publish, Refused, Rules, Time, Tuple};
+
+use super::flow::{External, Flow};
+use super::tcp::makes_sense;
+use super::wire::{ACK, Body, Damage, Keep, RST, SYN, Segment, Wire};
+
+/// A connection that a packet asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub(crate) original: Tuple,
+    /// With `dst_port` 0 if the engine is to choose it.
+    pub(crate) reply: Tuple,
+    pub(crate) kind: Kind,
+    pub(crate) direction: Direction,
+    pub(crate) wants_port: bool,
+}
+
+/// What must become of a packet.
+#[derive(Debug, Clone)]
+pub(crate) enum Expect {
+    Refused(Refused),
+    /// Passes as it is, and no connection knows of it.
+    Untracked(Tuple),
+    Known {
+        flow: usize,
+        direction: Direction,
+        /// Its connection was over, and it opens it anew.
+        new: bool,
+        after: Wire,
+    },
+    Opens(Opening),
+    Error {
+        connection: Tuple,
+        kind: Kind,
+        direction: Direction,
+        after: Wire,
+    },
+}
+
+/// When an external port was last freed: not before `earliest`, not after `latest`.
+#[derive(Debug, Clone)]
+pub(crate) struct Freed {
+    pub(crate) external: External,
+    pub(crate) earliest: Time,
+    pub(crate) latest: Time,
+}
+
+pub(crate) struct Reference {
+    pub(crate) now: Time,
+    pub(crate) limits: Limits,
+    pub(crate) rules: Rules,
+    /// The external ports of each protocol.
+    pools: Vec<(Protocol, Vec<u16>)>,
+    pub(crate) flows: Vec<Flow>,
+    /// Expired, and perhaps still in the engine's table with its port: no packet meets them.
+    pub(crate) ghosts: Vec<Flow>,
+    pub(crate) freed: Vec<Freed>,
+    /// RSTs not believed.
+    pub(crate) implausible: u64,
+}
+
+impl Reference {
+    pub(crate) fn new(limits: Limits) -> Reference {
+        let identifiers = || (0..=u16::MAX).collect();
+        Reference {
+            now: Time::ZERO,
+            limits,
+            rules: Rules::default(),
+            pools: vec![
+                (Protocol::TCP, vec![]),
+                (Protocol::UDP, vec![]),
+                (Protocol::ICMP, identifiers()),
+                (Protocol::ICMPV6, identifiers()),
+            ],
+            flows: vec![],
+            ghosts: vec![],
+            freed: vec![],
+            implausible: 0,
+        }
+    }
+
+    // The control plane.
+
+    pub(crate) fn add_ports(&mut self, protocol: Protocol, ports: RangeInclusive<u16>) {
+        for (of, pool) in &mut self.pools {
+            for port in ports.clone() {
+                if *of == protocol && !pool.contains(&port) {
+                    pool.push(port);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn pool(&self, protocol: Protocol) -> &[u16] {
+        let found = self.pools.iter().find(|(of, _)| *of == protocol);
+        found.map_or(&[], |(_, pool)| pool)
+    }
+
+    /// New rules end the flows that they no longer allow.
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.end_where(|model, flow| match flow.kind {
+            Kind::Publish(id) | Kind::Hairpin(id) => {
+                !model.publishes().any(|publish| publish.id == id)
+            }
+            Kind::Routed => model.masquerade(flow.original.src).is_some(),
+            Kind::Masquerade => {
+                let Some(to) = model.masquerade(flow.original.src) else {
+                    return true;
+                };
+                let Tuple {
+                    protocol,
+                    src,
+                    src_port,
+                    ..
+                } = flow.original;
+                let published = model.claim(protocol, src, src_port).is_some();
+                published || to.is_some_and(|to| to != flow.reply.dst)
+            }
+        });
+    }
+
+    /// How many live flows of the endpoint there were, and how many ghosts.
+    pub(crate) fn forget(&mut self, address: IpAddr) -> (usize, usize) {
+        self.end_where(|_, flow| flow.touches(address))
+    }
+
+    fn end_where(&mut self, ends: impl Fn(&Reference, &Flow) -> bool) -> (usize, usize) {
+        let flows = self.flows.iter();
+        let (gone, live): (Vec<Flow>, Vec<Flow>) =
+            flows.cloned().partition(|flow| ends(self, flow));
+        let ghosts = self.ghosts.iter();
+        let (laid, ghosts): (Vec<Flow>, Vec<Flow>) =
+            ghosts.cloned().partition(|flow| ends(self, flow));
+        self.flows = live;
+        self.ghosts = ghosts;
+        let counts = (gone.len(), laid.len());
+        self.free_ports(&gone);
+        self.free_ports(&laid);
+        counts
+    }
+
+    /// One live flow less, which still holds its port as a ghost.
+    pub(crate) fn lay(&mut self, flow: usize) {
+        let gone = self.flows.remove(flow);
+        self.ghosts.push(gone);
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.end_where(|_, _| true);
+    }
+
+    /// No ghosts but the first `keep`.
+    pub(crate) fn exorcise(&mut self, keep: usize) {
+        let gone = self.ghosts.split_off(keep);
+        self.free_ports(&gone);
+    }
+
+    /// Notes which ports these flows, which are no longer listed, leave to nobody.
+    fn free_ports(&mut self, gone: &[Flow]) {
+        for flow in gone {
+            let Some(external) = flow.external() else {
+                continue;
+            };
+            if self.users(external).next().is_some() || self.haunted(external) {
+                continue;
+            }
+            // A ghost may have left the engine's table at any time since it expired.
+            let earliest = self.now.min(flow.expires);
+            match self.freed.iter_mut().find(|it| it.external == external) {
+                Some(freed) if freed.latest == self.now => {
+                    freed.earliest = freed.earliest.min(earliest);
+                }
+                Some(freed) => (freed.earliest, freed.latest) = (earliest, self.now),
+                None => self.freed.push(Freed {
+                    external,
+                    earliest,
+                    latest: self.now,
+                }),
+            }
+        }
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        let now = self.now;
+        let expired = |flow: &Flow| flow.expires <= now;
+        self.ghosts
+            .extend(self.flows.iter().filter(|flow| expired(flow)).cloned());
+        self.flows.retain(|flow| !expired(flow));
+    }
+
+    /// The engine has looked at its whole table: no ghost is left in it.
+    pub(crate) fn sweep(&mut self) {
+        self.exorcise(0);
+    }
+
+    // Rules.
+
+    fn publishes(&self) -> impl Iterator<Item = &Publish> {
+        let families_agree = |publish: &&Publish| {
+            publish
+                .host
+                .is_none_or(|host| host.is_ipv4() == publish.to.is_ipv4())
+        };
+        self.rules.publish.iter().filter(families_agree)
+    }
+
+    /// The rule with the longest prefix: its fixed external address, if it has one.
+    fn masquerade(&self, source: IpAddr) -> Option<Option<IpAddr>> {
+        let mut best: Option<(u8, Option<IpAddr>)> = None;
+        for rule in &self.rules.masquerade {
+            let length = rule.source.prefix_len();
+            if rule.source.contains(&source) && best.is_none_or(|(longest, _)| length > longest) {
+                best = Some((length, rule.to));
+            }
+        }
+        best.map(|(_, to)| to)
+    }
+
+    /// The publish rules that answer on an address of the host, in their order: its own first.
+    fn answering(&self, protocol: Protocol, host: IpAddr) -> impl Iterator<Item = &Publish> {
+        let of = move |publish: &&Publish| publish.protocol == protocol;
+        let own = self.publishes().filter(of);
+        let every = self.publishes().filter(of);
+        let local = self.rules.local.contains(&host);
+        own.filter(move |publish| publish.host == Some(host))
+            .chain(every.filter(move |publish| {
+                local && publish.host.is_none() && publish.to.is_ipv4() == host.is_ipv4()
+            }))
+    }
+
+    /// Where a host port leads: rule, address, port.
+    pub(crate) fn published(
+        &self,
+        protocol: Protocol,
+        host: IpAddr,
+        port: u16,
+    ) -> Option<(u32, IpAddr, u16)> {
+        let rule = self
+            .answering(protocol, host)
+            .find(|publish| publish.ports.contains(&port))?;
+        Some((rule.id, rule.to, rule.to_port + (port - rule.ports.start())))
+    }
+
+    /// The first rule that publishes a container's port: rule, host address, host port.
+    fn claim(
+        &self,
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+    ) -> Option<(u32, Option<IpAddr>, u16)> {
+        let rule = self.publishes().find(|publish| {
+            (publish.protocol, publish.to) == (protocol, address)
+                && publish.to_ports().contains(&port)
+        })?;
+        let host_port = rule.ports.start() + (port - rule.to_port);
+        Some((rule.id, rule.host, host_port))
+    }
+
+    // Packets.
+
+    pub(crate) fn expect(&self, path: Path, wire: &Wire) -> Expect {
+        match (&wire.body, wire.tuple()) {
+            (Body::Error { .. }, _) => self.expect_error(path, wire),
+            (Body::Fragment, _) => self.untrackable(path, wire, Refused::Fragment),
+            (_, Some(tuple)) => self.expect_flow(path, wire, tuple),
+            (_, None) => self.untrackable(path, wire, Refused::UnsupportedProtocol),
+        }
+    }
+
+    /// The live flow of a tuple that comes by this path, and which way it goes.
+    fn find(&self, path: Path, tuple: &Tuple) -> Option<(usize, Direction)> {
+        for (at, flow) in self.flows.iter().enumerate() {
+            for direction in [Direction::Original, Direction::Reply] {
+                // From inside come the packets of whoever is inside.
+                let from_inside = match flow.kind {
+                    Kind::Masquerade | Kind::Routed => direction == Direction::Original,
+                    Kind::Publish(_) => direction == Direction::Reply,
+                    Kind::Hairpin(_) => false,
+                };
+                let way = match path {
+                    Path::Hairpin => flow.is_hairpin(),
+                    Path::Outbound { .. } => !flow.is_hairpin() && from_inside,
+                    Path::Inbound => !flow.is_hairpin() && !from_inside,
+                };
+                if way && flow.tuple(direction) == *tuple {
+                    return Some((at, direction));
+                }
+            }
+        }
+        None
+    }
+
+    fn expect_flow(&self, path: Path, wire: &Wire, tuple: Tuple) -> Expect {
+        let published = self.published(tuple.protocol, tuple.dst, tuple.dst_port);
+        let segment = wire.segment();
+        if segment.is_some_and(|segment| !makes_sense(segment.flags)) {
+            // To the host itself it may go as it is.
+            return Expect::Refused(match path {
+                Path::Hairpin if published.is_none() => Refused::NotPublished,
+                _ => Refused::InvalidTcpFlags,
+            });
+        }
+        let flags = segment.map(|Segment { flags, .. }| flags);
+        let is_syn = flags.is_some_and(|flags| flags & (SYN | ACK) == SYN);
+        if let Some((at, direction)) = self.find(path, &tuple) {
+            let flow = &self.flows[at];
+            let opener = direction == Direction::Original || matches!(flow.kind, Kind::Publish(_));
+            return Expect::Known {
+                flow: at,
+                direction,
+                new: opener && is_syn && flow.is_over(),
+                after: wire.of(&flow.tuple(direction.other()).reversed()),
+            };
+        }
+        let first = flags.is_none() || is_syn;
+        let later = self.limits.pick_up_tcp
+            && flags.is_some_and(|flags| flags & ACK != 0 && flags & RST == 0);
+        let later_of_opener = later && flags.is_some_and(|flags| flags & SYN == 0);
+        let echo_reply = matches!(wire.body, Body::Echo { request: false, .. });
+        let reversed = tuple.reversed();
+        let refused = |refused| Expect::Refused(refused);
+        match path {
+            Path::Outbound { external } => {
+                let Some(to) = self.masquerade(tuple.src) else {
+                    if echo_reply || !(first || later) {
+                        return self.untrackable(path, wire, Refused::NotOpening);
+                    }
+                    return Expect::Opens(Opening {
+                        original: tuple,
+                        reply: reversed,
+                        kind: Kind::Routed,
+                        direction: Direction::Original,
+                        wants_port: false,
+                    });
+                };
+                let external = to.unwrap_or(external);
+                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port);
+                let address = claim.and_then(|(_, host, _)| host).unwrap_or(external);
+                if address.is_ipv4() != tuple.src.is_ipv4() {
+                    return refused(Refused::NoExternalAddress);
+                }
+                if let Some((id, _, port)) = claim {
+                    if !(first || later) {
+                        return refused(Refused::NotOpening);
+                    }
+                    return Expect::Opens(Opening {
+                        original: Tuple {
+                            dst: address,
+                            dst_port: port,
+                            ..reversed
+                        },
+                        reply: tuple,
+                        kind: Kind::Publish(id),
+                        direction: Direction::Reply,
+                        wants_port: false,
+                    });
+                }
+                if echo_reply || !(first || later_of_opener) {
+                    return refused(Refused::NotOpening);
+                }
+                Expect::Opens(Opening {
+                    original: tuple,
+                    reply: Tuple {
+                        dst: address,
+                        dst_port: 0,
+                        ..reversed
+                    },
+                    kind: Kind::Masquerade,
+                    direction: Direction::Original,
+                    wants_port: true,
+                })
+            }
+            Path::Inbound | Path::Hairpin => {
+                let hairpin = path == Path::Hairpin;
+                let Some((id, target, port)) = published else {
+                    return refused(if hairpin {
+                        Refused::NotPublished
+                    } else {
+                        Refused::NoMapping
+                    });
+                };
+                if !(first || later_of_opener) {
+                    return refused(Refused::NotOpening);
+                }
+                let answer = Tuple {
+                    src: target,
+                    src_port: port,
+                    ..reversed
+                };
+                Expect::Opens(Opening {
+                    original: tuple,
+                    reply: if hairpin {
+                        // The asking side is seen as the address it dialled (RFC 4787 REQ-9).
+                        Tuple {
+                            dst: tuple.dst,
+                            dst_port: 0,
+                            ..answer
+                        }
+                    } else {
+                        answer
+                    },
+                    kind: if hairpin {
+                        Kind::Hairpin(id)
+                    } else {
+                        Kind::Publish(id)
+                    },
+                    direction: Direction::Original,
+                    wants_port: hairpin,
+                })
+            }
+        }
+    }
+
+    /// A packet that no connection can have passes only where nothing is ever translated.
+    fn untrackable(&self, path: Path, wire: &Wire, why: Refused) -> Expect {
+        let protocol = wire.protocol();
+        match path {
+            Path::Outbound { .. } => {
+                let publishes = self
+                    .publishes()
+                    .any(|it| (it.protocol, it.to) == (protocol, wire.src));
+                if publishes || self.masquerade(wire.src).is_some() {
+                    return Expect::Refused(why);
+                }
+                Expect::Untracked(wire.tuple().unwrap_or(Tuple {
+                    src: wire.src,
+                    dst: wire.dst,
+                    src_port: 0,
+                    dst_port: 0,
+                    protocol,
+                }))
+            }
+            Path::Inbound => Expect::Refused(match why {
+                Refused::Fragment | Refused::BadQuote => why,
+                _ => Refused::NoMapping,
+            }),
+            Path::Hairpin => {
+                let some = self.answering(protocol, wire.dst).next().is_some();
+                Expect::Refused(match why {
+                    Refused::Fragment if some => why,
+                    _ => Refused::NotPublished,
+                })
+            }
+        }
+    }
+
+    /// RFC 5508 section 4: an error goes to whoever sent the packet it quotes, and quotes it as it
+    /// was sent.
+    fn expect_error(&self, path: Path, wire: &Wire) -> Expect {
+        let Body::Error {
+            which,
+            quoted,
+            keep,
+            damage,
+        } = &wire.body
+        else {
+            return Expect::Refused(Refused::BadQuote);
+        };
+        let usable = *keep != Keep::Less && quoted.src == wire.dst;
+        let Some(tuple) = quoted.tuple().filter(|_| usable) else {
+            return self.untrackable(path, wire, Refused::BadQuote);
+        };
+        // The error takes the way of the answers.
+        let Some((at, direction)) = self.find(path, &tuple.reversed()) else {
+            return self.untrackable(path, wire, Refused::IcmpUnrelated);
+        };
+        match damage {
+            Damage::Message => return Expect::Refused(Refused::BadIcmpChecksum),
+            Damage::Quote if quoted.src.is_ipv4() => return Expect::Refused(Refused::BadQuote),
+            Damage::Quote | Damage::None => (),
+        }
+        let flow = &self.flows[at];
+        let sent = flow.tuple(direction.other());
+        // A router outside keeps its address; what is inside shows the address of the host.
+        let stranger = path == Path::Inbound && wire.src != quoted.dst;
+        let routed = flow.kind == Kind::Routed;
+        Expect::Error {
+            connection: flow.original,
+            kind: flow.kind,
+            direction,
+            after: Wire {
+                src: if stranger || routed {
+                    wire.src
+                } else {
+                    sent.dst
+                },
+                dst: sent.src,
+                body: Body::Error {
+                    which: *which,
+                    quoted: Box::new(quoted.of(&sent)),
+                    keep: *keep,
+                    damage: *damage,
+                },
+            },
+        }
+    }
+
+    /// Counts a packet of a known flow.
+    pub(crate) fn hear(&mut self, flow: usize, direction: Direction, new: bool, wire: &Wire) {
+        let (now, limits) = (self.now, &self.limits);
+        let flow = &mut self.flows[flow];
+        if new {
+            flow.begin_again();
+        }
+        if !flow.hear(now, direction, wire, limits) {
+            self.implausible += 1;
+        }
+    }
+
+    /// Adds the flow that a packet has opened.
+    pub(crate) fn open(&mut self, opening: &Opening, port: Option<u16>, owns: bool, wire: &Wire) {
+        let mut reply = opening.reply;
+        if let Some(port) = port {
+            reply.dst_port = port;
+        }
+        self.flows
+            .push(Flow::new(opening.original, reply, opening.kind, owns));
+        self.hear(self.flows.len() - 1, opening.direction, false, wire);
+    }
+
+    // External ports.
+
+    /// The live flows on an external port.
+    pub(crate) fn users(&self, external: External) -> impl Iterator<Item = &Flow> {
+        let flows = self.flows.iter();
+        flows.filter(move |flow| flow.external() == Some(external))
+    }
+
+    /// Whether an expired flow may still hold an external port.
+    pub(crate) fn haunted(&self, external: External) -> bool {
+        let mut ghosts = self.ghosts.iter();
+        ghosts.any(|flow| flow.external() == Some(external))
+    }
+
+    pub(crate) fn is_surely_free(&self, external: External) -> bool {
+        self.users(external).next().is_none() && !self.haunted(external)
+    }
+
+    pub(crate) fn last_freed(&self, external: External) -> Option<&Freed> {
+        self.freed.iter().find(|freed| freed.external == external)
+    }
+
+    /// Whether a live flow that is not over has this tuple, on the wire or among hairpins.
+    pub(crate) fn in_use(&self, hairpin: bool, tuple: &Tuple) -> bool {
+        self.flows
+            .iter()
+            .any(|flow| flow.is_hairpin() == hairpin && flow.has(tuple) && !flow.is_over())
+    }
+}
