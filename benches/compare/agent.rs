@@ -258,6 +258,14 @@ fn answer(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
+/// What the receiver has counted, when it is done.
+fn read_tally(stream: &mut TcpStream) -> Result<Tally> {
+    let mut bytes = [0; 24];
+    let read = stream.read_exact(&mut bytes);
+    read.with_context(|| format!("the receiver's tally did not come within {STALL:?}"))?;
+    Ok(Tally::from_bytes(bytes))
+}
+
 /// Receives until the sender has no more.
 fn receive_bulk(stream: &mut TcpStream, window: Duration) -> Result<Tally> {
     let mut buffer = vec![0; 256 * 1024];
@@ -327,9 +335,7 @@ fn bulk(args: &CallArgs, window: Duration) -> Result<Outcome> {
             return receive_bulk(&mut stream, window);
         }
         send_bulk(&mut stream, window)?;
-        let mut bytes = [0; 24];
-        stream.read_exact(&mut bytes).context("read the tally")?;
-        Ok(Tally::from_bytes(bytes))
+        read_tally(&mut stream)
     };
     let tallies: Vec<Result<Tally>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..args.streams).map(|_| scope.spawn(one)).collect();
@@ -358,9 +364,7 @@ fn send_datagrams(args: &CallArgs, window: Duration) -> Result<Outcome> {
     let connected = socket.connect(target);
     connected.with_context(|| format!("connect to {target}/udp"))?;
     datagrams::send(&socket, args.size, WARM_UP + window + TAIL)?;
-    let mut bytes = [0; 24];
-    control.read_exact(&mut bytes).context("read the tally")?;
-    let tally = Tally::from_bytes(bytes);
+    let tally = read_tally(&mut control)?;
     Ok(Outcome {
         rate: tally.per_second(),
         total: tally.total as f64,

@@ -31,7 +31,7 @@ const PANEL_HEAD: usize = 30;
 const BAR: usize = 22;
 const PANEL_FOOT: usize = 22;
 /// For the subjects' names, left of the bars.
-const LABELS: usize = 122;
+const LABELS: usize = 140;
 /// For the values, right of the bars.
 const VALUES: usize = 58;
 
@@ -98,10 +98,13 @@ impl Bar {
             start + self.spread.high * scale,
         );
         let (middle, up, down) = (top + 8, top + 4, top + 12);
-        let _ = writeln!(
-            svg,
-            r#"<path class="spread" d="M{low:.1} {middle}H{high:.1}M{low:.1} {up}V{down}M{high:.1} {up}V{down}"/>"#
-        );
+        // A single round has no spread.
+        if self.spread.low < self.spread.high {
+            let _ = writeln!(
+                svg,
+                r#"<path class="spread" d="M{low:.1} {middle}H{high:.1}M{low:.1} {up}V{down}M{high:.1} {up}V{down}"/>"#
+            );
+        }
         let (x, value) = (high + 6.0, escape(&self.value));
         let _ = writeln!(
             svg,

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::process::{Background, run, run_with};
 
-/// Of every namespace's name; the pid of the runner follows, then a number and a label.
+/// Of the name of every namespace and temporary directory; the pid of the runner follows.
 const PREFIX: &str = "ptcmp-";
 
 /// A network namespace in the care of `ip netns`, with `lo` up. A name only: the lab removes it.
@@ -120,6 +120,18 @@ pub(crate) fn enter(path: &Path) -> Result<()> {
     setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", path.display()))
 }
 
+/// A temporary directory whose name tells whose it is, for [`sweep`].
+///
+/// # Errors
+///
+/// There is no room for it.
+pub(crate) fn directory() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
+        .tempdir()
+        .context("make a temporary directory")
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -130,10 +142,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Result<Lab> {
-        let directory = tempfile::Builder::new()
-            .prefix("pontoon-compare-")
-            .tempdir()
-            .context("make a temporary directory")?;
+        let directory = directory()?;
         Ok(Lab {
             programs: Vec::new(),
             namespaces: Vec::new(),
@@ -239,20 +248,33 @@ fn remove(name: &str) {
     let _ = Command::new("ip").args(["netns", "delete", name]).output();
 }
 
-/// Removes the namespaces of runners that were killed before they could.
+/// Removes the namespaces and directories of runners that were killed before they could.
 pub(crate) fn sweep() {
-    let Ok(entries) = fs::read_dir("/run/netns") else {
-        return;
+    for name in left_behind(Path::new("/run/netns")) {
+        remove(&name);
+    }
+    let directory = std::env::temp_dir();
+    for name in left_behind(&directory) {
+        let _ = fs::remove_dir_all(directory.join(name));
+    }
+}
+
+/// The entries of a directory that carry our prefix and the pid of a process that is gone.
+fn left_behind(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let gone = |name: &String| {
         let pid = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            remove(&name);
-        }
-    }
+        let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    names.filter(gone).collect()
 }
 
 /// Joins two namespaces by a veth pair whose ends have these names, both up.

@@ -223,7 +223,7 @@ fn compare(cli: &Cli) -> Result<()> {
     interrupt::watch()?;
     lab::sweep();
     // A build or another run may replace the program meanwhile: measure one and the same.
-    let copies = tempfile::tempdir().context("make a temporary directory")?;
+    let copies = lab::directory()?;
     let copy = copies.path().join("pontoon");
     if subjects.iter().any(Subject::is_pontoon) {
         let original = pontoon(cli)?;

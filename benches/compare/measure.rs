@@ -235,12 +235,14 @@ impl Metric {
 }
 
 impl Row {
-    /// Does the row's key begin with one of these? `publish` is all of publish-….
-    pub(crate) fn is_chosen(&self, prefixes: &[String]) -> bool {
-        prefixes.is_empty()
-            || prefixes
-                .iter()
-                .any(|prefix| self.key.starts_with(prefix.as_str()))
+    /// Is the row named by one of these, or does its key begin with one that is no row's own?
+    /// `publish` is all of publish-…, and publish-1 is not publish-100.
+    pub(crate) fn is_chosen(&self, names: &[String]) -> bool {
+        let is_row = |name: &String| ROWS.iter().any(|row| row.key == name);
+        names.is_empty()
+            || names.iter().any(|name| {
+                self.key == name || (!is_row(name) && self.key.starts_with(name.as_str()))
+            })
     }
 
     /// What it gives, in the order of the tables.
@@ -257,15 +259,15 @@ impl Row {
         let cpu = |unit| metric(".cpu", ": CPU", unit, false);
         match probe {
             Probe::Send | Probe::Receive => {
-                vec![metric("", "", "Gbit/s", true), cpu("CPU s/Gbit")]
+                vec![metric("", "", "Gbit/s", true), cpu("s/Gbit")]
             }
-            Probe::Datagrams => vec![metric("", "", "k/s", true), cpu("CPU s/million")],
+            Probe::Datagrams => vec![metric("", "", "kpps", true), cpu("s/million")],
             Probe::RoundTrips => vec![
                 metric(".p50", ", median", "µs", false),
                 metric(".p99", ", 99 %", "µs", false),
-                cpu("CPU s/million"),
+                cpu("s/million"),
             ],
-            Probe::Connections => vec![metric("", "", "/s", true), cpu("CPU s/million")],
+            Probe::Connections => vec![metric("", "", "/s", true), cpu("s/million")],
         }
     }
 
@@ -355,6 +357,17 @@ mod tests {
             };
             assert_eq!(row.metrics().len(), expected, "{}", row.key);
         }
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name_or_beginning() {
+        let chosen = |name: &str| {
+            let names = [name.to_owned()];
+            ROWS.iter().filter(|row| row.is_chosen(&names)).count()
+        };
+        assert_eq!(chosen("publish-1"), 1);
+        assert_eq!(chosen("publish-"), 4);
+        assert_eq!(chosen("none"), 0);
     }
 
     #[test]

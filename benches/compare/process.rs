@@ -96,16 +96,31 @@ fn read_back(file: &mut File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Program and arguments as one line, cut short: 10,000 published ports are one command.
+/// Program and arguments as one line: without the way into a namespace, whose name differs from run
+/// to run, and cut short, as 10,000 published ports are one command.
 fn describe(command: &Command) -> String {
-    let mut text = command.get_program().to_string_lossy().into_owned();
-    for argument in command.get_args() {
-        if text.len() > 200 {
+    let program = command.get_program().to_string_lossy();
+    let mut words = vec![program];
+    words.extend(command.get_args().map(OsStr::to_string_lossy));
+    let words = match &words[..] {
+        [ip, netns, exec, _, rest @ ..] if ip == "ip" && netns == "netns" && exec == "exec" => rest,
+        all => all,
+    };
+    let mut text = String::new();
+    for word in words {
+        if text.len() > 100 {
             text.push_str(" …");
             break;
         }
-        text.push(' ');
-        text.push_str(&argument.to_string_lossy());
+        let name = word.rsplit('/').next().unwrap_or_default();
+        match text.is_empty() {
+            true if name == "exe" => text.push_str("compare"),
+            true => text.push_str(name),
+            false => {
+                text.push(' ');
+                text.push_str(word);
+            }
+        }
     }
     text
 }
@@ -238,4 +253,18 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(more.map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_leave_the_namespace_out() {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", "ptcmp-1-2-host", "/tmp/x/pontoon", "info"]);
+        assert_eq!(describe(&command), "pontoon info");
+        command = Command::new("/proc/self/exe");
+        assert_eq!(describe(command.arg("call")), "compare call");
+    }
 }

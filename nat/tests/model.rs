@@ -32,11 +32,18 @@ mod wire;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
+/// Some ten seconds of them in a debug build, unless the environment says otherwise.
+fn cases() -> u32 {
+    let set = std::env::var("PROPTEST_CASES").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model.proptest-regressions"),
         ))),
+        cases: cases(),
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     })]

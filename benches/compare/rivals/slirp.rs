@@ -9,11 +9,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{FIRST_PORT, Form, Need, OUTSIDE, Topology, last_port};
-use crate::SERVICE;
 use crate::lab::Namespace;
+use crate::{SERVICE, interrupt};
 
 pub(crate) const ABOUT: &str = "slirp4netns, MTU 65520; ports are published through its API socket";
 pub(crate) const NEEDS: &[Need] = &[("slirp4netns", "slirp4netns")];
+
+/// The API's sockets, in the lab's directory.
+const SOCKET: &str = "slirp.sock";
+const FRESH_SOCKET: &str = "fresh.sock";
 
 /// Of the container, always.
 const GUEST: &str = "10.0.2.100";
@@ -21,9 +25,9 @@ const GUEST: &str = "10.0.2.100";
 pub(crate) fn build() -> Result<Topology> {
     let mut topology = Topology::with_outside()?;
     let container = topology.container.clone();
-    start(&mut topology, &container, "slirp.sock")?;
+    start(&mut topology, &container, SOCKET)?;
     for port in [SERVICE, SERVICE + 1] {
-        publish_port(&topology, port)?;
+        publish_port(&topology, SOCKET, port)?;
     }
     topology.lead_across(OUTSIDE);
     topology.lead_published();
@@ -34,6 +38,8 @@ pub(crate) fn build() -> Result<Topology> {
 fn start(topology: &mut Topology, inside: &Namespace, socket: &str) -> Result<()> {
     let host = topology.host.clone();
     let socket = topology.lab.file(socket);
+    // One of before would look as if this one were ready.
+    let _ = std::fs::remove_file(&socket);
     let api = format!("--api-socket={socket}");
     let path = inside.path();
     let path = path.to_string_lossy();
@@ -54,15 +60,15 @@ fn start(topology: &mut Topology, inside: &Namespace, socket: &str) -> Result<()
 pub(super) fn attach(topology: &mut Topology, fresh: &Namespace) -> Result<Duration> {
     let before = topology.lab.program_count();
     let start_time = Instant::now();
-    let started = start(topology, fresh, "fresh.sock");
+    let started = start(topology, fresh, FRESH_SOCKET);
     let took = start_time.elapsed();
     topology.lab.stop_after(before);
     started.map(|()| took)
 }
 
 /// One request to the API socket, which serves one a connection.
-fn ask(topology: &Topology, request: &Value) -> Result<Value> {
-    let path = topology.lab.file("slirp.sock");
+fn ask(topology: &Topology, socket: &str, request: &Value) -> Result<()> {
+    let path = topology.lab.file(socket);
     let mut stream = UnixStream::connect(&path).with_context(|| format!("connect to {path}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(request.to_string().as_bytes())?;
@@ -75,39 +81,35 @@ fn ask(topology: &Topology, request: &Value) -> Result<Value> {
     if let Some(error) = answer.get("error") {
         bail!("slirp4netns: {request}: {error}");
     }
-    Ok(answer)
+    Ok(())
 }
 
-/// Returns the number by which it is withdrawn.
-fn publish_port(topology: &Topology, port: u16) -> Result<u64> {
+fn publish_port(topology: &Topology, socket: &str, port: u16) -> Result<()> {
     let arguments = json!({
         "proto": "tcp", "host_addr": "0.0.0.0", "host_port": port,
         "guest_addr": GUEST, "guest_port": port,
     });
     let request = json!({"execute": "add_hostfwd", "arguments": arguments});
-    let answer = ask(topology, &request)?;
-    answer["return"]["id"]
-        .as_u64()
-        .context("slirp4netns' answer has no id")
+    ask(topology, socket, &request)
 }
 
-pub(super) fn publish(topology: &Topology, count: u16, form: Form) -> Result<Option<Duration>> {
+/// On a slirp4netns of its own, which is killed afterwards: to withdraw thousands of ports one by
+/// one takes it minutes.
+pub(super) fn publish(topology: &mut Topology, count: u16, form: Form) -> Result<Option<Duration>> {
     if form == Form::Range {
         return Ok(None);
     }
-    if count > 400 {
-        // Its own select() loop: FD_SETSIZE and a linear scan a request.
-        bail!("not run: {count} requests to slirp4netns' API; see 400");
-    }
-    let start_time = Instant::now();
-    let ports = FIRST_PORT..=last_port(count);
-    let published: Result<Vec<u64>> = ports.map(|port| publish_port(topology, port)).collect();
-    let took = start_time.elapsed();
-    for id in published? {
-        ask(
-            topology,
-            &json!({"execute": "remove_hostfwd", "arguments": {"id": id}}),
-        )?;
-    }
-    Ok(Some(took))
+    let fresh = topology.lab.namespace("fresh")?;
+    let before = topology.lab.program_count();
+    let took = start(topology, &fresh, FRESH_SOCKET).and_then(|()| {
+        let start_time = Instant::now();
+        for port in FIRST_PORT..=last_port(count) {
+            interrupt::check()?;
+            publish_port(topology, FRESH_SOCKET, port)?;
+        }
+        Ok(start_time.elapsed())
+    });
+    topology.lab.stop_after(before);
+    topology.lab.remove(&fresh);
+    took.map(Some)
 }

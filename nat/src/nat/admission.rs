@@ -168,6 +168,16 @@ impl Nat {
         if original.protocol == Protocol::TCP {
             for port in ledger.ports.candidates_to_share(Protocol::TCP) {
                 if self.is_vacant(now, shard, ledger, &with(port)) {
+                    // What gave way may have been the last to hold a port, which is then free.
+                    let mapped = ledger.ports.connections(&endpoint) > 0;
+                    let freed = if mapped {
+                        ledger.ports.lend(now, &endpoint)
+                    } else {
+                        ledger.ports.acquire(now, &endpoint)
+                    };
+                    if let Some(port) = freed {
+                        return Ok((port, mapped));
+                    }
                     ledger.ports.share(Protocol::TCP, endpoint.external, port);
                     self.counters.shared.fetch_add(1, Ordering::Relaxed);
                     return Ok((port, true));

@@ -3,7 +3,7 @@
 
 use nat::{Direction, Kind, Protocol, Refused, Stats, Translated, Tuple};
 
-use super::flow::endpoint;
+use super::flow::{Flow, endpoint};
 use super::reference::{Expect, Opening};
 use super::run::{Outcome, Run, ensure};
 use super::wire::Wire;
@@ -285,6 +285,19 @@ impl Run {
             return Ok(true);
         }
         let somebody_elses = model.users(key(port)).any(|flow| flow.endpoint() != wanted);
+        let of_wanted = |flow: &&Flow| flow.owns && flow.endpoint() == wanted;
+        let lost = || {
+            model
+                .ghosts
+                .iter()
+                .filter(of_wanted)
+                .map(|flow| flow.reply.dst_port)
+        };
+        if !shared && mapping.is_none() && lost().any(|lost| lost == port) {
+            // The mapping that it had lives on with an expired connection, sharers and all; unless
+            // it has another, which is taken, and got this one instead.
+            return Ok(somebody_elses || lost().all(usable));
+        }
         if shared || somebody_elses {
             ensure(shared && protocol == Protocol::TCP, || {
                 format!("port {port} is somebody else's")
@@ -301,13 +314,9 @@ impl Run {
             // Its own port is taken towards this peer, so it has another for this flow.
             return Ok(false);
         }
-        let ghost = model
-            .ghosts
-            .iter()
-            .find(|flow| flow.owns && flow.endpoint() == wanted);
-        if let Some(ghost) = ghost {
-            // Its mapping may live on with an expired connection.
-            return Ok(usable(ghost.reply.dst_port));
+        if lost().next().is_some() {
+            // It may be that mapping which decides, and it may be gone.
+            return Ok(lost().all(usable));
         }
         // RFC 6888 REQ-8: a freed port rests while others are free; RFC 4787 REQ-4: parity.
         let rest = model.limits.timeouts.port_rest;

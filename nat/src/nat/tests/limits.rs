@@ -279,3 +279,21 @@ fn timeouts_can_be_set() {
     assert!(world.nat.connections(world.now).is_empty());
     assert_eq!(world.nat.limits().timeouts.udp, Duration::from_secs(1));
 }
+
+#[test]
+fn a_shared_port_whose_last_holder_gives_way_is_free_to_be_owned() {
+    let mut world = World::with(Limits::default(), 61000..=61000);
+    let syn = |src: &str, dst: &str| tcp(src, dst, SYN, b"");
+    let owner = world.out(&syn("10.0.0.2:4242", "192.0.2.9:80")).unwrap();
+    world.out(&syn("10.0.0.3:4242", "192.0.2.10:80")).unwrap();
+    world.wait(240);
+    // The owner's connection is swept by this packet, the sharer's gives way to the new one.
+    let late = packet(&owner.reversed());
+    assert_eq!(world.inside(&late), Err(Refused::NoMapping));
+    world.out(&syn("10.0.0.2:4242", "192.0.2.10:80")).unwrap();
+    assert_eq!(world.nat.len(), 1);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 0);
+    assert_eq!(world.nat.stats().shared, 1);
+    world.nat.flush(world.now, |_| false);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1);
+}
