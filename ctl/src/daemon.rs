@@ -337,6 +337,8 @@ impl Daemon {
     /// What the switch has to tell.
     fn handle_event(&mut self, event: Event) {
         match event {
+            // The event may have waited while the port was removed and its number given to another.
+            Event::PortGone { port, .. } if !self.switch.is_lost(port) => {}
             Event::PortGone { port, error } => self.port_gone(port, &error),
             Event::ExternalPortsLow { protocol } => self.grow_external_ports(protocol),
         }

@@ -49,6 +49,7 @@ pub enum Egress {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The port's interface or its namespace vanished. Told once; the port carries nothing more.
+    /// Check [`Switch::is_lost`](crate::Switch::is_lost) before acting on it.
     PortGone { port: PortId, error: String },
     /// Few external ports are left for new masqueraded flows.
     ExternalPortsLow { protocol: Protocol },

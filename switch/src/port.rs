@@ -63,6 +63,10 @@ impl Port {
         !self.lost.swap(true, Ordering::Relaxed)
     }
 
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     pub fn count_received(&self, worker: usize, frames: usize, bytes: usize) {
         let traffic = &self.traffic[worker];
         traffic

@@ -131,6 +131,15 @@ impl Switch {
         self.datapath.remove_port(id);
     }
 
+    /// Whether the port that has this number now is gone. An [`Event::PortGone`] may tell of the one
+    /// that had it before.
+    pub fn is_lost(&self, id: PortId) -> bool {
+        self.datapath
+            .topology()
+            .port(id)
+            .is_some_and(|port| port.is_lost())
+    }
+
     /// Puts a new description of the world in force, whole.
     pub fn configure(&self, config: Config) {
         self.datapath.configure(self.now(), config);

@@ -55,12 +55,18 @@ impl Worker {
     ///
     /// The port is gone for good: its interface was removed or its namespace died. A port that
     /// nobody knows (any more) has nothing waiting.
-    pub fn poll(&mut self, now: Time, port: PortId) -> io::Result<usize> {
+    pub fn poll(&mut self, now: Time, port: PortId) -> Result<usize, Lost> {
         let topology = self.datapath.topology();
         let Some(ingress) = topology.port(port) else {
             return Ok(0);
         };
-        let received = ingress.queue(self.index).receive(&mut self.frames)?;
+        let received = match ingress.queue(self.index).receive(&mut self.frames) {
+            Ok(received) => received,
+            Err(error) => {
+                let port = Arc::clone(ingress);
+                return Err(Lost { port, error });
+            }
+        };
         if received == 0 {
             return Ok(0);
         }
@@ -175,26 +181,29 @@ pub(crate) fn run(mut worker: Worker, poller: &Poller, epoch: Instant, busy_poll
             let port = PortId(token as u32);
             match worker.poll(now, port) {
                 Ok(received) => frames += received,
-                Err(error) => worker.lose(poller, port, &error),
+                Err(lost) => worker.lose(poller, &lost),
             }
         }
         patience.saw(frames);
     }
 }
 
+/// A port that is gone, held fast: its number may belong to another port by now.
+#[derive(Debug)]
+pub struct Lost {
+    pub port: Arc<Port>,
+    pub error: io::Error,
+}
+
 impl Worker {
-    /// `port` is gone: stop listening to it and tell the control plane, once for all queues.
-    fn lose(&self, poller: &Poller, port: PortId, error: &io::Error) {
-        let topology = self.datapath.topology();
-        let Some(lost) = topology.port(port) else {
-            return;
-        };
+    /// Stops listening to a port that is gone, and tells the control plane, once for all queues.
+    fn lose(&self, poller: &Poller, lost: &Lost) {
         // Fails when the control plane has just removed the port: as good.
-        let _ = poller.remove(lost.queue(self.index).fd());
-        if lost.lose() {
+        let _ = poller.remove(lost.port.queue(self.index).fd());
+        if lost.port.lose() {
             self.datapath.tell(Event::PortGone {
-                port,
-                error: error.to_string(),
+                port: lost.port.id,
+                error: lost.error.to_string(),
             });
         }
     }
