@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use libc::sock_filter;
 use nix::errno::Errno;
@@ -175,21 +176,23 @@ pub fn reserve(protocol: u8, ports: RangeInclusive<u16>) -> ReservedPorts {
     reserved
 }
 
+/// The address of one socket for both families; of IPv4 alone where the kernel has no IPv6. Asked
+/// of the kernel once: each question makes one without IPv6 look for its module with modprobe.
+fn everywhere() -> IpAddr {
+    static ADDRESS: OnceLock<IpAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| match Socket::new(Domain::IPV6, Type::DGRAM, None) {
+        Err(error) if errno(&error) == Errno::EAFNOSUPPORT => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    })
+}
+
 /// Holds one port; none when another process has it.
 fn reserve_port(protocol: u8, port: u16, filter: &[sock_filter]) -> io::Result<Option<Socket>> {
     if port == 0 {
         return Ok(None);
     }
-    // One socket for both families; for IPv4 alone where the kernel has no IPv6.
-    let both = open(Ipv6Addr::UNSPECIFIED.into(), protocol, false, filter);
-    let (socket, address): (_, IpAddr) = match both {
-        Ok(socket) => (socket, Ipv6Addr::UNSPECIFIED.into()),
-        Err(error) if errno(&error) == Errno::EAFNOSUPPORT => {
-            let address = Ipv4Addr::UNSPECIFIED.into();
-            (open(address, protocol, false, filter)?, address)
-        }
-        Err(error) => return Err(error),
-    };
+    let address = everywhere();
+    let socket = open(address, protocol, false, filter)?;
     let bound = socket
         .bind(&SocketAddr::new(address, port).into())
         .and_then(|()| {
