@@ -231,6 +231,15 @@ impl Scene {
         Container { namespace, address }
     }
 
+    /// A redis server in the container `redis`, published on port 6379 and writing nothing.
+    #[track_caller]
+    pub fn run_redis(&self) {
+        let directory = self.directory().to_str().expect("an ASCII path");
+        let quiet = ["--save", "", "--appendonly", "no", "--protected-mode", "no"];
+        let command = [&["redis-server"], &quiet[..], &["--dir", directory]].concat();
+        self.run_detached("redis", &["-p", "6379:6379"], &command);
+    }
+
     /// `pontoon run -d`: returns the container's address.
     #[track_caller]
     pub fn run_detached(&self, name: &str, options: &[&str], command: &[&str]) -> IpAddr {

@@ -42,26 +42,7 @@ fn redis_answers(port_kind: &'static str) {
     let Some(scene) = Scene::with_port_kind(port_kind) else {
         return;
     };
-    let directory = scene
-        .directory()
-        .to_str()
-        .expect("an ASCII path")
-        .to_owned();
-    scene.run_detached(
-        "redis",
-        &["-p", "6379:6379"],
-        &[
-            "redis-server",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--protected-mode",
-            "no",
-            "--dir",
-            &directory,
-        ],
-    );
+    scene.run_redis();
     eventually(
         "redis answers on loopback",
         Duration::from_secs(10),

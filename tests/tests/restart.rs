@@ -17,26 +17,7 @@ fn a_killed_daemon_loses_nothing(port_kind: &'static str) {
     let Some(mut scene) = Scene::with_port_kind(port_kind) else {
         return;
     };
-    let directory = scene
-        .directory()
-        .to_str()
-        .expect("an ASCII path")
-        .to_owned();
-    scene.run_detached(
-        "redis",
-        &["-p", "6379:6379"],
-        &[
-            "redis-server",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--protected-mode",
-            "no",
-            "--dir",
-            &directory,
-        ],
-    );
+    scene.run_redis();
     let a = scene.container("a", &["-p", "8080:80", "-p", "5353:53/udp"]);
     let b = scene.container("b", &[]);
     let before_containers = scene.json(&["ps"]);
