@@ -276,6 +276,7 @@ mod tests {
         Allocator::new(net(subnet), default_gateway(net(subnet))).unwrap()
     }
 
+    // Conforms: RFC4787-7
     #[test]
     fn the_first_subnet_that_overlaps_nothing_is_chosen() {
         let chosen = |taken: &[&str]| {
@@ -307,6 +308,7 @@ mod tests {
         );
     }
 
+    // Conforms: RFC4787-7
     #[test]
     fn a_subnet_of_the_users_own_is_checked() {
         let host = [net("10.0.0.0/8"), net("0.0.0.0/0")];

@@ -215,6 +215,7 @@ mod tests {
     const A: PortId = PortId(1);
     const B: PortId = PortId(2);
 
+    // Conforms: SWITCH-learning
     #[test]
     fn learns_refreshes_moves_and_ages() {
         let fdb = Fdb::new(8);
@@ -229,6 +230,7 @@ mod tests {
         assert!(fdb.table.read().held.is_empty());
     }
 
+    // Conforms: LINUX-bridge-fdb-learning-limit
     #[test]
     fn a_port_over_its_limit_loses_only_its_own_entries() {
         let fdb = Fdb::new(4);
@@ -240,6 +242,7 @@ mod tests {
         assert_eq!(fdb.rows(at(1)).len(), 5);
     }
 
+    // Conforms: OVS-mac-table-fairness
     #[test]
     fn a_full_table_evicts_from_whoever_holds_most() {
         let fdb = Fdb::new(CAPACITY);

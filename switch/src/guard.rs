@@ -95,6 +95,7 @@ mod tests {
         frame
     }
 
+    // Conforms: LINUX-bridge-locked-port SWITCH-guard
     #[test]
     fn only_its_own_mac_and_address() {
         let other = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -114,6 +115,7 @@ mod tests {
         );
     }
 
+    // Conforms: SWITCH-guard
     #[test]
     fn arp_speaks_for_nobody_else() {
         let mut frame = Frame::new();
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(check(&endpoint(), &tagged), Err(DropReason::SpoofedSource));
     }
 
+    // Conforms: CVE-2020-13401
     #[test]
     fn router_advertisements_are_stopped() {
         let advertisement = ipv6("fe80::9".parse().unwrap(), 58, 134);

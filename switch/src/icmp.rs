@@ -223,6 +223,7 @@ mod tests {
         ));
     }
 
+    // Conforms: RFC5508-8 RFC6888-11
     #[test]
     fn the_rate_is_limited_and_recovers() {
         let limit = RateLimit::default();

@@ -204,6 +204,7 @@ fn super_frames_that_lie_harm_nobody() {
     }
 }
 
+// Conforms: SWITCH-guard
 #[test]
 fn spoofed_sources_are_dropped_by_name() {
     for port_kind in PORT_KINDS {

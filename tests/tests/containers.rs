@@ -175,6 +175,7 @@ fn mode_container_shares_the_others_namespace() {
     assert!(error.contains("nobody"), "{error}");
 }
 
+// Conforms: LINUX-no-forwarding NETAVARK-bridge
 #[test]
 fn networks_of_the_user_are_isolated_from_each_other() {
     let Some(scene) = Scene::new() else { return };

@@ -83,6 +83,7 @@ fn the_hosts_kernel_says_nothing_of_our_flows() {
     assert_eq!(witness.stop(), Vec::<String>::new());
 }
 
+// Conforms: CVE-2021-3773
 #[test]
 fn the_hosts_own_connections_are_undisturbed() {
     let Some(mut scene) = Scene::without_daemon("tap") else {

@@ -75,11 +75,13 @@ fn redis_answers(port_kind: &'static str) {
     }
 }
 
+// Conforms: MOBY-published-port-from-host
 #[test]
 fn redis_on_every_address_by_tap() {
     redis_answers(PORT_KINDS[0]);
 }
 
+// Conforms: MOBY-published-port-from-host
 #[test]
 fn redis_on_every_address_by_veth() {
     redis_answers(PORT_KINDS[1]);
@@ -121,11 +123,13 @@ fn the_wire_reaches_a_published_port(port_kind: &'static str) {
     );
 }
 
+// Conforms: MOBY-published-port-from-remote-host PROOF-end-to-end
 #[test]
 fn the_wire_reaches_a_tap_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[0]);
 }
 
+// Conforms: MOBY-published-port-from-remote-host
 #[test]
 fn the_wire_reaches_a_veth_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[1]);
@@ -145,6 +149,7 @@ fn udp_on_loopback() {
     }
 }
 
+// Conforms: MOBY-port-mapped-hairpin MOBY-published-port-from-container
 #[test]
 fn hairpin() {
     let Some(scene) = Scene::new() else { return };
@@ -163,6 +168,7 @@ fn hairpin() {
     }
 }
 
+// Conforms: NETAVARK-bridge
 #[test]
 fn a_range_is_published_port_for_port() {
     let Some(scene) = Scene::new() else { return };
@@ -194,6 +200,7 @@ fn a_range_is_published_port_for_port() {
     );
 }
 
+// Conforms: MOBY-41872
 #[test]
 fn a_loopback_binding_is_for_the_host_alone() {
     let Some(scene) = Scene::new() else { return };
@@ -273,6 +280,7 @@ fn publishing_a_running_container_and_withdrawing_cuts_the_flows() {
         .unwrap();
 }
 
+// Conforms: CVE-2021-3773
 #[test]
 fn a_taken_port_is_a_clear_error() {
     let Some(scene) = Scene::new() else { return };

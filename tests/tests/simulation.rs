@@ -27,6 +27,7 @@ fn pings() {
     assert!(network.now() - start >= Duration::from_secs(5));
 }
 
+// Conforms: RFC5508-1
 #[test]
 fn both_containers_ping_the_same_host_with_the_same_id() {
     let mut network = Network::new();
@@ -74,6 +75,7 @@ fn host_and_container() {
     network.transfer(&flow, 100_000).unwrap();
 }
 
+// Conforms: LINUX-nft-nat RFC4787-2
 #[test]
 fn snat() {
     let mut network = Network::new();
@@ -92,6 +94,7 @@ fn snat() {
     }
 }
 
+// Conforms: LINUX-ack-loss-stall
 #[test]
 fn snat_with_loss() {
     let mut network = Network::new();
@@ -102,6 +105,7 @@ fn snat_with_loss() {
     network.transfer(&flow, 256 << 10).unwrap();
 }
 
+// Conforms: LINUX-nft-nat
 #[test]
 fn dnat_keeps_the_clients_own_address() {
     let mut network = Network::new();
@@ -119,6 +123,7 @@ fn dnat_keeps_the_clients_own_address() {
     assert_eq!(seen.ip(), OUTSIDE);
 }
 
+// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-snat
 #[test]
 fn hairpin() {
     let mut network = Network::new();
@@ -160,6 +165,7 @@ fn unpublishing_ends_the_flow() {
     assert!(!published, "{:?}", network.connections());
 }
 
+// Conforms: RFC4787-5 RFC5382-5
 #[test]
 fn connections_expire_with_the_simulated_hours() {
     let mut network = Network::new();
@@ -198,6 +204,7 @@ fn connections_expire_with_the_simulated_hours() {
     assert_eq!(network.connections(), Vec::<String>::new());
 }
 
+// Conforms: SWITCH-guard
 #[test]
 fn spoofed_sources_go_nowhere() {
     let mut network = Network::new();

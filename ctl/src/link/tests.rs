@@ -83,6 +83,7 @@ fn a_container_interface_is_configured_and_carries_tcp() {
     assert!(!container.run(|| exists("eth0").unwrap()).unwrap());
 }
 
+// Conforms: CVE-2024-32473
 #[test]
 fn ipv6_is_quiet_unless_asked_for() {
     let Some((_host, container)) = two_namespaces("ipv6_is_quiet_unless_asked_for") else {

@@ -63,6 +63,7 @@ fn host_and_wire() -> (Namespace, Namespace, u32) {
     (host, wire, ifindex)
 }
 
+// Conforms: RFC5382-4 MOBY-41872
 #[test]
 fn a_published_port_is_silent_on_the_wire_and_serves_the_host() {
     needs_root!();
@@ -131,6 +132,7 @@ fn a_published_port_is_silent_on_the_wire_and_serves_the_host() {
     assert_eq!(connect(&wire, "10.5.0.1:8080"), Ok(()));
 }
 
+// Conforms: RFC5382-4 CVE-2021-3773
 #[test]
 fn reserved_ports_are_silent_to_everyone() {
     needs_root!();

@@ -60,6 +60,7 @@ fn frames_that_gro_joined_arrive_with_their_header() {
     assert_eq!(from_wire.sent.rejected, 0);
 }
 
+// Conforms: SWITCH-vlan-transparent
 #[test]
 fn vlan_tags_are_carried() {
     needs_root!(tun);

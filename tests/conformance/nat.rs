@@ -1,0 +1,475 @@
+//! What a NAT and a switch of good manners do: the RFCs, what the test suites of others hold those
+//! to, and what others learned the hard way.
+
+use crate::list::{List, Section, row};
+
+pub(crate) const LIST: List = List {
+    title: "NAT and switch",
+    intro: "The policy, in the words of RFC 4787: endpoint-independent mapping, \
+            address-and-port-dependent filtering.",
+    sections: &[
+        UDP,
+        TCP,
+        ICMP,
+        CARRIER,
+        STATE,
+        OPEN_VSWITCH,
+        LINUX,
+        ENGINES,
+        LESSONS,
+        SWITCH,
+        WHOLE,
+    ],
+};
+
+const UDP: Section = Section {
+    title: "RFC 4787: unicast UDP",
+    rows: &[
+        row(
+            "RFC4787-1",
+            "one inside port that talks to two peers has one external port",
+        ),
+        row(
+            "RFC4787-2",
+            "all flows of one host leave with the same external address",
+        ),
+        row(
+            "RFC4787-3",
+            "two hosts with the same source port get distinct external ports",
+        ),
+        row(
+            "RFC4787-4",
+            "an even port is mapped to an even one and an odd to an odd while there are any",
+        ),
+        row(
+            "RFC4787-5",
+            "a mapping is alive after two minutes without a packet",
+        ),
+        row("RFC4787-6", "what the inside sends refreshes a mapping"),
+        row(
+            "RFC4787-7",
+            "an inside subnet that overlaps one outside is refused, with a clear error",
+        ),
+        row(
+            "RFC4787-8",
+            "filtering is by the peer's address and port, as documented",
+        ),
+        row(
+            "RFC4787-9",
+            "a hairpin works, and the source seen is the external address and port",
+        ),
+        row("RFC4787-10", "no application gateway touches a payload"),
+        row(
+            "RFC4787-11",
+            "what it does is the same with and without conflicts for ports",
+        ),
+        row("RFC4787-12", "no ICMP error ends a mapping"),
+        row(
+            "RFC4787-13",
+            "too big and not to be fragmented: the sender is told the right MTU",
+        ),
+        row(
+            "RFC4787-14",
+            "fragments in any order are delivered, in bounded memory",
+        ),
+    ],
+};
+
+const TCP: Section = Section {
+    title: "RFC 5382: TCP",
+    rows: &[
+        row(
+            "RFC5382-1",
+            "one inside port that talks to two peers has one external port",
+        ),
+        row("RFC5382-2", "a simultaneous open completes"),
+        row(
+            "RFC5382-3",
+            "filtering is by the peer's address and port, as documented",
+        ),
+        row(
+            "RFC5382-4",
+            "an unsolicited SYN gets no answer for six seconds at least",
+        ),
+        row(
+            "RFC5382-5",
+            "an established connection lives 2 h 4 min without a packet, an opening or closing one 4 min",
+        ),
+        row("RFC5382-6", "no application gateway touches a payload"),
+        row(
+            "RFC5382-7",
+            "two hosts with the same source port get distinct external ports",
+        ),
+        row(
+            "RFC5382-8",
+            "a hairpin works, and the source seen is the external address and port",
+        ),
+        row(
+            "RFC5382-9",
+            "ICMP destination unreachable about a connection is translated",
+        ),
+        row("RFC5382-10", "no ICMP error ends a mapping"),
+    ],
+};
+
+const ICMP: Section = Section {
+    title: "RFC 5508: ICMP",
+    rows: &[
+        row(
+            "RFC5508-1",
+            "echo works, from several hosts with the same identifier",
+        ),
+        row(
+            "RFC5508-2",
+            "an identifier's mapping lives 60 seconds at least",
+        ),
+        row(
+            "RFC5508-3",
+            "an ICMP error with a wrong checksum is dropped",
+        ),
+        row(
+            "RFC5508-4",
+            "an error from outside has the packet it quotes translated; one of no flow is dropped",
+        ),
+        row(
+            "RFC5508-5",
+            "an error from inside shows nothing of the inside; one of no flow is dropped",
+        ),
+        row(
+            "RFC5508-6",
+            "an error neither refreshes a session nor ends it",
+        ),
+        row("RFC5508-7", "errors about hairpinned packets pass"),
+        row(
+            "RFC5508-8",
+            "out of resources: dropped, counted, and told by a rate-limited ICMP 3/13",
+        ),
+    ],
+};
+
+const CARRIER: Section = Section {
+    title: "RFC 6888: many subscribers; RFC 7857: updates",
+    rows: &[
+        row(
+            "RFC6888-2",
+            "all flows of one host leave with the same external address",
+        ),
+        row("RFC6888-4", "an endpoint has a quota of external ports"),
+        row("RFC6888-5", "an endpoint has a quota of state"),
+        row(
+            "RFC6888-8",
+            "a freed external port rests 120 s, or its early use is harmless",
+        ),
+        row(
+            "RFC6888-11",
+            "out of resources: the sender is told by ICMP, at a limited rate",
+        ),
+        row("RFC6888-15", "external ports can't be foreseen"),
+        row(
+            "RFC7857",
+            "a RST shortens a connection's life, and does not end it at once",
+        ),
+    ],
+};
+
+const STATE: Section = Section {
+    title: "The state of TCP",
+    rows: &[
+        row(
+            "TCP-challenge-ack",
+            "a challenge ACK (RFC 5961) does not advance the state",
+        ),
+        row(
+            "TCP-time-wait-reuse",
+            "a SYN opens a connection again that is in TIME-WAIT",
+        ),
+        row(
+            "TCP-mid-stream-pickup",
+            "whether a segment in mid-stream may open a connection is a setting",
+        ),
+        row(
+            "TCP-out-of-window",
+            "a segment out of window is never answered with a RST, and not believed",
+        ),
+    ],
+};
+
+const OPEN_VSWITCH: Section = Section {
+    title: "After the tests of Open vSwitch",
+    rows: &[
+        row(
+            "OVS-icmp-related-nat",
+            "an ICMP error about a translated flow reaches its sender",
+        ),
+        row(
+            "OVS-icmp-related-other-source",
+            "so does one that a router on the way sends",
+        ),
+        row(
+            "OVS-multiple-traverse",
+            "a packet that passes twice, out and in again, is tracked once each way",
+        ),
+        row(
+            "OVS-snat-port-range",
+            "masquerading uses the ports it was given and no others",
+        ),
+        row(
+            "OVS-snat-exhaustion",
+            "out of ports: the packet is refused, and the flows there are live on",
+        ),
+        row(
+            "OVS-dnat-with-snat",
+            "a published port with the source translated too",
+        ),
+        row(
+            "OVS-dnat-load-balancing",
+            "several containers behind one published port",
+        )
+        .remark("a published port leads to one container: there is no load balancing to test"),
+        row(
+            "OVS-frag-expiry",
+            "fragments of a packet that never completes are forgotten in time",
+        ),
+        row(
+            "OVS-frag-incomplete",
+            "a packet with a hole is not delivered",
+        ),
+        row(
+            "OVS-frag-out-of-order",
+            "fragments in any order are one packet",
+        ),
+        row(
+            "OVS-frag-overlap",
+            "fragments that overlap, by one octet, in either order, are dropped",
+        ),
+        row(
+            "OVS-frag-extension-headers",
+            "IPv6 fragments behind several extension headers",
+        ),
+        row("OVS-frag-nat", "fragments of translated packets, both ways"),
+        row(
+            "OVS-limit-by-zone",
+            "each endpoint has its own limit of connections",
+        ),
+        row(
+            "OVS-flush-one",
+            "one flow among many is flushed, and no other",
+        ),
+        row(
+            "OVS-tcp-port-reuse",
+            "a client that uses its port again gets a new connection",
+        ),
+        row("OVS-tcp-pickup", "a connection is picked up in mid-stream"),
+        row(
+            "OVS-mac-table-fairness",
+            "a sender of random addresses evicts its own from a full FDB",
+        ),
+        row(
+            "OVS-static-mac-moves",
+            "a static address does not move to where it is heard",
+        ),
+    ],
+};
+
+const LINUX: Section = Section {
+    title: "After the self-tests of Linux",
+    rows: &[
+        row(
+            "LINUX-conntrack-clash",
+            "two first packets of one flow at the same time make one connection",
+        ),
+        row(
+            "LINUX-conntrack-reverse-clash",
+            "a flow whose answer collides with another's original",
+        ),
+        row(
+            "LINUX-conntrack-icmp-related",
+            "ICMP errors are related to their flow, through two networks",
+        ),
+        row(
+            "LINUX-conntrack-resize",
+            "the table grows under traffic and loses nothing",
+        ),
+        row(
+            "LINUX-conntrack-sctp-collision",
+            "SCTP associations that cross each other",
+        ),
+        row(
+            "LINUX-conntrack-tcp-unreplied",
+            "a SYN that nobody answers is replaced, and does not block its port",
+        ),
+        row(
+            "LINUX-nft-nat",
+            "translation of both addresses and ports, of ranges, and of local traffic",
+        ),
+        row(
+            "LINUX-ack-loss-stall",
+            "a lost ACK does not stall a connection",
+        ),
+        row(
+            "LINUX-inexact-rst",
+            "a RST with an inexact sequence number passes and is not believed",
+        ),
+        row(
+            "LINUX-rst-invalid",
+            "a RST out of window does not end a connection",
+        ),
+        row(
+            "LINUX-syn-challenge-ack",
+            "a SYN on an old connection, answered by a challenge ACK, opens anew after the RST",
+        ),
+        row(
+            "LINUX-synack-old",
+            "an old SYN-ACK does not open a connection",
+        ),
+        row(
+            "LINUX-synack-reuse",
+            "a SYN-ACK to a port used again is its own connection's",
+        ),
+        row(
+            "LINUX-bridge-fdb-learning-limit",
+            "a network's FDB learns so many addresses and no more",
+        ),
+        row(
+            "LINUX-bridge-locked-port",
+            "a port passes only the address that it was given",
+        ),
+        row(
+            "LINUX-bridge-port-isolation",
+            "isolated ports reach the gateway, and not each other",
+        ),
+        row(
+            "LINUX-bridge-sticky-fdb",
+            "a sticky address stays on its port",
+        ),
+        row(
+            "LINUX-bridge-igmp",
+            "IGMP joins and leaves decide where IPv4 groups go",
+        ),
+        row(
+            "LINUX-bridge-mld",
+            "MLD joins and leaves decide where IPv6 groups go",
+        ),
+        row(
+            "LINUX-bridge-mdb",
+            "the table of groups is bounded, ages and is shown",
+        ),
+        row(
+            "LINUX-local-termination",
+            "an interface gets what is for it, and what is for all, and no more",
+        ),
+        row(
+            "LINUX-no-forwarding",
+            "ports without a network in common exchange nothing",
+        ),
+    ],
+};
+
+const ENGINES: Section = Section {
+    title: "After the tests of moby, netavark and the CNI plugins",
+    rows: &[
+        row(
+            "MOBY-port-mapped-hairpin",
+            "a container reaches another, and itself, by its published port",
+        ),
+        row(
+            "MOBY-published-port-from-host",
+            "a published port is reached from the host itself, at every address of it",
+        ),
+        row(
+            "MOBY-published-port-from-remote-host",
+            "from another host, whose own address the container sees",
+        ),
+        row(
+            "MOBY-published-port-from-container",
+            "from a container of the same network, and of another",
+        ),
+        row(
+            "NETAVARK-bridge",
+            "bridge networks: published ranges, several addresses, isolation",
+        ),
+        row(
+            "NETAVARK-udp-flush",
+            "UDP that began before the port was published reaches the container after",
+        ),
+        row(
+            "CNI-udp-second-container",
+            "UDP to a published port follows it to the next container",
+        ),
+    ],
+};
+
+const LESSONS: Section = Section {
+    title: "Lessons from others' faults",
+    rows: &[
+        row(
+            "MOBY-41872",
+            "what is published on loopback is not reached from the wire; martians are dropped",
+        ),
+        row(
+            "CVE-2020-13401",
+            "a container can't announce itself as a router",
+        ),
+        row(
+            "CVE-2024-29018",
+            "no question of an internal network leaves by the host's resolver",
+        ),
+        row(
+            "CVE-2024-32473",
+            "a network without IPv6 has none: not even link-local addresses",
+        ),
+        row("CVE-2020-1983", "reassembly survives any fragments"),
+        row(
+            "CVE-2021-3773",
+            "a translated flow can't take over the port of a service of the host",
+        ),
+        row("VPP-711", "out of ports is an error, and no crash"),
+    ],
+};
+
+const SWITCH: Section = Section {
+    title: "The switch's own",
+    rows: &[
+        row(
+            "SWITCH-learning",
+            "addresses are learned, refreshed, moved and aged as 802.1D says",
+        ),
+        row(
+            "SWITCH-guard",
+            "a container speaks with its own MAC and addresses, in IP and ARP",
+        ),
+        row("SWITCH-guard-nd", "and in neighbour discovery"),
+        row(
+            "SWITCH-reserved-groups",
+            "frames to the link-local groups of 802.1D are not forwarded",
+        ),
+        row(
+            "SWITCH-storm-control",
+            "floods of broadcast and unknown unicast are limited by port",
+        ),
+        row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
+    ],
+};
+
+const WHOLE: Section = Section {
+    title: "The whole",
+    rows: &[
+        row(
+            "PROOF-model",
+            "any sequence of packets, time, publishing and withdrawing: as a naive NAT has it",
+        ),
+        row(
+            "PROOF-differential",
+            "the same frames through the kernel's NAT and through pontoon",
+        ),
+        row(
+            "PROOF-fuzz",
+            "any bytes: parsing, reassembly, quoted packets, API",
+        ),
+        row(
+            "PROOF-simulation",
+            "whole networks under a virtual clock with loss, reordering, duplication, restarts",
+        ),
+        row("PROOF-end-to-end", "real clients and servers in namespaces"),
+    ],
+};
