@@ -113,10 +113,9 @@ pub(super) fn reserve(
     });
     let mut sockets = Vec::with_capacity(usize::from(mapping.count));
     for port in host_ports(mapping) {
-        let address = SocketAddr::new(address, port);
         let socket = match mapping.protocol {
-            Protocol::Tcp => listen_tcp(address, &filter).map(Socket::Tcp),
-            Protocol::Udp => bind_udp(address, &filter).map(Socket::Udp),
+            Protocol::Tcp => listen_tcp(Some(address), port, &filter).map(Socket::Tcp),
+            Protocol::Udp => bind_udp(Some(address), port, &filter).map(Socket::Udp),
         };
         sockets.push(socket.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Failure::Conflict(error.to_string()),

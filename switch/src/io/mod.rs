@@ -34,7 +34,7 @@ pub use libc::sock_filter;
 pub use memory::{MemoryPeer, MemoryQueue, memory_port};
 pub use packet::{PacketOptions, PacketSocket, open_packet};
 pub use poll::{Poller, Waker};
-pub use reserve::{ReservedPorts, bind_udp, listen_tcp, replace_filter, reserve};
+pub use reserve::{ReservedPorts, bind_udp, has_ipv6, listen_tcp, replace_filter, reserve};
 pub use tap::{TapOptions, TapQueue, open_tap};
 
 /// One queue of a port.

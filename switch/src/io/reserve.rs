@@ -25,35 +25,41 @@ const UDP: u8 = libc::IPPROTO_UDP as u8;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A non-blocking listener behind a filter. An IPv6 address is that family's alone. Connections it
+/// A non-blocking listener behind a filter, on one address of the host or on all of one family (the
+/// unspecified address); on all of every family that the kernel has when `host` is None, where IPv4
+/// clients of a kernel with IPv6 show as mapped addresses (`::ffff:192.0.2.1`). Connections it
 /// accepts inherit the filter.
 ///
 /// # Errors
 ///
 /// Another process listens there, the address is not the host's, or the port needs a right.
-pub fn listen_tcp(address: SocketAddr, filter: &[sock_filter]) -> io::Result<TcpListener> {
-    let socket = open(address.ip(), TCP, true, filter)
+pub fn listen_tcp(
+    host: Option<IpAddr>,
+    port: u16,
+    filter: &[sock_filter],
+) -> io::Result<TcpListener> {
+    let socket = open(host, TCP, filter)
         .and_then(|socket| {
-            socket.bind(&address.into())?;
+            socket.bind(&SocketAddr::new(host.unwrap_or_else(everywhere), port).into())?;
             socket.listen(BACKLOG)?;
             Ok(socket)
         })
-        .map_err(|error| explain(address, "tcp", &error))?;
+        .map_err(|error| explain(host, port, "tcp", &error))?;
     Ok(socket.into())
 }
 
-/// A non-blocking UDP socket behind a filter. An IPv6 address is that family's alone.
+/// A non-blocking UDP socket behind a filter, on addresses as those of [`listen_tcp`].
 ///
 /// # Errors
 ///
 /// As of [`listen_tcp`].
-pub fn bind_udp(address: SocketAddr, filter: &[sock_filter]) -> io::Result<UdpSocket> {
-    let socket = open(address.ip(), UDP, true, filter)
+pub fn bind_udp(host: Option<IpAddr>, port: u16, filter: &[sock_filter]) -> io::Result<UdpSocket> {
+    let socket = open(host, UDP, filter)
         .and_then(|socket| {
-            socket.bind(&address.into())?;
+            socket.bind(&SocketAddr::new(host.unwrap_or_else(everywhere), port).into())?;
             Ok(socket)
         })
-        .map_err(|error| explain(address, "udp", &error))?;
+        .map_err(|error| explain(host, port, "udp", &error))?;
     Ok(socket.into())
 }
 
@@ -66,16 +72,10 @@ pub fn replace_filter(fd: BorrowedFd<'_>, filter: &[sock_filter]) -> io::Result<
     sys::attach_filter(fd, filter).map_err(|error| context("replace a socket's filter", error))
 }
 
-fn open(
-    address: IpAddr,
-    protocol: u8,
-    only_v6: bool,
-    filter: &[sock_filter],
-) -> io::Result<Socket> {
-    let (domain, is_v6) = match address {
-        IpAddr::V4(_) => (Domain::IPV4, false),
-        IpAddr::V6(_) => (Domain::IPV6, true),
-    };
+/// A socket of the family of `host`; of both families, if the kernel has both, for None.
+fn open(host: Option<IpAddr>, protocol: u8, filter: &[sock_filter]) -> io::Result<Socket> {
+    let is_v6 = host.unwrap_or_else(everywhere).is_ipv6();
+    let domain = if is_v6 { Domain::IPV6 } else { Domain::IPV4 };
     let kind = if protocol == TCP {
         Type::STREAM
     } else {
@@ -83,7 +83,8 @@ fn open(
     };
     let socket = Socket::new(domain, kind, Some(Protocol::from(i32::from(protocol))))?;
     if is_v6 {
-        socket.set_only_v6(only_v6)?;
+        // The default is net.ipv6.bindv6only's, whatever that is.
+        socket.set_only_v6(host.is_some())?;
     }
     if protocol == TCP {
         // Connections of the port that linger in TIME_WAIT are no obstacle; a listener still is.
@@ -94,26 +95,27 @@ fn open(
     Ok(socket)
 }
 
-fn explain(address: SocketAddr, protocol: &str, error: &io::Error) -> io::Error {
-    let (ip, port) = (address.ip(), address.port());
+fn explain(host: Option<IpAddr>, port: u16, protocol: &str, error: &io::Error) -> io::Error {
+    let on = host.map_or(String::new(), |ip| format!(" on {ip}"));
     let text = match errno(error) {
         Errno::EADDRINUSE => {
-            format!("port {port}/{protocol} on {ip} is taken by another process (EADDRINUSE)")
+            format!("port {port}/{protocol}{on} is taken by another process (EADDRINUSE)")
         }
         Errno::EADDRNOTAVAIL => {
+            let ip = host.unwrap_or_else(everywhere);
             format!("port {port}/{protocol}: {ip} is not an address of this host (EADDRNOTAVAIL)")
         }
         Errno::EACCES => format!(
-            "port {port}/{protocol} on {ip} needs CAP_NET_BIND_SERVICE, or a lower \
+            "port {port}/{protocol}{on} needs CAP_NET_BIND_SERVICE, or a lower \
              net.ipv4.ip_unprivileged_port_start (EACCES)"
         ),
         Errno::EAFNOSUPPORT => {
-            format!("port {port}/{protocol} on {ip}: this kernel has no such address family")
+            format!("port {port}/{protocol}{on}: this kernel has no such address family")
         }
         Errno::EMFILE | Errno::ENFILE => {
-            format!("port {port}/{protocol} on {ip}: no file descriptor is left; raise ulimit -n")
+            format!("port {port}/{protocol}{on}: no file descriptor is left; raise ulimit -n")
         }
-        _ => format!("port {port}/{protocol} on {ip}: {error}"),
+        _ => format!("port {port}/{protocol}{on}: {error}"),
     };
     io::Error::new(error.kind(), text)
 }
@@ -167,8 +169,7 @@ pub fn reserve(protocol: u8, ports: RangeInclusive<u16>) -> ReservedPorts {
             Ok(None) => {}
             Err(error) => {
                 let name = if protocol == TCP { "tcp" } else { "udp" };
-                let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-                reserved.error = Some(explain(address, name, &error));
+                reserved.error = Some(explain(None, port, name, &error));
                 break;
             }
         }
@@ -176,14 +177,23 @@ pub fn reserve(protocol: u8, ports: RangeInclusive<u16>) -> ReservedPorts {
     reserved
 }
 
-/// The address of one socket for both families; of IPv4 alone where the kernel has no IPv6. Asked
-/// of the kernel once: each question makes one without IPv6 look for its module with modprobe.
-fn everywhere() -> IpAddr {
-    static ADDRESS: OnceLock<IpAddr> = OnceLock::new();
-    *ADDRESS.get_or_init(|| match Socket::new(Domain::IPV6, Type::DGRAM, None) {
-        Err(error) if errno(&error) == Errno::EAFNOSUPPORT => Ipv4Addr::UNSPECIFIED.into(),
-        _ => Ipv6Addr::UNSPECIFIED.into(),
+/// Whether this kernel has IPv6. Asked of it once: each question makes one without IPv6 look for
+/// its module with modprobe.
+pub fn has_ipv6() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| match Socket::new(Domain::IPV6, Type::DGRAM, None) {
+        Ok(_) => true,
+        Err(error) => errno(&error) != Errno::EAFNOSUPPORT,
     })
+}
+
+/// The address of one socket for both families; of IPv4 alone where the kernel has no IPv6.
+fn everywhere() -> IpAddr {
+    if has_ipv6() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
 }
 
 /// Holds one port; none when another process has it.
@@ -191,10 +201,9 @@ fn reserve_port(protocol: u8, port: u16, filter: &[sock_filter]) -> io::Result<O
     if port == 0 {
         return Ok(None);
     }
-    let address = everywhere();
-    let socket = open(address, protocol, false, filter)?;
+    let socket = open(None, protocol, filter)?;
     let bound = socket
-        .bind(&SocketAddr::new(address, port).into())
+        .bind(&SocketAddr::new(everywhere(), port).into())
         .and_then(|()| {
             if protocol == TCP {
                 socket.listen(1)
