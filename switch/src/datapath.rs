@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use crate::config::{Config, NetworkId, PortId};
 use crate::drop::DropReason;
 use crate::frame::{self, Frame, MacAddr};
-use crate::icmp::{self, RateLimit};
+use crate::icmp::{self, Complaint, RateLimit};
 use crate::io::Queue;
 use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
@@ -351,12 +351,10 @@ impl Pass<'_> {
         let Role::Container { network, .. } = self.topology.role(ingress) else {
             return None;
         };
+        let complaint = Complaint::about(reason)?;
         let network = &self.topology.networks[network].network;
-        let gateway = (
-            network.gateway_mac,
-            icmp::ipv4_of(&network.gateway_addresses)?,
-        );
-        let told = icmp::turn_into_error(frame, reason, gateway)
+        let gateway = (network.gateway_mac, &network.gateway_addresses[..]);
+        let told = icmp::turn_into_error(frame, complaint, gateway)
             && self.datapath.icmp_limit.admit(self.now);
         told.then_some(ingress)
     }

@@ -17,6 +17,7 @@ pub enum DropReason {
     NotForUs,
     NotIp,
     Martian,
+    BeyondScope,
     NoRoute,
     OtherNetwork,
     HostUnreachable,
@@ -33,7 +34,7 @@ pub enum DropReason {
 }
 
 /// The reasons of the switch's own, in the order of their counters.
-const OWN: [DropReason; 21] = {
+const OWN: [DropReason; 22] = {
     use DropReason::*;
     [
         PortUnassigned,
@@ -46,6 +47,7 @@ const OWN: [DropReason; 21] = {
         NotForUs,
         NotIp,
         Martian,
+        BeyondScope,
         NoRoute,
         OtherNetwork,
         HostUnreachable,
@@ -103,6 +105,7 @@ impl fmt::Display for DropReason {
             Self::NotForUs => "seen on an uplink, but the host's own or nobody's we know",
             Self::NotIp => "sent to the gateway, which routes only IPv4 and IPv6",
             Self::Martian => "an address that can't be routed (loopback, multicast, unspecified)",
+            Self::BeyondScope => "an address of the link itself (IPv6 link-local) can't be routed",
             Self::NoRoute => "no uplink has a route to the destination",
             Self::OtherNetwork => "networks are isolated from each other",
             Self::HostUnreachable => "the network has no interface on the host",

@@ -1,119 +1,90 @@
-//! ICMP errors of the gateway's own: what tells a container why its packet went no further.
+//! ICMP errors of the gateway's own: what tells a sender why its packet went no further.
 //!
-//! Written in place over the packet they are about (RFC 792, RFC 1812 4.3), and rate-limited
-//! (RFC 1812 4.3.2.8), so that a flood of hopeless packets costs no more than the drops.
+//! Written in place over the packet they are about, in the words of its family (`v4`, `v6`), and
+//! rate-limited (RFC 1812 4.3.2.8, RFC 4443 2.4 f), so that a flood of hopeless packets costs no
+//! more than the drops.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod v4;
+mod v6;
+
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nat::{Refused, Time};
-use pnet_packet::icmp::{self, IcmpCode, IcmpPacket, IcmpType, IcmpTypes, MutableIcmpPacket};
-use pnet_packet::ip::IpNextHeaderProtocols;
-use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
-use pnet_packet::{MutablePacket, Packet};
 
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, VnetHeader, ethertype};
 
-const IPV4_HEADER: usize = MutableIpv4Packet::minimum_packet_size();
-/// Type, code, checksum and four bytes that the errors here leave unused.
-const ICMP_HEADER: usize = 8;
-/// RFC 1812 4.3.2.3: as much of the packet as fits into an error of 576 bytes.
-const LARGEST: usize = 576;
+/// What the sender of a dropped packet should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    TimeExceeded,
+    NoRoute,
+    AddressUnreachable,
+    Prohibited,
+    /// The source address is good on its own link only (RFC 4291 2.5.6).
+    BeyondScope,
+}
 
-/// The type and code that tell `reason`; none where silence is right.
-fn kind(reason: DropReason) -> Option<(IcmpType, IcmpCode)> {
-    /// RFC 792 and RFC 1812 5.2.7.1.
-    const NET_UNREACHABLE: u8 = 0;
-    const HOST_UNREACHABLE: u8 = 1;
-    const ADMINISTRATIVELY_PROHIBITED: u8 = 13;
-    let unreachable = |code| Some((IcmpTypes::DestinationUnreachable, IcmpCode(code)));
-    match reason {
-        DropReason::TtlExceeded => Some((IcmpTypes::TimeExceeded, IcmpCode(0))),
-        DropReason::NoRoute => unreachable(NET_UNREACHABLE),
-        DropReason::UnknownEndpoint => unreachable(HOST_UNREACHABLE),
-        // RFC 5508 REQ-8, RFC 6888 REQ-11: a NAT without resources says so.
-        DropReason::OtherNetwork
-        | DropReason::Nat(Refused::PortsExhausted | Refused::TableFull | Refused::QuotaExceeded) => {
-            unreachable(ADMINISTRATIVELY_PROHIBITED)
+impl Complaint {
+    /// The complaint about a packet dropped for `reason`; none where silence is right.
+    pub(crate) fn about(reason: DropReason) -> Option<Complaint> {
+        match reason {
+            DropReason::TtlExceeded => Some(Complaint::TimeExceeded),
+            DropReason::NoRoute => Some(Complaint::NoRoute),
+            DropReason::UnknownEndpoint => Some(Complaint::AddressUnreachable),
+            DropReason::BeyondScope => Some(Complaint::BeyondScope),
+            // RFC 5508 REQ-8, RFC 6888 REQ-11: a NAT without resources says so.
+            DropReason::OtherNetwork
+            | DropReason::Nat(
+                Refused::PortsExhausted | Refused::TableFull | Refused::QuotaExceeded,
+            ) => Some(Complaint::Prohibited),
+            _ => None,
         }
-        _ => None,
     }
 }
 
-/// Turns the dropped packet in `frame` into the ICMP error about it, from the gateway to its
-/// sender. False, and the frame as it was, where none may be sent: RFC 1812 4.3.2.7 wants silence
-/// about ICMP errors, later fragments, and anything to or from a group or nobody.
+/// An error's type and code, and the four bytes behind its checksum.
+type Header = (u8, u8, u32);
+
+/// Turns the dropped packet in `frame` into the error about it, to its sender, from the router with
+/// this MAC and these addresses. False, and the frame as it was, where none may be sent: about
+/// errors, later fragments, and anything to or from a group or nobody.
 pub(crate) fn turn_into_error(
     frame: &mut Frame,
-    reason: DropReason,
-    gateway: (MacAddr, Ipv4Addr),
+    complaint: Complaint,
+    router: (MacAddr, &[IpAddr]),
 ) -> bool {
-    let Some((icmp_type, code)) = kind(reason) else {
-        return false;
-    };
+    let (mac, addresses) = router;
     let bytes = frame.bytes();
-    let Some(sender_mac) = frame::source(bytes) else {
+    let Some((sender, destination)) = frame::source(bytes).zip(frame::destination(bytes)) else {
         return false;
     };
-    if frame::ethertype_of(bytes) != Some(ethertype::IPV4) {
+    if destination.is_multicast() {
         return false;
     }
-    let Some(packet) = Ipv4Packet::new(&bytes[ETHERNET_HEADER..]) else {
-        return false;
+    let written = match frame::ethertype_of(bytes) {
+        Some(ethertype::IPV4) => v4::write(frame, complaint, addresses),
+        Some(ethertype::IPV6) => v6::write(frame, complaint, (mac, addresses)),
+        _ => false,
     };
-    let sender = packet.get_source();
-    if !deserves_an_error(&packet) {
-        return false;
+    if written {
+        frame::set_destination(frame.bytes_mut(), sender);
+        frame::set_source(frame.bytes_mut(), mac);
     }
-    let whole = usize::from(packet.get_total_length()).min(bytes.len() - ETHERNET_HEADER);
-    let quoted = whole.min(LARGEST - IPV4_HEADER - ICMP_HEADER);
+    written
+}
 
-    let shift = IPV4_HEADER + ICMP_HEADER;
-    frame.set_len(ETHERNET_HEADER + shift + quoted);
+/// Puts `headers` bytes, all zero, in front of the first `quoted` bytes of the packet in `frame`.
+/// Returns the packet that this makes.
+fn put_before(frame: &mut Frame, headers: usize, quoted: usize) -> &mut [u8] {
+    frame.set_len(ETHERNET_HEADER + headers + quoted);
     frame.set_vnet(VnetHeader::default());
-    frame::set_destination(frame.bytes_mut(), sender_mac);
-    frame::set_source(frame.bytes_mut(), gateway.0);
-    let ip = &mut frame.bytes_mut()[ETHERNET_HEADER..];
-    ip.copy_within(..quoted, shift);
-    write(ip, (gateway.1, sender), (icmp_type, code));
-    true
-}
-
-fn deserves_an_error(packet: &Ipv4Packet) -> bool {
-    let first = packet.get_fragment_offset() == 0;
-    let answerable = |address: Ipv4Addr| {
-        !(address.is_multicast() || address.is_broadcast() || address.is_unspecified())
-    };
-    let is_error = packet.get_next_level_protocol() == IpNextHeaderProtocols::Icmp
-        && IcmpPacket::new(packet.payload()).is_none_or(|message| {
-            let kind = message.get_icmp_type();
-            kind != IcmpTypes::EchoRequest && kind != IcmpTypes::EchoReply
-        });
-    first && !is_error && answerable(packet.get_source()) && answerable(packet.get_destination())
-}
-
-/// Writes the two headers in front of the quotation.
-fn write(bytes: &mut [u8], addresses: (Ipv4Addr, Ipv4Addr), kind: (IcmpType, IcmpCode)) {
-    let len = bytes.len();
-    bytes[..IPV4_HEADER + ICMP_HEADER].fill(0);
-    let mut packet = MutableIpv4Packet::new(bytes).expect("the frame was sized for it");
-    packet.set_version(4);
-    packet.set_header_length((IPV4_HEADER / 4) as u8);
-    // RFC 1812 4.3.2.5: internetwork control.
-    packet.set_dscp(0b110_000);
-    packet.set_total_length(len as u16);
-    packet.set_ttl(64);
-    packet.set_next_level_protocol(IpNextHeaderProtocols::Icmp);
-    packet.set_source(addresses.0);
-    packet.set_destination(addresses.1);
-    packet.set_checksum(ipv4::checksum(&packet.to_immutable()));
-    let mut message =
-        MutableIcmpPacket::new(packet.payload_mut()).expect("the frame was sized for it");
-    message.set_icmp_type(kind.0);
-    message.set_icmp_code(kind.1);
-    message.set_checksum(icmp::checksum(&message.to_immutable()));
+    let packet = &mut frame.bytes_mut()[ETHERNET_HEADER..];
+    packet.copy_within(..quoted, headers);
+    packet[..headers].fill(0);
+    packet
 }
 
 /// At most so many errors a second, with as many in one burst.
@@ -141,86 +112,17 @@ impl RateLimit {
     }
 }
 
-/// The gateway's address of the family that can carry the error.
-pub(crate) fn ipv4_of(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
-    addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CONTAINER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-    const GATEWAY: (MacAddr, Ipv4Addr) = (MacAddr([2, 0, 0, 0, 0, 2]), Ipv4Addr::new(10, 0, 0, 1));
-
-    fn packet(protocol: u8, payload: &[u8]) -> Frame {
-        let mut bytes = Vec::new();
-        bytes.extend(GATEWAY.0.0);
-        bytes.extend(CONTAINER.0);
-        bytes.extend([0x08, 0x00, 0x45, 0]);
-        bytes.extend((20 + payload.len() as u16).to_be_bytes());
-        bytes.extend([0, 0, 0, 0, 1, protocol, 0, 0, 10, 0, 0, 2, 198, 51, 100, 7]);
-        bytes.extend(payload);
-        Frame::from_bytes(&bytes)
-    }
-
+    // Conforms: RFC5508-8 RFC6888-11
     #[test]
-    fn quotes_the_packet_and_sums_right() {
-        let mut frame = packet(17, &[7; 2000]);
-        let before = frame.bytes().to_vec();
-        assert!(turn_into_error(
-            &mut frame,
-            DropReason::TtlExceeded,
-            GATEWAY
-        ));
-        assert_eq!(frame.len(), ETHERNET_HEADER + LARGEST);
-        assert_eq!(frame::destination(frame.bytes()), Some(CONTAINER));
-        let ip = Ipv4Packet::new(&frame.bytes()[ETHERNET_HEADER..]).unwrap();
-        assert_eq!(ip.get_source(), GATEWAY.1);
-        assert_eq!(ip.get_destination(), Ipv4Addr::new(10, 0, 0, 2));
-        assert_eq!(ip.get_checksum(), ipv4::checksum(&ip));
-        let message = IcmpPacket::new(ip.payload()).unwrap();
-        assert_eq!(message.get_icmp_type(), IcmpTypes::TimeExceeded);
-        assert_eq!(message.get_checksum(), icmp::checksum(&message));
-        let quotation = &ip.payload()[ICMP_HEADER..];
-        assert_eq!(quotation, &before[ETHERNET_HEADER..][..quotation.len()]);
-    }
-
-    #[test]
-    fn a_short_packet_is_quoted_whole_and_without_padding() {
-        let mut frame = packet(17, &[7; 4]);
-        frame.set_len(60);
-        assert!(turn_into_error(&mut frame, DropReason::NoRoute, GATEWAY));
-        assert_eq!(
-            frame.len(),
-            ETHERNET_HEADER + IPV4_HEADER + ICMP_HEADER + 24
-        );
-    }
-
-    #[test]
-    fn never_about_errors_fragments_or_groups() {
-        let silent = |mut frame: Frame| {
-            let before = frame.bytes().to_vec();
-            let sent = turn_into_error(&mut frame, DropReason::TtlExceeded, GATEWAY);
-            !sent && frame.bytes() == before
-        };
-        assert!(silent(packet(1, &[3, 1, 0, 0, 0, 0, 0, 0])));
-        assert!(!silent(packet(1, &[8, 0, 0, 0, 0, 0, 0, 0])));
-        let mut fragment = packet(17, &[0; 8]);
-        fragment.bytes_mut()[ETHERNET_HEADER + 7] = 9;
-        assert!(silent(fragment));
-        let mut group = packet(17, &[0; 8]);
-        group.bytes_mut()[ETHERNET_HEADER + 16] = 224;
-        assert!(silent(group));
-        let mut spoof = packet(17, &[0; 8]);
-        assert!(!turn_into_error(
-            &mut spoof,
-            DropReason::SpoofedSource,
-            GATEWAY
-        ));
+    fn only_what_helps_is_told() {
+        assert_eq!(Complaint::about(DropReason::SpoofedSource), None);
+        assert_eq!(Complaint::about(DropReason::NotForUs), None);
+        let exhausted = DropReason::Nat(Refused::PortsExhausted);
+        assert_eq!(Complaint::about(exhausted), Some(Complaint::Prohibited));
     }
 
     // Conforms: RFC5508-8 RFC6888-11
