@@ -10,7 +10,8 @@ pub enum DropReason {
     PortUnassigned,
     Malformed,
     SpoofedSource,
-    UnwantedAdvertisement,
+    RogueRouter,
+    RogueDhcp,
     ReservedAddress,
     SamePort,
     NobodyElse,
@@ -34,13 +35,14 @@ pub enum DropReason {
 }
 
 /// The reasons of the switch's own, in the order of their counters.
-const OWN: [DropReason; 22] = {
+const OWN: [DropReason; 23] = {
     use DropReason::*;
     [
         PortUnassigned,
         Malformed,
         SpoofedSource,
-        UnwantedAdvertisement,
+        RogueRouter,
+        RogueDhcp,
         ReservedAddress,
         SamePort,
         NobodyElse,
@@ -96,7 +98,8 @@ impl fmt::Display for DropReason {
             Self::PortUnassigned => "the port belongs to no network (yet, or any more)",
             Self::Malformed => "a header is truncated or contradicts the frame's length",
             Self::SpoofedSource => "the source MAC or address is not the sender's own",
-            Self::UnwantedAdvertisement => "a container announced itself as a router",
+            Self::RogueRouter => "a container spoke as a router (advertisement or redirect)",
+            Self::RogueDhcp => "a container answered as a DHCP server",
             Self::ReservedAddress => {
                 "sent to a link-local group that bridges do not forward (802.1D)"
             }

@@ -10,7 +10,7 @@
 //! - [`fdb`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a network, next
 //!   hops beyond an uplink, and the compiled configuration.
 //! - [`config`]: what the control plane says, as plain data. [`port`] and [`io`]: ports, and the
-//!   kernel's side of them. [`frame`], [`arp`], [`ipv6`], `icmp`: bytes.
+//!   kernel's side of them. [`frame`], [`arp`], [`nd`], [`ipv6`], `icmp`: bytes.
 //!
 //! Nothing here knows what a container is called. Time is a parameter everywhere but in the
 //! threads, so the same data path runs in a simulation: see [`worker::Worker::poll`].
@@ -27,6 +27,7 @@ mod guard;
 mod icmp;
 pub mod io;
 pub mod ipv6;
+pub mod nd;
 pub mod neighbor;
 pub mod port;
 mod switch;
