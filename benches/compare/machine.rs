@@ -27,7 +27,13 @@ impl Machine {
             .unwrap_or_default();
         Machine {
             date: date(seconds.as_secs()),
-            kernel: kernel.trim().to_owned(),
+            // The version; what follows the dash names a build.
+            kernel: kernel
+                .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             cpu: model.map_or("unknown", |(_, name)| name.trim()).to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
         }

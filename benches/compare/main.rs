@@ -12,10 +12,11 @@
 //! | file | what |
 //! |---|---|
 //! | `rivals/` | the subjects, one file each |
-//! | `measure.rs` | the rows and their metrics |
+//! | `measure.rs`, `memory.rs` | the rows and their metrics |
 //! | `agent.rs`, `datagrams.rs` | the measuring server and client |
 //! | `lab.rs`, `process.rs`, `interrupt.rs` | namespaces, programs, Ctrl-C |
 //! | `sample.rs` | medians and ratios |
+//! | `goals.rs` | what is aimed at, and the floors that tests hold |
 //! | `report.rs`, `chart.rs` | Markdown, JSON, SVG |
 //! | `machine.rs` | kernel, CPU, date, how busy |
 
@@ -24,10 +25,12 @@
 mod agent;
 mod chart;
 mod datagrams;
+mod goals;
 mod interrupt;
 mod lab;
 mod machine;
 mod measure;
+mod memory;
 mod process;
 mod report;
 mod rivals;
@@ -90,6 +93,10 @@ struct Cli {
     /// List subjects and rows, and what is missing
     #[arg(long)]
     list: bool,
+
+    /// Fail when a ratio is below its floor: what a test of the whole needs
+    #[arg(long)]
+    check: bool,
 
     /// The pontoon to measure [default: under cargo it is built, else the one beside this program]
     #[arg(long, value_name = "FILE")]
@@ -250,6 +257,9 @@ fn compare(cli: &Cli) -> Result<()> {
     println!("written: {}", cli.out.join("compare.md").display());
     if run.samples.is_empty() {
         bail!("nothing could be measured");
+    }
+    if cli.check {
+        goals::check(&rows, &run.samples)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::agent::{Outcome, Probe};
+use crate::memory::bytes_a_connection;
 use crate::process::run_with;
 use crate::rivals::{Form, Route, Subject, Topology};
 
@@ -33,6 +34,7 @@ enum Work {
         count: u16,
         form: Form,
     },
+    Memory,
 }
 
 /// One thing that is done with every subject, in turn; it gives one or more [`Metric`]s.
@@ -72,7 +74,7 @@ const fn publish(key: &'static str, title: &'static str, count: u16, form: Form)
 }
 
 /// All rows, in the order of the tables.
-pub(crate) const ROWS: [Row; 24] = [
+pub(crate) const ROWS: [Row; 25] = [
     bulk(
         "tcp1-send",
         "TCP ×1, container sends",
@@ -215,6 +217,11 @@ pub(crate) const ROWS: [Row; 24] = [
         10_000,
         Form::Range,
     ),
+    Row {
+        key: "memory",
+        title: "memory a connection, of 60,000",
+        work: Work::Memory,
+    },
 ];
 
 /// A figure that is compared. Its key is `ROW` or `ROW.PART`, and names it in the JSON file.
@@ -253,8 +260,10 @@ impl Row {
             unit,
             higher_is_better,
         };
-        let Work::Traffic { probe, .. } = self.work else {
-            return vec![metric("", "", "ms", false)];
+        let probe = match self.work {
+            Work::Traffic { probe, .. } => probe,
+            Work::Memory => return vec![metric("", "", "B", false)],
+            Work::Attach | Work::Publish { .. } => return vec![metric("", "", "ms", false)],
         };
         let cpu = |unit| metric(".cpu", ": CPU", unit, false);
         match probe {
@@ -301,6 +310,7 @@ impl Row {
                 let outcome = call(route, probe, streams, size, seconds)?;
                 return Ok(values(probe, &outcome));
             }
+            Work::Memory => return Ok(bytes_a_connection(subject)?.into_iter().collect()),
             Work::Attach => subject.attach(topology)?,
             Work::Publish { count, form } => subject.publish(topology, count, form)?,
         };
@@ -368,6 +378,13 @@ mod tests {
         assert_eq!(chosen("publish-1"), 1);
         assert_eq!(chosen("publish-"), 4);
         assert_eq!(chosen("none"), 0);
+    }
+
+    #[test]
+    fn the_row_of_memory_says_how_many() {
+        let row = ROWS.iter().find(|row| row.key == "memory").unwrap();
+        assert!(row.title.ends_with("60,000"));
+        assert_eq!(crate::memory::FLOWS, 60_000);
     }
 
     #[test]

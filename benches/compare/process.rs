@@ -171,6 +171,11 @@ impl Background {
         })
     }
 
+    /// Of the program, which takes the place of all that leads to it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until `ready` says so.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::chart::{Bar, Panel, chart};
+use crate::goals;
 use crate::machine::Machine;
 use crate::measure::{Metric, Row};
 use crate::rivals::{Group, Subject};
@@ -66,6 +67,13 @@ impl Report<'_> {
         };
         write("compare.json", &self.json()?)?;
         let mut markdown = self.head();
+        let goals = goals::table(self.rows, self.samples);
+        if !goals.is_empty() {
+            let _ = writeln!(
+                markdown,
+                "\n## In short\n\nMedians of the ratios.\n\n{goals}"
+            );
+        }
         for group in Group::ALL {
             let tables = self.tables(group);
             if tables.is_empty() {

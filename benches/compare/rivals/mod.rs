@@ -9,6 +9,7 @@
 
 pub(crate) mod bridge;
 pub(crate) mod cni;
+pub(crate) mod docker;
 pub(crate) mod docker_proxy;
 pub(crate) mod netfilter;
 pub(crate) mod ovs;
@@ -25,6 +26,7 @@ use anyhow::Result;
 
 use crate::SERVICE;
 use crate::lab::{Lab, Namespace, join};
+use crate::memory::kilobytes;
 use crate::process::{Background, find};
 
 /// Of the container, unless the subject chooses.
@@ -80,6 +82,7 @@ pub(crate) enum Subject {
     Slirp,
     Pasta,
     DockerProxy,
+    Docker,
     Cni,
     Pontoon(pontoon::Flavour),
 }
@@ -96,7 +99,7 @@ pub(crate) enum Form {
 
 impl Subject {
     /// All but pontoon, in the order of the tables.
-    pub(crate) const RIVALS: [Subject; 10] = [
+    pub(crate) const RIVALS: [Subject; 11] = [
         Subject::Veth,
         Subject::Bridge,
         Subject::Ovs,
@@ -106,6 +109,7 @@ impl Subject {
         Subject::Slirp,
         Subject::Pasta,
         Subject::DockerProxy,
+        Subject::Docker,
         Subject::Cni,
     ];
 
@@ -121,6 +125,7 @@ impl Subject {
             Subject::Slirp => "slirp4netns",
             Subject::Pasta => "pasta",
             Subject::DockerProxy => "docker-proxy",
+            Subject::Docker => "docker",
             Subject::Cni => "cni",
             Subject::Pontoon(flavour) => &flavour.name,
         }
@@ -138,6 +143,7 @@ impl Subject {
             Subject::Slirp => slirp::ABOUT.to_owned(),
             Subject::Pasta => pasta::ABOUT.to_owned(),
             Subject::DockerProxy => docker_proxy::ABOUT.to_owned(),
+            Subject::Docker => docker::ABOUT.to_owned(),
             Subject::Cni => cni::ABOUT.to_owned(),
             Subject::Pontoon(flavour) => flavour.about(),
         }
@@ -165,6 +171,7 @@ impl Subject {
             Subject::Slirp => slirp::NEEDS,
             Subject::Pasta => pasta::NEEDS,
             Subject::DockerProxy => docker_proxy::NEEDS,
+            Subject::Docker => docker::NEEDS,
             Subject::Cni => cni::NEEDS,
         }
     }
@@ -175,6 +182,36 @@ impl Subject {
         needs
             .filter(|(program, _)| find(program).is_none())
             .collect()
+    }
+
+    /// Has it a connection table whose memory can be told?
+    pub(crate) fn tells_memory(&self) -> bool {
+        matches!(self, Subject::Nft | Subject::Iptables)
+            || (self.is_pontoon() && self.group() == Group::Translated)
+    }
+
+    /// Bytes of memory that the table is part of: of the daemon, or of the kernel's allocators.
+    ///
+    /// # Errors
+    ///
+    /// /proc does not tell.
+    pub(crate) fn memory(&self, topology: &Topology) -> Result<u64> {
+        match self {
+            Subject::Pontoon(_) => pontoon::memory(topology),
+            _ => kilobytes("/proc/meminfo", "SUnreclaim"),
+        }
+    }
+
+    /// Connections in the table.
+    ///
+    /// # Errors
+    ///
+    /// The subject does not tell.
+    pub(crate) fn connections(&self, topology: &Topology) -> Result<u64> {
+        match self {
+            Subject::Pontoon(flavour) => pontoon::connections(flavour, topology),
+            _ => netfilter::connections(topology),
+        }
     }
 
     /// Builds the topology and starts the measuring servers in it.
@@ -193,6 +230,7 @@ impl Subject {
             Subject::Slirp => slirp::build(),
             Subject::Pasta => pasta::build(),
             Subject::DockerProxy => docker_proxy::build(),
+            Subject::Docker => docker::build(),
             Subject::Cni => cni::build(),
             Subject::Pontoon(flavour) => pontoon::build(flavour),
         }?;
@@ -215,6 +253,7 @@ impl Subject {
             }
             Subject::Ovs => ovs::attach(topology, &fresh).map(Some),
             Subject::Slirp => slirp::attach(topology, &fresh).map(Some),
+            Subject::Docker => docker::attach(topology).map(Some),
             Subject::Pasta => pasta::attach(topology, &fresh).map(Some),
             Subject::Cni => cni::attach(topology, &fresh).map(Some),
             Subject::Pontoon(flavour) => pontoon::attach(flavour, topology, &fresh).map(Some),
@@ -242,6 +281,7 @@ impl Subject {
             Subject::Slirp => slirp::publish(topology, count, form),
             Subject::Pasta => pasta::publish(topology, count, form),
             Subject::DockerProxy => docker_proxy::publish(topology, count, form),
+            Subject::Docker => docker::publish(topology, count, form),
             Subject::Cni => cni::publish(topology, count, form),
             Subject::Pontoon(flavour) => {
                 if flavour.group == Group::Switched {
@@ -264,10 +304,12 @@ pub(crate) struct Route {
 #[derive(Debug)]
 pub(crate) struct Topology {
     pub(crate) lab: Lab,
-    container: Namespace,
+    pub(crate) container: Namespace,
     host: Namespace,
     peer: Namespace,
     container_address: Ipv4Addr,
+    /// The process that is the subject, if one is.
+    daemon: Option<u32>,
     /// From the container to the peer.
     pub(crate) across: Option<Route>,
     /// From the peer to the container's published ports.
@@ -286,6 +328,7 @@ impl Topology {
             peer: lab.namespace("peer")?,
             lab,
             container_address: CONTAINER,
+            daemon: None,
             across: None,
             published: None,
             loopback: None,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::{CONTAINER, FIRST_PORT, Form, Need, Topology, bridge, last_port};
 use crate::SERVICE;
@@ -27,6 +27,13 @@ pub(super) fn routed() -> Result<Topology> {
     bridge::connect(&topology.host, &topology.container, "container", CONTAINER)?;
     topology.host.sh("echo 1 > /proc/sys/net/ipv4/ip_forward")?;
     Ok(topology)
+}
+
+/// Of the host's namespace.
+pub(super) fn connections(topology: &Topology) -> Result<u64> {
+    let mut count = topology.host.command("cat");
+    let said = run(count.arg("/proc/sys/net/netfilter/nf_conntrack_count"))?.stdout;
+    said.trim().parse().context("parse nf_conntrack_count")
 }
 
 fn with_leads(mut topology: Topology) -> Topology {

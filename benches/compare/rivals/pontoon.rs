@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{FIRST_PORT, Form, Group, OUTSIDE, Topology, last_port};
 use crate::SERVICE;
 use crate::lab::Namespace;
+use crate::memory::kilobytes;
 use crate::process::{Finished, run, run_with};
 
 /// One way to run pontoon.
@@ -92,6 +93,7 @@ pub(super) fn build(flavour: &Flavour) -> Result<Topology> {
     let mut info = host.command(&flavour.binary);
     info.env("PONTOON_SOCKET", &socket).arg("info");
     daemon.wait_until("answering", || run(&mut info).is_ok())?;
+    topology.daemon = Some(daemon.pid());
     flavour.attach(&topology, &topology.container, "container")?;
     topology.container_address = flavour.address(&topology, "container")?;
     match flavour.group {
@@ -110,6 +112,20 @@ pub(super) fn build(flavour: &Flavour) -> Result<Topology> {
         }
     }
     Ok(topology)
+}
+
+/// What the daemon's process holds.
+pub(super) fn memory(topology: &Topology) -> Result<u64> {
+    let pid = topology.daemon.context("no daemon was started")?;
+    kilobytes(&format!("/proc/{pid}/status"), "VmRSS")
+}
+
+pub(super) fn connections(flavour: &Flavour, topology: &Topology) -> Result<u64> {
+    let said = flavour.run(topology, &["info", "--json"])?.stdout;
+    let info: Value = serde_json::from_str(&said).context("parse pontoon info")?;
+    info["connections"]
+        .as_u64()
+        .with_context(|| format!("no connections in {said}"))
 }
 
 pub(super) fn attach(

@@ -1,0 +1,188 @@
+//! What pontoon means to reach beside each rival, and what it must never fall below.
+//!
+//! A goal is what a bare forwarder with an adaptive spin was measured to reach on a 2-CPU virtual
+//! machine; a floor is what tests hold (`--check`): so far below that only a mistake of ours, and
+//! no noise of the machine, gets there.
+
+use std::fmt::Write;
+
+use anyhow::{Result, bail};
+
+use crate::measure::{Metric, Row};
+use crate::sample::Samples;
+
+/// A ratio that is aimed at, greater being better for pontoon.
+struct Goal {
+    metric: &'static str,
+    ours: &'static str,
+    other: &'static str,
+    goal: f64,
+    floor: Option<f64>,
+}
+
+const SWITCHED: &str = "pontoon-tap";
+const TRANSLATED: &str = "pontoon-nat";
+
+/// The metrics of the table, in the order of the arrays below.
+const METRICS: [&str; 5] = ["tcp1-send", "tcp4-send", "udp64", "rr.p50", "crr"];
+
+/// Ours, the other, the goals, and, for those that every machine has, the floors.
+type Line = (&'static str, &'static str, [f64; 5], Option<[f64; 5]>);
+
+const LINES: [Line; 6] = [
+    (
+        SWITCHED,
+        "bridge",
+        [0.95, 0.45, 1.15, 2.2, 1.4],
+        Some([0.5, 0.25, 0.6, 0.7, 0.45]),
+    ),
+    (
+        TRANSLATED,
+        "iptables",
+        [1.05, 0.55, 1.3, 2.2, 1.5],
+        Some([0.5, 0.25, 0.6, 0.7, 0.4]),
+    ),
+    (SWITCHED, "ovs", [1.9, 2.0, 1.8, 3.5, 2.8], None),
+    (SWITCHED, "vde", [3.5, 3.5, 2.0, 3.0, 3.5], None),
+    (TRANSLATED, "slirp4netns", [3.5, 3.5, 2.0, 3.0, 3.5], None),
+    (TRANSLATED, "pasta", [1.3, 1.3, 1.4, 3.0, 2.8], None),
+];
+
+fn goals() -> impl Iterator<Item = Goal> {
+    LINES.into_iter().flat_map(|(ours, other, goals, floors)| {
+        METRICS
+            .into_iter()
+            .enumerate()
+            .map(move |(place, metric)| Goal {
+                metric,
+                ours,
+                other,
+                goal: goals[place],
+                floor: floors.map(|floors| floors[place]),
+            })
+    })
+}
+
+/// The goals and what this run reached of them, as Markdown; empty if nothing of them was measured.
+pub(crate) fn table(rows: &[Row], samples: &Samples) -> String {
+    let metrics: Vec<Metric> = rows.iter().flat_map(Row::metrics).collect();
+    let mut text = String::new();
+    for key in METRICS {
+        let Some(metric) = metrics.iter().find(|metric| metric.key == key) else {
+            continue;
+        };
+        let cells: Vec<Option<String>> = LINES
+            .iter()
+            .map(|(ours, other, ..)| {
+                let goal = goals().find(|goal| {
+                    goal.metric == key && goal.ours == *ours && goal.other == *other
+                })?;
+                let reached = samples.ratio(ours, other, metric)?.median;
+                let mark = if reached >= goal.goal { "✔" } else { "" };
+                Some(format!("**{reached:.2}** / {} {mark}", goal.goal))
+            })
+            .collect();
+        if cells.iter().all(Option::is_none) {
+            continue;
+        }
+        let _ = write!(text, "| {} |", metric.title);
+        for cell in cells {
+            let _ = write!(text, " {} |", cell.unwrap_or_default().trim_end());
+        }
+        text.push('\n');
+    }
+    if text.is_empty() {
+        return text;
+    }
+    let mut head = "| reached / aimed at |".to_owned();
+    for (ours, other, ..) in LINES {
+        let _ = write!(head, " {ours} : {other} |");
+    }
+    let _ = writeln!(head, "\n|---|{}", "---:|".repeat(LINES.len()));
+    head + &text
+}
+
+/// Holds the medians against the floors, and prints each.
+///
+/// # Errors
+///
+/// A ratio is below its floor, or none was measured.
+pub(crate) fn check(rows: &[Row], samples: &Samples) -> Result<()> {
+    let metrics: Vec<Metric> = rows.iter().flat_map(Row::metrics).collect();
+    let mut held = 0;
+    let mut broken = Vec::new();
+    for goal in goals() {
+        let metric = metrics.iter().find(|metric| metric.key == goal.metric);
+        let ratio = metric.and_then(|metric| samples.ratio(goal.ours, goal.other, metric));
+        let (Some(floor), Some(ratio)) = (goal.floor, ratio) else {
+            continue;
+        };
+        held += 1;
+        let line = format!(
+            "{} of {}: {:.2} times {}'s ({:.2}–{:.2}), floor {floor}",
+            goal.metric, goal.ours, ratio.median, goal.other, ratio.low, ratio.high
+        );
+        println!("{line}");
+        if ratio.median < floor {
+            broken.push(line);
+        }
+    }
+    if held == 0 {
+        bail!("--check: nothing was measured that has a floor");
+    }
+    if !broken.is_empty() {
+        bail!("below its floor: {}", broken.join("; "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::ROWS;
+    use crate::sample::Sample;
+
+    fn samples(ours: f64) -> Samples {
+        let mut samples = Samples::default();
+        for (subject, value) in [(SWITCHED, ours), ("bridge", 10.0)] {
+            samples.add(Sample {
+                round: 0,
+                subject: subject.to_owned(),
+                metric: "tcp1-send".to_owned(),
+                value,
+            });
+        }
+        samples
+    }
+
+    #[test]
+    fn goals_name_metrics_that_exist_and_floors_lie_below_them() {
+        let metrics: Vec<Metric> = ROWS.iter().flat_map(Row::metrics).collect();
+        for goal in goals() {
+            assert!(
+                metrics.iter().any(|metric| metric.key == goal.metric),
+                "{}",
+                goal.metric
+            );
+            assert!(goal.floor.is_none_or(|floor| floor < goal.goal * 0.6));
+        }
+    }
+
+    #[test]
+    fn a_ratio_below_its_floor_fails_and_nothing_measured_fails() {
+        assert!(check(&ROWS, &samples(9.0)).is_ok());
+        let error = check(&ROWS, &samples(4.0)).unwrap_err().to_string();
+        assert!(error.contains("0.40 times bridge's"), "{error}");
+        assert!(check(&ROWS, &Samples::default()).is_err());
+    }
+
+    #[test]
+    fn the_table_says_what_was_reached() {
+        let table = table(&ROWS, &samples(9.8));
+        assert!(
+            table.contains("| TCP ×1, container sends | **0.98** / 0.95 ✔ |"),
+            "{table}"
+        );
+        assert_eq!(super::table(&ROWS, &Samples::default()), "");
+    }
+}
