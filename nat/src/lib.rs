@@ -7,7 +7,8 @@
 //! ```text
 //!   bytes ──► Packet ──► Nat::translate ──────────────────────────────► rewritten bytes
 //!             packet.rs    │ nat.rs, nat/translate.rs                   rewrite.rs, checksum.rs
-//!             tuple.rs     ├─ known flow?   conntrack.rs, conntrack/tcp.rs
+//!             tuple.rs     ├─ a fragment?   nat/fragments.rs, fragment.rs: its datagram
+//!                          ├─ known flow?   conntrack.rs, conntrack/tcp.rs
 //!                          ├─ new flow?     rule.rs: masquerade, publish, hairpin
 //!                          │                nat/admission.rs: its place, or whose
 //!                          │                ports.rs: the external port
@@ -48,8 +49,10 @@
 
 mod checksum;
 mod conntrack;
+mod fragment;
 mod icmp;
 mod limits;
+mod mss;
 mod nat;
 mod packet;
 mod ports;

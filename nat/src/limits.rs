@@ -16,6 +16,14 @@ pub struct Limits {
     /// inside learns at once what it would otherwise wait for. A connection picked up counts as
     /// half open until both sides have been seen.
     pub pick_up_tcp: bool,
+    /// Datagrams in fragments that are known at a time; a further one takes the place of the
+    /// oldest. 0 refuses all fragments that would have to be translated.
+    pub max_fragmented: usize,
+    /// Bytes of fragments that wait for the first one of their datagram, in all; the oldest make
+    /// room.
+    pub max_fragment_bytes: usize,
+    /// Bytes that wait of one source.
+    pub max_fragment_bytes_per_source: usize,
     pub timeouts: Timeouts,
 }
 
@@ -25,6 +33,11 @@ impl Default for Limits {
             max_connections: 262_144,
             max_per_address: 65_536,
             pick_up_tcp: true,
+            max_fragmented: 4096,
+            // What Linux allows for reassembly (ipfrag_high_thresh).
+            max_fragment_bytes: 4 << 20,
+            // Four of the largest datagrams.
+            max_fragment_bytes_per_source: 256 << 10,
             timeouts: Timeouts::default(),
         }
     }
@@ -47,6 +60,10 @@ pub struct Timeouts {
     pub udp_dns: Duration,
     /// ICMP echo: at least 60 seconds (RFC 5508 REQ-2).
     pub icmp: Duration,
+    /// How long the fragments of a datagram may take, from the one that comes first (Linux:
+    /// ipfrag_time, 30 seconds). Their receiver waits as long or longer (RFC 1122 section 3.3.2,
+    /// RFC 8200 section 4.5: 60 seconds), so what is late here is not worth much to it.
+    pub fragment: Duration,
     /// How long a freed external port rests while others are free: 120 seconds (RFC 6888 REQ-8).
     pub port_rest: Duration,
 }
@@ -59,6 +76,7 @@ impl Default for Timeouts {
             udp: Duration::from_secs(5 * 60),
             udp_dns: Duration::from_secs(30),
             icmp: Duration::from_secs(60),
+            fragment: Duration::from_secs(30),
             port_rest: Duration::from_secs(120),
         }
     }

@@ -3,6 +3,7 @@
 //! the opening of a connection in `admission`.
 
 mod admission;
+mod fragments;
 mod translate;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard};
+use crate::fragment::Fragments;
 use crate::limits::Limits;
 use crate::ports::{Endpoint, Ports};
 use crate::rule::{RuleIndex, Rules};
@@ -83,13 +85,15 @@ struct Counters {
 /// The NAT engine. All methods take `&self`, and any thread may call them.
 ///
 /// Locks: a packet of a known flow takes its shard's; a new flow, and the end of one, also the
-/// ledger's, always after the shard's.
+/// ledger's, always after the shard's. A fragment takes that of the fragments before all others; a
+/// whole packet never does.
 pub struct Nat {
     limits: Limits,
     hash: TupleHash,
     rules: ArcSwap<RuleIndex>,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     ledger: Mutex<Ledger>,
+    fragments: Mutex<Fragments>,
     /// Connections in all shards.
     len: AtomicUsize,
     counters: CachePadded<Counters>,
@@ -157,6 +161,7 @@ impl Nat {
                 ports,
                 connections: HashMap::new(),
             }),
+            fragments: Mutex::new(Fragments::new(seed)),
             len: AtomicUsize::new(0),
             counters: CachePadded::default(),
         }
@@ -201,6 +206,7 @@ impl Nat {
     /// and frees their external ports. Returns how many there were. Detach the endpoint first, or
     /// its last packets open new ones.
     pub fn forget(&self, now: Time, address: IpAddr) -> usize {
+        self.fragments.lock().forget_address(address);
         self.end_where(now, |connection| connection.touches(address))
     }
 
@@ -227,11 +233,12 @@ impl Nat {
         self.rules.load().published(protocol, host, port).is_some()
     }
 
-    /// Ends connections whose time has passed, and returns how many. The work is bounded: each
+    /// Ends connections whose time has passed, and returns how many; forgets fragments too. The work is bounded: each
     /// call looks at a part of each shard, a sixteenth if that is more than a few hundred, so call
     /// it about once a second. Nothing depends on it but memory and free ports: an expired
     /// connection is dead to packets at once.
     pub fn expire(&self, now: Time) -> usize {
+        self.fragments.lock().expire(now, &self.limits);
         let mut ended = 0;
         for shard in &self.shards {
             let mut shard = shard.lock();

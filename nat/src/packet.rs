@@ -21,6 +21,7 @@ const MAX_EXTENSION_HEADERS: usize = 8;
 /// Bytes of a fixed header.
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
+const FRAGMENT_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
@@ -106,6 +107,32 @@ pub(crate) enum Content {
     Fragment,
     /// A protocol or an ICMP message that has no ports and no identifier.
     Other,
+}
+
+/// Where a fragment belongs in its datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// 16 bits of IPv4, 32 of IPv6.
+    pub(crate) identification: u32,
+    /// Of its data from the start of the datagram's, and its length, in bytes.
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    /// It is not the last one.
+    pub(crate) more: bool,
+    /// Bytes of headers that the length field of the whole datagram counts.
+    overhead: u32,
+}
+
+impl Piece {
+    /// Whether such a piece can exist: it has data, ends on a multiple of 8 bytes unless it is the
+    /// last one, and the whole has a length that a header can say (RFC 791 section 3.2, RFC 8200
+    /// section 4.5).
+    pub(crate) fn is_valid(&self) -> bool {
+        let whole = self.overhead + self.offset + self.length;
+        self.length > 0
+            && (!self.more || self.length.is_multiple_of(8))
+            && whole <= u32::from(u16::MAX)
+    }
 }
 
 impl<'a> Packet<'a> {
@@ -221,6 +248,85 @@ impl<'a> Packet<'a> {
     /// packet with a fragment header, is not one (RFC 6946).
     pub fn is_fragment(&self) -> bool {
         self.fragment
+    }
+
+    /// Which piece of its datagram a fragment is; None for a whole packet.
+    pub(crate) fn piece(&self) -> Option<Piece> {
+        if !self.fragment {
+            return None;
+        }
+        let length = (self.bytes.len() - self.transport) as u32;
+        let (identification, field, overhead) = match self.version {
+            Version::Four => (
+                u32::from(self.word(4)),
+                // The offset counts units of 8 bytes, in the lower 13 bits; the M flag is above it.
+                (u32::from(self.word(6) & 0x1fff) * 8, self.word(6) & 0x2000),
+                self.transport,
+            ),
+            Version::Six => {
+                let header = self.fragment_header();
+                let field = self.word(header + 2);
+                (
+                    u32::from(self.word(header + 4)) << 16 | u32::from(self.word(header + 6)),
+                    (u32::from(field & 0xfff8), field & 1),
+                    header - IPV6_HEADER,
+                )
+            }
+        };
+        Some(Piece {
+            identification,
+            offset: field.0,
+            length,
+            more: field.1 != 0,
+            overhead: overhead as u32,
+        })
+    }
+
+    /// The first fragment of a datagram, seen as if it were whole: with its transport header.
+    ///
+    /// # Errors
+    /// The headers do not all lie in this fragment (RFC 1858, RFC 7112).
+    pub(crate) fn head(&mut self) -> Result<Packet<'_>, Malformed> {
+        let (transport, protocol) = match self.version {
+            Version::Four => (self.transport, self.protocol),
+            Version::Six => match walk_headers(self.bytes, self.transport, self.protocol.0) {
+                Some((transport, protocol, false)) => (transport, protocol),
+                // A fragment of a fragment, or more headers than there are bytes.
+                Some((_, _, true)) | None => return Err(Malformed::ExtensionHeaders),
+            },
+        };
+        check_transport(protocol, &self.bytes[transport..])?;
+        Ok(Packet {
+            bytes: &mut *self.bytes,
+            version: self.version,
+            transport,
+            protocol,
+            fragment: false,
+            checksum: self.checksum,
+        })
+    }
+
+    /// Sets the identification of a fragment, with the IPv4 header checksum following.
+    pub(crate) fn set_identification(&mut self, identification: u32) {
+        match self.version {
+            Version::Four => {
+                let mut delta = Delta::default();
+                delta.word(self.word(4), identification as u16);
+                self.set_word(4, identification as u16);
+                let checksum = delta.apply(self.word(10));
+                self.set_word(10, checksum);
+            }
+            Version::Six if self.fragment => {
+                let at = self.fragment_header() + 4;
+                self.bytes[at..at + 4].copy_from_slice(&identification.to_be_bytes());
+            }
+            Version::Six => {}
+        }
+    }
+
+    /// Offset of the IPv6 fragment header, right before the data of a fragment.
+    fn fragment_header(&self) -> usize {
+        self.transport - FRAGMENT_HEADER
     }
 
     /// Whether routers may not fragment it: the DF flag, and always for IPv6.
@@ -418,13 +524,16 @@ impl Layout {
 /// whether the packet is a fragment (then the offset is that of the fragment's data). None when
 /// they are cut off or too many.
 pub(crate) fn walk_extensions(bytes: &[u8], first: u8) -> Option<(usize, Protocol, bool)> {
+    walk_headers(bytes, IPV6_HEADER, first)
+}
+
+/// The same from a header of the type `next` at the offset `at` on.
+fn walk_headers(bytes: &[u8], mut at: usize, mut next: u8) -> Option<(usize, Protocol, bool)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
 
-    let mut at = IPV6_HEADER;
-    let mut next = first;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
@@ -440,7 +549,7 @@ pub(crate) fn walk_extensions(bytes: &[u8], first: u8) -> Option<(usize, Protoco
             FRAGMENT => {
                 let header = bytes.get(at..at + 8)?;
                 next = header[0];
-                at += 8;
+                at += FRAGMENT_HEADER;
                 // Offset in the upper 13 bits, two reserved bits, the M flag.
                 if word(header, 2) & 0xfff9 != 0 {
                     return Some((at, Protocol(next), true));

@@ -23,8 +23,25 @@ pub enum Refused {
     TupleInUse,
     /// The route's source address is of another family than the packet.
     NoExternalAddress,
-    /// A fragment, which may lack the ports.
+    /// A fragment, where whole packets are wanted or fragments are switched off.
     Fragment,
+    /// A fragment without data, with a length that is no multiple of 8 and yet more to follow, or
+    /// beyond the largest datagram.
+    FragmentInvalid,
+    /// A first fragment that does not hold the whole transport header, which only an attempt to
+    /// hide it makes (RFC 1858, RFC 7112); and what belongs to its datagram.
+    FragmentTiny,
+    /// A fragment that overlaps another of its datagram, and what comes later of that datagram
+    /// (RFC 5722).
+    FragmentOverlap,
+    /// A fragment all of whose bytes have been seen already.
+    FragmentDuplicate,
+    /// More fragments wait for the first ones of their datagrams than may, or in more places.
+    FragmentLimit,
+    /// A fragment that was held, and whose datagram's first one did not come in time.
+    FragmentUnfinished,
+    /// An ICMP error in fragments, which has no reason to be so long.
+    FragmentedError,
     /// A protocol, or an ICMP message, that has neither ports nor an identifier.
     UnsupportedProtocol,
     /// A combination of TCP flags that no conforming sender makes.
@@ -40,7 +57,7 @@ pub enum Refused {
 
 impl Refused {
     /// Every variant, in the order of `as usize`: for tables of counters.
-    pub const ALL: [Refused; 14] = [
+    pub const ALL: [Refused; 21] = [
         Refused::NoMapping,
         Refused::NotPublished,
         Refused::NotOpening,
@@ -50,6 +67,13 @@ impl Refused {
         Refused::TupleInUse,
         Refused::NoExternalAddress,
         Refused::Fragment,
+        Refused::FragmentInvalid,
+        Refused::FragmentTiny,
+        Refused::FragmentOverlap,
+        Refused::FragmentDuplicate,
+        Refused::FragmentLimit,
+        Refused::FragmentUnfinished,
+        Refused::FragmentedError,
         Refused::UnsupportedProtocol,
         Refused::InvalidTcpFlags,
         Refused::BadIcmpChecksum,
@@ -71,7 +95,14 @@ impl fmt::Display for Refused {
             Refused::NoExternalAddress => {
                 "the route out has no source address of this packet's IP version"
             }
-            Refused::Fragment => "fragments are not translated",
+            Refused::Fragment => "fragments are not translated here",
+            Refused::FragmentInvalid => "no datagram has a fragment of this offset and length",
+            Refused::FragmentTiny => "the first fragment is too short for its transport header",
+            Refused::FragmentOverlap => "two fragments of the datagram overlap",
+            Refused::FragmentDuplicate => "the fragment repeats what has been seen",
+            Refused::FragmentLimit => "too many fragments wait for the first of their datagram",
+            Refused::FragmentUnfinished => "the first fragment of the datagram did not come",
+            Refused::FragmentedError => "an ICMP error came in fragments",
             Refused::UnsupportedProtocol => "the protocol has no ports that could be translated",
             Refused::InvalidTcpFlags => "the TCP flags contradict each other",
             Refused::BadIcmpChecksum => "the checksum of the ICMP error is wrong",

@@ -249,3 +249,126 @@ pub(crate) fn assert_valid(bytes: &[u8], checksum: Checksum) {
         );
     }
 }
+
+/// Cuts a packet into fragments behind its first `kept` bytes, which all of them have, at these
+/// offsets of the rest: multiples of 8, in order. Of IPv6, `kept` is 40 and the extension headers
+/// that come before the fragment header.
+pub(crate) fn cut(
+    bytes: &[u8],
+    kept: usize,
+    identification: u32,
+    offsets: &[usize],
+) -> Vec<Vec<u8>> {
+    let data = &bytes[kept..];
+    let mut ends = offsets.to_vec();
+    ends.push(data.len());
+    let starts = std::iter::once(0).chain(offsets.iter().copied());
+    let pieces = starts.zip(ends);
+    pieces
+        .map(|(start, end)| piece(bytes, kept, identification, start..end, end < data.len()))
+        .collect()
+}
+
+/// One fragment of a packet, as [`cut`] makes them, its data being of this range.
+pub(crate) fn piece(
+    bytes: &[u8],
+    kept: usize,
+    identification: u32,
+    range: std::ops::Range<usize>,
+    more: bool,
+) -> Vec<u8> {
+    let mut piece = bytes[..kept].to_vec();
+    if bytes[0] >> 4 == 4 {
+        piece.extend_from_slice(&bytes[kept..][range.clone()]);
+        let length = piece.len() as u16;
+        let mut header = MutableIpv4Packet::new(&mut piece).unwrap();
+        header.set_total_length(length);
+        header.set_identification(identification as u16);
+        header.set_flags(u8::from(more));
+        header.set_fragment_offset((range.start / 8) as u16);
+        header.set_checksum(ipv4::checksum(&header.to_immutable()));
+        return piece;
+    }
+    // The type of what follows, where the last of the headers kept says so.
+    let (mut at, mut end) = (6, 40);
+    while end < kept {
+        at = end;
+        end += (usize::from(bytes[end + 1]) + 1) * 8;
+    }
+    let next = std::mem::replace(&mut piece[at], 44);
+    let field = range.start as u16 | u16::from(more);
+    piece.extend_from_slice(&[next, 0]);
+    piece.extend_from_slice(&field.to_be_bytes());
+    piece.extend_from_slice(&identification.to_be_bytes());
+    piece.extend_from_slice(&bytes[kept..][range]);
+    let length = (piece.len() - 40) as u16;
+    piece[4..6].copy_from_slice(&length.to_be_bytes());
+    piece
+}
+
+/// Puts extension headers of 8 bytes, given as their types, between an IPv6 header and the rest.
+pub(crate) fn extended(bytes: &[u8], extensions: &[u8]) -> Vec<u8> {
+    let mut out = bytes[..40].to_vec();
+    let mut at = 6;
+    for &extension in extensions {
+        let next = std::mem::replace(&mut out[at], extension);
+        at = out.len();
+        out.extend_from_slice(&[next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    out.extend_from_slice(&bytes[40..]);
+    let length = (out.len() - 40) as u16;
+    out[4..6].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
+/// Puts fragments together again, naively. None while one is missing. Panics when two do not
+/// belong together, or disagree.
+pub(crate) fn reassemble(pieces: &[Vec<u8>], kept: usize) -> Option<Vec<u8>> {
+    let first = pieces.first()?;
+    let v4 = first[0] >> 4 == 4;
+    let (mut data, mut end) = (vec![None; 65_536], None);
+    let mut identification = None;
+    for piece in pieces {
+        let (id, field, more, body) = if v4 {
+            let header = Ipv4Packet::new(piece).unwrap();
+            assert_eq!(header.get_checksum(), ipv4::checksum(&header));
+            let offset = usize::from(header.get_fragment_offset()) * 8;
+            let id = u32::from(header.get_identification());
+            (id, offset, header.get_flags() & 1 != 0, &piece[kept..])
+        } else {
+            let header = &piece[kept..kept + 8];
+            let field = usize::from(u16::from_be_bytes([header[2], header[3]]));
+            let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            (id, field & !7, field & 1 != 0, &piece[kept + 8..])
+        };
+        assert_eq!(*identification.get_or_insert(id), id, "two datagrams");
+        let addresses = if v4 { 12..20 } else { 8..40 };
+        assert_eq!(piece[addresses.clone()], first[addresses], "two datagrams");
+        for (at, &byte) in (field..).zip(body) {
+            assert_eq!(data[at].replace(byte), None, "an overlap got through");
+        }
+        if !more {
+            end = Some(field + body.len());
+        }
+    }
+    let data: Option<Vec<u8>> = data[..end?].iter().copied().collect();
+    let mut whole = first[..kept].to_vec();
+    whole.extend(data?);
+    if v4 {
+        let length = whole.len() as u16;
+        let mut header = MutableIpv4Packet::new(&mut whole).unwrap();
+        header.set_total_length(length);
+        header.set_flags(0);
+        header.set_checksum(ipv4::checksum(&header.to_immutable()));
+    } else {
+        let (mut at, mut next) = (6, 40);
+        while next < kept {
+            at = next;
+            next += (usize::from(first[next + 1]) + 1) * 8;
+        }
+        whole[at] = first[kept];
+        let length = (whole.len() - 40) as u16;
+        whole[4..6].copy_from_slice(&length.to_be_bytes());
+    }
+    Some(whole)
+}

@@ -2,6 +2,7 @@
 //! with every packet that checksums are right, and that a refused packet is untouched.
 
 mod behaviour;
+mod fragments;
 mod icmp_errors;
 mod limits;
 mod random;

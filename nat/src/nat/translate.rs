@@ -19,6 +19,9 @@ impl Nat {
     /// On [`Path::Outbound`] a source that no rule masquerades passes as it is, and its flow is
     /// tracked.
     ///
+    /// Fragments that need translation are refused here; see
+    /// [`translate_fragment`](Nat::translate_fragment).
+    ///
     /// # Errors
     /// [`Refused`] says why not; the packet is then untouched, and nothing was allocated for it.
     pub fn translate(
@@ -287,7 +290,7 @@ impl Nat {
 
     /// A packet that cannot be tracked passes when nothing would have to be translated, and is
     /// refused otherwise.
-    fn pass(
+    pub(super) fn pass(
         &self,
         path: Path,
         packet: &Packet<'_>,
@@ -315,7 +318,9 @@ impl Nat {
             }),
             // It may be a piece of a flow's packet, or of the host's own.
             Path::Inbound if refused == Refused::Fragment => Err(Refused::Fragment),
-            Path::Inbound if refused == Refused::BadQuote => Err(Refused::BadQuote),
+            Path::Inbound if matches!(refused, Refused::BadQuote | Refused::FragmentedError) => {
+                Err(refused)
+            }
             Path::Inbound => Err(Refused::NoMapping),
             Path::Hairpin if refused == Refused::Fragment && rules.publishes_any(protocol, dst) => {
                 Err(Refused::Fragment)
