@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nat::{Masquerade, Protocol, Rules, Time};
-use switch::config::{Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
+use switch::config::{Bridge, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
 use switch::frame::MacAddr;
 use switch::io::{MemoryPeer, Queue, memory_port};
 use switch::worker::{VECTOR, Worker};
@@ -86,7 +86,7 @@ impl World {
                     gateway_addresses: vec![gateway],
                     subnets: vec![subnet],
                     host_port: None,
-                    fdb_per_port: 64,
+                    bridge: Bridge::default(),
                 }],
                 endpoints: containers
                     .iter()
@@ -96,6 +96,7 @@ impl World {
                         mac: container.mac,
                         addresses: vec![container.address.into()],
                         guard: true,
+                        isolated: false,
                     })
                     .collect(),
                 uplinks: vec![Uplink {

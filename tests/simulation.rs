@@ -26,7 +26,7 @@ use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
     EthernetRepr, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr,
 };
-use switch::config::{Endpoint, Network as SwitchNetwork, Route, Uplink};
+use switch::config::{Bridge, Endpoint, Network as SwitchNetwork, Route, Uplink};
 use switch::frame::MacAddr;
 use switch::io::{MemoryPeer, Queue, memory_port};
 use switch::worker::Worker;
@@ -125,6 +125,7 @@ impl Network {
             mac: who.mac(),
             addresses: vec![who.address().into()],
             guard: true,
+            isolated: false,
         });
         let subnet = "10.88.0.0/16".parse().expect("a subnet");
         let config = Config {
@@ -134,7 +135,7 @@ impl Network {
                 gateway_addresses: vec![GATEWAY.into()],
                 subnets: vec![subnet],
                 host_port: Some(port(Who::Host)),
-                fdb_per_port: 16,
+                bridge: Bridge::default(),
             }],
             endpoints: endpoints.to_vec(),
             uplinks: vec![Uplink {

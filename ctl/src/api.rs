@@ -201,7 +201,8 @@ pub(crate) struct FdbEntry {
     pub port: u32,
     /// The container or `host`.
     pub owner: String,
-    pub age_seconds: u64,
+    /// Since it was last seen; none of a configured one, which stays.
+    pub age_seconds: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -26,20 +26,22 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, NetworkId, PortId};
 use crate::drop::DropReason;
+use crate::fdb::FdbStats;
 use crate::frame::{self, Frame, MacAddr};
-use crate::icmp::{self, Complaint, RateLimit};
+use crate::icmp::{self, Complaint};
 use crate::io::Queue;
 use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
-use crate::topology::{Role, Topology};
+use crate::rate::RateLimit;
+use crate::topology::{Member, Role, Topology};
 use crate::{Settings, arp, bridge, guard};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
     Port(PortId),
-    /// To every other port of the network it came from.
-    Flood,
+    /// To each of [`Pass::egresses`].
+    Several,
     /// Nowhere: it was read and understood, or waits for a neighbour.
     Consumed,
 }
@@ -75,13 +77,14 @@ pub struct Datapath {
     icmp_limit: RateLimit,
 }
 
-/// One learned address, as [`Datapath::fdb`] tells it.
+/// One station of a network, as [`Datapath::fdb`] tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdbRow {
     pub network: NetworkId,
     pub mac: MacAddr,
     pub port: PortId,
-    pub age: Duration,
+    /// Since it was last seen; none of a configured one, which stays.
+    pub age: Option<Duration>,
 }
 
 /// Everything counted since the start.
@@ -147,7 +150,7 @@ impl Datapath {
         };
         *slot = None;
         for segment in &topology.networks {
-            segment.fdb.forget_port(port);
+            segment.fdb.retain_ports(|other| other != port);
         }
         self.neighbors.retain_ports(|uplink| uplink != port);
         self.topology.store(Arc::new(topology.with_ports(ports)));
@@ -162,8 +165,11 @@ impl Datapath {
             self.neighbors.introduce(now, uplink, address, mac);
         }
         let ports = previous.ports().to_vec();
-        self.topology
-            .store(Arc::new(Topology::new(ports, config, &previous)));
+        let topology = Topology::new(ports, config, &previous);
+        for segment in &topology.networks {
+            segment.forget_strangers();
+        }
+        self.topology.store(Arc::new(topology));
     }
 
     /// Housekeeping, once a second or so: expires connections and learned addresses, and asks
@@ -211,19 +217,39 @@ impl Datapath {
         self.drops.len() - 1
     }
 
-    /// The learned addresses of every network.
+    /// The stations of every network, configured and learned, in order of network and MAC.
     pub fn fdb(&self, now: Time) -> Vec<FdbRow> {
-        let topology = self.topology.load();
-        let rows = topology.networks.iter().flat_map(|segment| {
+        let mut rows = Vec::new();
+        for segment in &self.topology.load().networks {
             let network = segment.network.id;
-            segment.fdb.rows(now).into_iter().map(move |row| FdbRow {
+            let start = rows.len();
+            rows.extend(segment.stations().map(|(mac, port)| FdbRow {
+                network,
+                mac,
+                port,
+                age: None,
+            }));
+            // Learned before it was configured: not used any more.
+            let learned = segment.fdb.rows(now).into_iter();
+            let learned = learned.filter(|row| segment.station(row.mac).is_none());
+            rows.extend(learned.map(|row| FdbRow {
                 network,
                 mac: row.mac,
                 port: row.port,
-                age: row.age,
-            })
-        });
-        rows.collect()
+                age: Some(row.age),
+            }));
+            rows[start..].sort_by_key(|row| row.mac);
+        }
+        rows
+    }
+
+    /// How each network's table of learned addresses fares.
+    pub fn fdb_stats(&self) -> Vec<(NetworkId, FdbStats)> {
+        let topology = self.topology.load();
+        let networks = topology.networks.iter();
+        networks
+            .map(|segment| (segment.network.id, segment.fdb.stats()))
+            .collect()
     }
 
     pub fn counters(&self) -> Counters {
@@ -294,6 +320,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) now: Time,
     pub(crate) datapath: &'a Datapath,
     pub(crate) topology: &'a Topology,
+    /// Where a frame goes that is for [`Egress::Several`].
+    pub(crate) egresses: &'a mut Vec<PortId>,
     /// Frames that waited for a neighbour that has just answered: the uplink, its MAC, the frames.
     pub(crate) released: &'a mut Vec<(PortId, MacAddr, VecDeque<Frame>)>,
 }
@@ -315,7 +343,7 @@ impl Pass<'_> {
                 if endpoint.guard {
                     guard::check(endpoint, frame.bytes())?;
                 }
-                bridge::learn(self.now, segment, ingress, frame.bytes())?;
+                bridge::learn(self.now, segment, (ingress, endpoint.mac), frame.bytes())?;
                 let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
                 if destination == segment.network.gateway_mac {
                     return self.gateway_from_inside(segment, ingress, frame);
@@ -325,13 +353,14 @@ impl Pass<'_> {
                 {
                     return Ok(answer);
                 }
-                bridge::forward(self.now, segment, ingress, destination)
+                self.bridge(segment, Member::endpoint(endpoint), destination)
             }
             Role::Host { network } => {
                 let segment = &self.topology.networks[network];
-                bridge::learn(self.now, segment, ingress, frame.bytes())?;
+                let own = segment.network.gateway_mac;
+                bridge::learn(self.now, segment, (ingress, own), frame.bytes())?;
                 let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
-                bridge::forward(self.now, segment, ingress, destination)
+                self.bridge(segment, Member::host(ingress), destination)
             }
             Role::Uplink { uplink } => {
                 self.gateway_from_uplink(&self.topology.uplinks[uplink], frame)
@@ -354,8 +383,9 @@ impl Pass<'_> {
         let complaint = Complaint::about(reason)?;
         let network = &self.topology.networks[network].network;
         let gateway = (network.gateway_mac, &network.gateway_addresses[..]);
+        let limit = &self.datapath.icmp_limit;
         let told = icmp::turn_into_error(frame, complaint, gateway)
-            && self.datapath.icmp_limit.admit(self.now);
+            && limit.admit(self.now, icmp::ERRORS_PER_SECOND);
         told.then_some(ingress)
     }
 }

@@ -13,8 +13,14 @@ pub enum DropReason {
     RogueRouter,
     RogueDhcp,
     ReservedAddress,
+    MacTaken,
     SamePort,
     NobodyElse,
+    UnknownMac,
+    Isolated,
+    BroadcastStorm,
+    MulticastStorm,
+    UnknownUnicastStorm,
     NotForUs,
     NotIp,
     Martian,
@@ -35,17 +41,23 @@ pub enum DropReason {
 }
 
 /// The reasons of the switch's own, in the order of their counters.
-const OWN: [DropReason; 23] = {
+const OWN: &[DropReason] = {
     use DropReason::*;
-    [
+    &[
         PortUnassigned,
         Malformed,
         SpoofedSource,
         RogueRouter,
         RogueDhcp,
         ReservedAddress,
+        MacTaken,
         SamePort,
         NobodyElse,
+        UnknownMac,
+        Isolated,
+        BroadcastStorm,
+        MulticastStorm,
+        UnknownUnicastStorm,
         NotForUs,
         NotIp,
         Martian,
@@ -70,7 +82,8 @@ impl DropReason {
 
     /// Every reason, in the order of [`index`](Self::index).
     pub fn all() -> impl Iterator<Item = DropReason> {
-        OWN.into_iter()
+        OWN.iter()
+            .copied()
             .chain(Refused::ALL.into_iter().map(DropReason::Nat))
     }
 
@@ -103,8 +116,14 @@ impl fmt::Display for DropReason {
             Self::ReservedAddress => {
                 "sent to a link-local group that bridges do not forward (802.1D)"
             }
+            Self::MacTaken => "the source MAC is configured for another port, or is the gateway's",
             Self::SamePort => "the destination is on the port the frame came from",
             Self::NobodyElse => "flooded, but the network has no other port",
+            Self::UnknownMac => "no port has the destination MAC, and none could have it unseen",
+            Self::Isolated => "isolated endpoints of a network do not reach each other",
+            Self::BroadcastStorm => "the port sent more broadcasts than its limit",
+            Self::MulticastStorm => "the port sent more flooded multicast than its limit",
+            Self::UnknownUnicastStorm => "the port sent more frames to unknown MACs than its limit",
             Self::NotForUs => "seen on an uplink, but the host's own or nobody's we know",
             Self::NotIp => "sent to the gateway, which routes only IPv4 and IPv6",
             Self::Martian => "an address that can't be routed (loopback, multicast, unspecified)",

@@ -1,10 +1,13 @@
 //! The forwarding database of one network: which MAC was last seen behind which port (802.1D
 //! clause 7.8, "filtering database").
 //!
-//! Addresses are learned from the source of every frame, age out after [`AGEING`], and move when
-//! they are seen elsewhere. Each port may hold so many addresses; past that, and when the whole
-//! table is full, the entry that goes is the oldest of the port that holds most, so a container
-//! that invents addresses evicts only its own.
+//! Here are only *learned* addresses, those of stations behind an endpoint that nobody configured.
+//! An endpoint's own MAC and the gateway's stand in the [`Segment`](crate::topology::Segment): they
+//! neither age nor move, and looking them up takes no lock.
+//!
+//! Addresses age out after [`AGEING`], and move when they are seen elsewhere. Each port may hold so
+//! many; past that, and when the whole table is full, the one that goes is an old one of the port
+//! that holds most, so a container that invents addresses evicts only its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +17,7 @@ use hashbrown::HashMap;
 use nat::Time;
 use parking_lot::RwLock;
 
-use crate::config::PortId;
+use crate::config::{Bridge, PortId};
 use crate::frame::MacAddr;
 
 /// How long an address is remembered after it was last seen: the 802.1D default.
@@ -24,8 +27,9 @@ pub const AGEING: Duration = Duration::from_secs(300);
 /// writes to it.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// How many addresses one network's table holds in all.
-pub const CAPACITY: usize = 65_536;
+/// How many of a port's addresses are looked at to find an old one. A sender of random addresses
+/// must not make each of its frames cost a walk of the whole table.
+const SAMPLE: usize = 16;
 
 /// What learning one source address did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,24 +42,35 @@ pub enum Learned {
     Moved { from: PortId },
 }
 
+/// See the module's description. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct Fdb {
+    table: RwLock<Table>,
+    moved: AtomicU64,
+    evicted: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Entry {
     port: PortId,
+    /// Its index in [`Table::held`].
+    slot: usize,
     /// [`Time`] in nanoseconds; atomic, so that refreshing needs no write lock.
     seen: AtomicU64,
-}
-
-/// See the module's description. Shared by all workers.
-#[derive(Debug)]
-pub struct Fdb {
-    table: RwLock<Table>,
-    per_port: usize,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     entries: HashMap<MacAddr, Entry, RandomState>,
-    held: HashMap<PortId, usize, RandomState>,
+    /// The addresses of each port that has any.
+    held: HashMap<PortId, Held, RandomState>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    macs: Vec<MacAddr>,
+    /// Where the next search for an old one starts.
+    hand: usize,
 }
 
 /// One row of [`Fdb::rows`].
@@ -66,16 +81,20 @@ pub struct Row {
     pub age: Duration,
 }
 
-impl Fdb {
-    pub fn new(per_port: usize) -> Fdb {
-        Fdb {
-            table: RwLock::default(),
-            per_port: per_port.max(1),
-        }
-    }
+/// How a table fares; see [`Fdb::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FdbStats {
+    /// Addresses in it now, some of them perhaps too old to be used.
+    pub learned: usize,
+    /// How often an address was seen on another port than before.
+    pub moved: u64,
+    /// How many addresses had to go before their time.
+    pub evicted: u64,
+}
 
-    /// Remembers that `mac` is behind `port`.
-    pub fn learn(&self, now: Time, mac: MacAddr, port: PortId) -> Learned {
+impl Fdb {
+    /// Remembers that `mac` is behind `port`, within the bounds of `limits`.
+    pub fn learn(&self, now: Time, mac: MacAddr, port: PortId, limits: &Bridge) -> Learned {
         if let Some(entry) = self.table.read().entries.get(&mac)
             && entry.port == port
         {
@@ -85,7 +104,22 @@ impl Fdb {
             }
             return Learned::Known;
         }
-        self.table.write().learn(now, mac, port, self.per_port)
+        let mut table = self.table.write();
+        let from = table.remove(mac);
+        while let Some(greedy) = table.over(port, limits) {
+            table.evict_an_old_one_of(greedy);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        table.insert(now, mac, port);
+        match from {
+            None => Learned::New,
+            // Another worker was faster.
+            Some(from) if from == port => Learned::Known,
+            Some(from) => {
+                self.moved.fetch_add(1, Ordering::Relaxed);
+                Learned::Moved { from }
+            }
+        }
     }
 
     /// The port `mac` was last seen on, unless it has aged out.
@@ -97,12 +131,17 @@ impl Fdb {
 
     /// Forgets what has aged out.
     pub fn age(&self, now: Time) {
-        self.table.write().retain(|entry| entry.age(now) < AGEING);
+        let old = |entry: &Entry| entry.age(now) >= AGEING;
+        if self.table.read().entries.values().any(old) {
+            self.table.write().remove_all(old);
+        }
     }
 
-    /// Forgets everything behind `port`.
-    pub fn forget_port(&self, port: PortId) {
-        self.table.write().retain(|entry| entry.port != port);
+    /// Forgets everything behind the ports that `keep` does not hold for.
+    pub fn retain_ports(&self, keep: impl Fn(PortId) -> bool) {
+        if !self.table.read().held.keys().all(|&port| keep(port)) {
+            self.table.write().remove_all(|entry| !keep(entry.port));
+        }
     }
 
     /// Every entry that has not aged out, in order of address.
@@ -121,6 +160,14 @@ impl Fdb {
         rows.sort_by_key(|row| row.mac);
         rows
     }
+
+    pub fn stats(&self) -> FdbStats {
+        FdbStats {
+            learned: self.table.read().entries.len(),
+            moved: self.moved.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Entry {
@@ -130,137 +177,80 @@ impl Entry {
 }
 
 impl Table {
-    fn learn(&mut self, now: Time, mac: MacAddr, port: PortId, per_port: usize) -> Learned {
-        let seen = AtomicU64::new(now.as_nanos());
-        if let Some(entry) = self.entries.get_mut(&mac) {
-            let from = entry.port;
-            *entry = Entry { port, seen };
-            if from == port {
-                return Learned::Known;
-            }
-            self.release(from);
-            *self.held.entry(port).or_default() += 1;
-            return Learned::Moved { from };
+    /// Who must give an entry up before `port` may have one more.
+    fn over(&self, port: PortId, limits: &Bridge) -> Option<PortId> {
+        let holds = |port| self.held.get(&port).map_or(0, |held| held.macs.len());
+        if holds(port) >= limits.macs_per_port.max(1) {
+            return Some(port);
         }
-        if self.held.get(&port).copied().unwrap_or(0) >= per_port {
-            self.evict_oldest_of(port);
-        } else if self.entries.len() >= CAPACITY
-            && let Some(greediest) = self
-                .held
-                .iter()
-                .max_by_key(|&(_, held)| *held)
-                .map(|(&port, _)| port)
-        {
-            self.evict_oldest_of(greediest);
+        if self.entries.len() < limits.macs.max(1) {
+            return None;
         }
-        self.entries.insert(mac, Entry { port, seen });
-        *self.held.entry(port).or_default() += 1;
-        Learned::New
+        // Of several that hold as much it is the asker, who gains nothing by asking more.
+        let rank = |&other: &PortId| (holds(other), other == port);
+        self.held.keys().copied().max_by_key(rank)
     }
 
-    /// Makes room at the expense of `port`. Looks at a bounded number of its entries: a sender of
-    /// random addresses must not make each of its frames cost a walk of the whole table.
-    fn evict_oldest_of(&mut self, port: PortId) {
-        const SAMPLE: usize = 16;
-        let oldest = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.port == port)
-            .take(SAMPLE)
-            .min_by_key(|(_, entry)| entry.seen.load(Ordering::Relaxed))
-            .map(|(&mac, _)| mac);
-        if let Some(mac) = oldest {
-            self.entries.remove(&mac);
-            self.release(port);
-        }
+    fn insert(&mut self, now: Time, mac: MacAddr, port: PortId) {
+        let macs = &mut self.held.entry(port).or_default().macs;
+        let entry = Entry {
+            port,
+            slot: macs.len(),
+            seen: AtomicU64::new(now.as_nanos()),
+        };
+        macs.push(mac);
+        self.entries.insert(mac, entry);
     }
 
-    fn release(&mut self, port: PortId) {
+    /// Forgets `mac`, and tells where it was.
+    fn remove(&mut self, mac: MacAddr) -> Option<PortId> {
+        let Entry { port, slot, .. } = self.entries.remove(&mac)?;
         if let Some(held) = self.held.get_mut(&port) {
-            *held -= 1;
-            if *held == 0 {
+            held.macs.swap_remove(slot);
+            if let Some(moved) = held.macs.get(slot)
+                && let Some(entry) = self.entries.get_mut(moved)
+            {
+                entry.slot = slot;
+            }
+            if held.macs.is_empty() {
                 self.held.remove(&port);
             }
         }
+        Some(port)
     }
 
-    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
-        let mut released = Vec::new();
-        self.entries.retain(|_, entry| {
-            let kept = keep(entry);
-            if !kept {
-                released.push(entry.port);
-            }
-            kept
-        });
-        for port in released {
-            self.release(port);
+    fn remove_all(&mut self, unwanted: impl Fn(&Entry) -> bool) {
+        let unwanted: Vec<MacAddr> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| unwanted(entry))
+            .map(|(&mac, _)| mac)
+            .collect();
+        for mac in unwanted {
+            self.remove(mac);
+        }
+    }
+
+    /// The one seen longest ago of the next few that `port` holds. The hand goes round, so each is
+    /// looked at in its turn, and one that is still in use survives.
+    fn evict_an_old_one_of(&mut self, port: PortId) {
+        let Some(held) = self.held.get_mut(&port) else {
+            return;
+        };
+        let count = held.macs.len();
+        let seen = |mac: &MacAddr| {
+            let entry = self.entries.get(mac);
+            entry.map(|entry| entry.seen.load(Ordering::Relaxed))
+        };
+        let oldest = (held.hand..held.hand + SAMPLE.min(count))
+            .map(|slot| held.macs[slot % count])
+            .min_by_key(seen);
+        held.hand = (held.hand + SAMPLE) % count;
+        if let Some(mac) = oldest {
+            self.remove(mac);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mac(n: u32) -> MacAddr {
-        let [a, b, c, d] = n.to_be_bytes();
-        MacAddr([2, 0, a, b, c, d])
-    }
-
-    fn at(seconds: u64) -> Time {
-        Time::ZERO + Duration::from_secs(seconds)
-    }
-
-    const A: PortId = PortId(1);
-    const B: PortId = PortId(2);
-
-    // Conforms: SWITCH-learning
-    #[test]
-    fn learns_refreshes_moves_and_ages() {
-        let fdb = Fdb::new(8);
-        assert_eq!(fdb.learn(at(0), mac(1), A), Learned::New);
-        assert_eq!(fdb.learn(at(200), mac(1), A), Learned::Known);
-        assert_eq!(fdb.lookup(at(499), mac(1)), Some(A));
-        assert_eq!(fdb.learn(at(499), mac(1), B), Learned::Moved { from: A });
-        assert_eq!(fdb.lookup(at(500), mac(1)), Some(B));
-        assert_eq!(fdb.lookup(at(799), mac(1)), None);
-        fdb.age(at(799));
-        assert!(fdb.rows(at(500)).is_empty());
-        assert!(fdb.table.read().held.is_empty());
-    }
-
-    // Conforms: LINUX-bridge-fdb-learning-limit
-    #[test]
-    fn a_port_over_its_limit_loses_only_its_own_entries() {
-        let fdb = Fdb::new(4);
-        fdb.learn(at(0), mac(1000), B);
-        for n in 0..100 {
-            fdb.learn(at(1), mac(n), A);
-        }
-        assert_eq!(fdb.lookup(at(1), mac(1000)), Some(B));
-        assert_eq!(fdb.rows(at(1)).len(), 5);
-    }
-
-    // Conforms: OVS-mac-table-fairness
-    #[test]
-    fn a_full_table_evicts_from_whoever_holds_most() {
-        let fdb = Fdb::new(CAPACITY);
-        fdb.learn(at(0), mac(u32::MAX), B);
-        for n in 0..CAPACITY as u32 + 50 {
-            fdb.learn(at(1), mac(n), A);
-        }
-        assert_eq!(fdb.rows(at(1)).len(), CAPACITY);
-        assert_eq!(fdb.lookup(at(1), mac(u32::MAX)), Some(B));
-    }
-
-    #[test]
-    fn a_removed_port_takes_its_entries_along() {
-        let fdb = Fdb::new(8);
-        fdb.learn(at(0), mac(1), A);
-        fdb.learn(at(0), mac(2), B);
-        fdb.forget_port(A);
-        assert_eq!(fdb.lookup(at(0), mac(1)), None);
-        assert_eq!(fdb.lookup(at(0), mac(2)), Some(B));
-    }
-}
+mod tests;

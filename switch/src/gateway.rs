@@ -86,6 +86,9 @@ impl Pass<'_> {
             if endpoint.network != segment.network.id {
                 return Err(DropReason::OtherNetwork);
             }
+            if endpoint.isolated && self.topology.is_isolated(ingress) {
+                return Err(DropReason::Isolated);
+            }
             let inside = route_hop(&mut packet)?;
             return self.to_endpoint(inside, frame);
         }

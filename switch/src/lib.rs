@@ -30,7 +30,10 @@ pub mod ipv6;
 pub mod nd;
 pub mod neighbor;
 pub mod port;
+mod rate;
 mod switch;
+#[cfg(test)]
+mod testing;
 pub mod topology;
 pub mod worker;
 

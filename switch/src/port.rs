@@ -6,6 +6,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::config::PortId;
 use crate::io::Queue;
+use crate::rate::RateLimit;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -17,6 +18,16 @@ pub struct Port {
     queues: Vec<Queue>,
     traffic: Vec<CachePadded<Traffic>>,
     lost: AtomicBool,
+    /// What it may have flooded; see [`StormLimits`](crate::config::StormLimits).
+    pub(crate) storm: StormClocks,
+}
+
+/// One clock for each kind of flooded frame that came in by the port.
+#[derive(Debug, Default)]
+pub(crate) struct StormClocks {
+    pub(crate) broadcast: RateLimit,
+    pub(crate) multicast: RateLimit,
+    pub(crate) unknown_unicast: RateLimit,
 }
 
 /// Frames and bytes (Ethernet headers included) one worker moved. A super-frame counts as one.
@@ -46,6 +57,7 @@ impl Port {
             queues,
             traffic,
             lost: AtomicBool::new(false),
+            storm: StormClocks::default(),
         }
     }
 

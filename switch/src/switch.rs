@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nat::{Nat, Time};
 
-use crate::config::{Config, PortId};
+use crate::config::{Config, NetworkId, PortId};
 use crate::datapath::{Counters, Datapath, Event, FdbRow};
+use crate::fdb::FdbStats;
 use crate::io::{Poller, Queue, Waker};
 use crate::worker::{self, Worker};
 
@@ -156,6 +157,10 @@ impl Switch {
 
     pub fn fdb(&self) -> Vec<FdbRow> {
         self.datapath.fdb(self.now())
+    }
+
+    pub fn fdb_stats(&self) -> Vec<(NetworkId, FdbStats)> {
+        self.datapath.fdb_stats()
     }
 
     pub fn counters(&self) -> Counters {

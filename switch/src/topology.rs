@@ -21,7 +21,7 @@ pub struct Topology {
     /// The ports' I/O, indexed by [`PortId`].
     ports: Vec<Option<Arc<Port>>>,
     roles: Vec<Role>,
-    pub networks: Vec<Segment>,
+    pub networks: Vec<Arc<Segment>>,
     pub endpoints: Vec<Endpoint>,
     pub uplinks: Vec<Uplink>,
     endpoint_by_address: HashMap<IpAddr, usize, RandomState>,
@@ -50,9 +50,22 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Segment {
     pub network: Network,
+    /// Where the stations are that nobody configured.
     pub fdb: Arc<Fdb>,
-    /// Every port a flooded frame goes to.
-    pub members: Vec<PortId>,
+    /// Its ports, the host's first.
+    pub members: Vec<Member>,
+    /// Who has the configured MACs: each endpoint's own, and the gateway's on the host port.
+    stations: HashMap<MacAddr, Member, RandomState>,
+}
+
+/// A port as a member of its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub port: PortId,
+    /// See [`Endpoint::isolated`].
+    pub isolated: bool,
+    /// No station but the configured one can speak here, so nothing unknown is behind it.
+    pub single: bool,
 }
 
 impl Topology {
@@ -61,13 +74,7 @@ impl Topology {
         let mut networks: Vec<Segment> = config
             .networks
             .into_iter()
-            .map(|network| Segment {
-                fdb: previous
-                    .fdb(network.id)
-                    .unwrap_or_else(|| Arc::new(Fdb::new(network.fdb_per_port))),
-                members: network.host_port.into_iter().collect(),
-                network,
-            })
+            .map(|network| Segment::new(network, previous))
             .collect();
         let index_of: HashMap<NetworkId, usize, RandomState> = networks
             .iter()
@@ -101,13 +108,13 @@ impl Topology {
                     endpoint: index,
                 },
             );
-            networks[network].members.push(endpoint.port);
+            networks[network].admit(endpoint);
             endpoint_by_address.extend(endpoint.addresses.iter().map(|&address| (address, index)));
         }
         Topology {
             ports,
             roles,
-            networks,
+            networks: networks.into_iter().map(Arc::new).collect(),
             endpoints: config.endpoints,
             uplinks: config.uplinks,
             endpoint_by_address,
@@ -129,7 +136,7 @@ impl Topology {
         Topology {
             roles,
             ports,
-            networks: self.networks.iter().map(Segment::share).collect(),
+            networks: self.networks.clone(),
             endpoints: self.endpoints.clone(),
             uplinks: self.uplinks.clone(),
             endpoint_by_address: self.endpoint_by_address.clone(),
@@ -182,22 +189,81 @@ impl Topology {
         }
     }
 
-    fn fdb(&self, network: NetworkId) -> Option<Arc<Fdb>> {
-        let segment = self
-            .networks
-            .iter()
-            .find(|segment| segment.network.id == network)?;
-        Some(Arc::clone(&segment.fdb))
+    /// Whether `port` is an endpoint's that is kept from the other isolated ones.
+    pub fn is_isolated(&self, port: PortId) -> bool {
+        match self.role(port) {
+            Role::Container { endpoint, .. } => self.endpoints[endpoint].isolated,
+            _ => false,
+        }
     }
 }
 
 impl Segment {
-    fn share(&self) -> Segment {
-        Segment {
-            network: self.network.clone(),
-            fdb: Arc::clone(&self.fdb),
-            members: self.members.clone(),
+    fn new(network: Network, previous: &Topology) -> Segment {
+        let before = previous
+            .networks
+            .iter()
+            .find(|segment| segment.network.id == network.id);
+        let mut segment = Segment {
+            fdb: before.map_or_else(Arc::default, |before| Arc::clone(&before.fdb)),
+            members: Vec::new(),
+            stations: HashMap::default(),
+            network,
+        };
+        if let Some(port) = segment.network.host_port {
+            let host = Member::host(port);
+            segment.members.push(host);
+            segment.stations.insert(segment.network.gateway_mac, host);
         }
+        segment
+    }
+
+    fn admit(&mut self, endpoint: &Endpoint) {
+        let member = Member::endpoint(endpoint);
+        self.members.push(member);
+        self.stations.insert(endpoint.mac, member);
+    }
+
+    /// Who has the configured MAC `mac`.
+    pub fn station(&self, mac: MacAddr) -> Option<Member> {
+        self.stations.get(&mac).copied()
+    }
+
+    /// Every configured MAC and its port, in no order.
+    pub fn stations(&self) -> impl Iterator<Item = (MacAddr, PortId)> + '_ {
+        let stations = self.stations.iter();
+        stations.map(|(&mac, member)| (mac, member.port))
+    }
+
+    /// Forgets what was learned behind ports that have left the network.
+    pub(crate) fn forget_strangers(&self) {
+        self.fdb
+            .retain_ports(|port| self.members.iter().any(|member| member.port == port));
+    }
+}
+
+impl Member {
+    pub(crate) fn endpoint(endpoint: &Endpoint) -> Member {
+        Member {
+            port: endpoint.port,
+            isolated: endpoint.isolated,
+            single: endpoint.guard,
+        }
+    }
+
+    /// The host's interface has one MAC, and need not hear what is sent to another. Who is
+    /// bridged to it all the same is found once it has spoken.
+    pub(crate) fn host(port: PortId) -> Member {
+        Member {
+            port,
+            isolated: false,
+            single: true,
+        }
+    }
+
+    /// May frames go from here to `other`?
+    pub(crate) fn reaches(self, other: Member) -> bool {
+        !(self.isolated && other.isolated)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::drop::DropReason;
 use crate::frame::{self, Frame, MacAddr};
 use crate::io::{Poller, Sent};
 use crate::port::Port;
-use crate::topology::{Role, Topology};
+use crate::topology::Topology;
 
 /// Frames read from one port at a time: enough to share the costs of a vector, few enough that
 /// their headers stay in the first-level cache and no other port waits long.
@@ -33,6 +33,8 @@ pub struct Worker {
     frames: Vec<Frame>,
     /// Who leaves by which port: the egress, and the frame's index in `frames`.
     departures: Vec<(PortId, u32)>,
+    /// Where the frame at hand goes, when to several ports.
+    egresses: Vec<PortId>,
     released: Vec<(PortId, MacAddr, VecDeque<Frame>)>,
 }
 
@@ -45,6 +47,7 @@ impl Worker {
             index,
             frames: (0..VECTOR).map(|_| Frame::new()).collect(),
             departures: Vec::with_capacity(VECTOR),
+            egresses: Vec::new(),
             released: Vec::new(),
         }
     }
@@ -83,15 +86,16 @@ impl Worker {
             now,
             datapath: &self.datapath,
             topology,
+            egresses: &mut self.egresses,
             released: &mut self.released,
         };
         for (index, frame) in self.frames[..received].iter_mut().enumerate() {
             match pass.forward(ingress, frame) {
                 Ok(Egress::Port(port)) => self.departures.push((port, index as u32)),
-                Ok(Egress::Flood) => {
-                    let others = members(topology, ingress).filter(|&member| member != ingress);
+                Ok(Egress::Several) => {
+                    let several = pass.egresses.iter();
                     self.departures
-                        .extend(others.map(|member| (member, index as u32)));
+                        .extend(several.map(|&port| (port, index as u32)));
                 }
                 Ok(Egress::Consumed) => {}
                 Err(reason) => {
@@ -148,17 +152,6 @@ impl Worker {
         self.datapath
             .count_drops(self.index, DropReason::EgressRejected, rejected);
     }
-}
-
-/// The ports of the network that `port` belongs to.
-fn members(topology: &Topology, port: PortId) -> impl Iterator<Item = PortId> + '_ {
-    let network = match topology.role(port) {
-        Role::Container { network, .. } | Role::Host { network } => Some(network),
-        Role::Uplink { .. } | Role::Unassigned => None,
-    };
-    network
-        .into_iter()
-        .flat_map(|network| topology.networks[network].members.iter().copied())
 }
 
 /// The token by which a worker's [`Poller`] reports that it is to stop.

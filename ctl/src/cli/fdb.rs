@@ -1,4 +1,4 @@
-//! `pontoon fdb`: what the switch has learned.
+//! `pontoon fdb`: which MAC is behind which port, by configuration or because it was seen there.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -29,7 +29,9 @@ pub(crate) fn print(out: &mut dyn Write, look: Look, entries: &[FdbEntry]) -> io
             entry.mac.clone(),
             entry.port.to_string(),
             entry.owner.clone(),
-            duration(entry.age_seconds),
+            entry
+                .age_seconds
+                .map_or_else(|| "static".to_owned(), duration),
         ]
     });
     write_table(out, look, ["NETWORK", "MAC", "PORT", "OWNER", "AGE"], rows)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use switch::PortId;
-use switch::config::{Config, Endpoint, Network as SwitchNetwork, Uplink as SwitchUplink};
+use switch::config::{Bridge, Config, Endpoint, Network as SwitchNetwork, Uplink as SwitchUplink};
 use switch::io::filter::UplinkFilter;
 
 use super::container::Container;
@@ -14,10 +14,6 @@ use super::snat::SnatPorts;
 use super::uplink::{self, Uplink};
 use crate::api::Protocol;
 use crate::host::HostState;
-
-/// How many addresses may be learned on one port: an endpoint has one MAC, but containers may run
-/// virtual machines or containers of their own.
-const FDB_PER_PORT: usize = 64;
 
 /// The whole description. Endpoints of containers that have ended have no port and are left out.
 pub(super) fn build(
@@ -46,7 +42,7 @@ pub(super) fn build(
                 gateway_addresses: network.record.gateways.clone(),
                 subnets: network.record.subnets.clone(),
                 host_port: Some(network.port),
-                fdb_per_port: FDB_PER_PORT,
+                bridge: Bridge::default(),
             })
             .collect(),
         endpoints: containers
@@ -62,6 +58,7 @@ pub(super) fn build(
                     mac: endpoint.mac,
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                     guard: true,
+                    isolated: false,
                 })
             })
             .collect(),

@@ -196,7 +196,7 @@ async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
         mac: row.mac.to_string(),
         port: row.port.0,
         owner: view.owner(row.port.0),
-        age_seconds: row.age.as_secs(),
+        age_seconds: row.age.map(|age| age.as_secs()),
     });
     Json(rows.collect())
 }

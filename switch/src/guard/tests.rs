@@ -15,6 +15,7 @@ fn endpoint() -> Endpoint {
         mac: MINE,
         addresses: vec![IpAddr::from([10, 0, 0, 2]), "fd00::2".parse().unwrap()],
         guard: true,
+        isolated: false,
     }
 }
 
