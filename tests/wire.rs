@@ -137,8 +137,13 @@ pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
 pub struct Noise(u64);
 
 impl Noise {
+    /// Seeds that differ by little give numbers that have nothing in common.
     pub fn new(seed: u64) -> Noise {
-        Noise(seed | 1)
+        // The finalizer of splitmix64; xorshift can't begin at zero.
+        let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Noise((mixed ^ (mixed >> 31)).max(1))
     }
 
     pub fn word(&mut self) -> u64 {
@@ -150,6 +155,11 @@ impl Noise {
 
     pub fn below(&mut self, limit: usize) -> usize {
         (self.word() >> 33) as usize % limit
+    }
+
+    /// True once in `many` times; 0 is never.
+    pub fn one_in(&mut self, many: usize) -> bool {
+        many > 0 && self.below(many) == 0
     }
 
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nat::Protocol;
-use pontoon_tests::simulation::{A, B, GATEWAY, HOST, Network, OUTSIDE, Who};
+use pontoon_tests::simulation::{A, B, Faults, GATEWAY, HOST, Network, OUTSIDE, Who};
 use pontoon_tests::wire::{Noise, ethernet, ipv4, udp};
 use switch::DropReason;
 
@@ -57,7 +57,10 @@ fn tcp_through_the_bridge() {
 #[test]
 fn tcp_through_the_bridge_with_loss() {
     let mut network = Network::new();
-    network.loss = 40;
+    network.set_faults(Faults {
+        loss: 40,
+        ..Faults::default()
+    });
     let flow = network.connect(Who::A, (B, WEB), Who::B, WEB).unwrap();
     network.transfer(&flow, 256 << 10).unwrap();
 }
@@ -98,7 +101,10 @@ fn snat() {
 #[test]
 fn snat_with_loss() {
     let mut network = Network::new();
-    network.loss = 40;
+    network.set_faults(Faults {
+        loss: 40,
+        ..Faults::default()
+    });
     let flow = network
         .connect(Who::A, (OUTSIDE, WEB), Who::Outside, WEB)
         .unwrap();

@@ -156,6 +156,12 @@ impl MemoryPeer {
         Some(frame)
     }
 
+    /// The bytes of the next frame from the switch, without its vnet header, if one waits.
+    pub fn recv_bytes(&self) -> Option<Vec<u8>> {
+        let raw = self.wire.state.lock().to_peer.pop_front()?;
+        Some(raw[VNET_HEADER..].to_vec())
+    }
+
     /// Takes the wire down or up, as `ip link set` would.
     pub fn set_down(&self, down: bool) {
         self.wire.state.lock().down = down;
