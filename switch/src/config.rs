@@ -6,11 +6,12 @@
 //! is no longer named is gone.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use crate::frame::MacAddr;
+use crate::ipv6;
 
 /// A port of the switch. Given out by [`Switch::add_port`](crate::Switch::add_port).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +49,8 @@ pub struct Network {
     /// The router's MAC, which is also the host interface's: a frame to it that concerns the host
     /// can be handed to the host as it is.
     pub gateway_mac: MacAddr,
+    /// Of both families. With one of IPv6 the gateway has a link-local address too, which follows
+    /// from its MAC.
     pub gateway_addresses: Vec<IpAddr>,
     pub subnets: Vec<IpNet>,
     /// The interface by which host processes reach this network.
@@ -100,6 +103,20 @@ impl Default for StormLimits {
             multicast: Some(10_000),
             unknown_unicast: Some(2_000),
         }
+    }
+}
+
+impl Network {
+    /// Whether the gateway has `address`.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        self.gateway_addresses.contains(&address)
+            || self.link_local().is_some_and(|own| address == own)
+    }
+
+    /// The gateway's link-local address; none in a network without IPv6.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        let has_ipv6 = self.gateway_addresses.iter().any(IpAddr::is_ipv6);
+        has_ipv6.then(|| ipv6::link_local(self.gateway_mac))
     }
 }
 

@@ -13,7 +13,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,7 +33,7 @@ use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
 use crate::topology::{Member, Role, Topology};
-use crate::{Settings, arp, bridge, guard};
+use crate::{Settings, bridge, guard};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,8 +200,7 @@ impl Datapath {
             ) else {
                 continue;
             };
-            if let (IpAddr::V4(source), IpAddr::V4(target)) = (question.source, question.target) {
-                arp::ask(&mut frame, (mac, source), target);
+            if question.write(mac, &mut frame) {
                 port.queue(0).transmit(&[&frame]);
             }
         }

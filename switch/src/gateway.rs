@@ -1,21 +1,24 @@
-//! The router of a network: answers ARP for its addresses, and routes between its containers, the
-//! host and the world.
+//! The router of a network: answers ARP and neighbour discovery for its addresses, and routes
+//! between its containers, the host and the world.
 //!
 //! It knows its containers from the configuration and never asks for them. It holds no addresses
 //! of its own: the gateway's address is the host's, on the host port, so whatever is meant for the
 //! host and is not published goes there untouched.
+//!
+//! It advertises no routes to IPv6 hosts, and is silent to their router solicitations: addresses and
+//! default routes are given by the control plane.
 
 use std::net::IpAddr;
 
 use nat::{Checksum, Packet, Path, Refused, Translated};
 
-use crate::arp;
 use crate::config::{PortId, Uplink};
 use crate::datapath::{Egress, Pass};
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, ethertype};
-use crate::neighbor::{Question, Resolution};
+use crate::neighbor::{Heard, Question, Resolution};
 use crate::topology::{Role, Segment};
+use crate::{arp, nd};
 
 impl Pass<'_> {
     /// Answers a multicast frame that asks for the gateway: in place, back to where it came from.
@@ -25,18 +28,26 @@ impl Pass<'_> {
         ingress: PortId,
         frame: &mut Frame,
     ) -> Option<Egress> {
-        if frame::ethertype_of(frame.bytes()) != Some(ethertype::ARP) {
-            return None;
+        let network = &segment.network;
+        match frame::ethertype_of(frame.bytes())? {
+            ethertype::ARP => {
+                let request = arp::parse(frame.bytes()).filter(|arp| arp.is_request)?;
+                network.is_gateway(request.target.into()).then(|| {
+                    arp::answer(frame, request, network.gateway_mac);
+                    Egress::Port(ingress)
+                })
+            }
+            ethertype::IPV6 => {
+                let nd::Message::Solicitation(asked) = nd::parse(frame)? else {
+                    return None;
+                };
+                network.is_gateway(asked.target.into()).then(|| {
+                    nd::answer(frame, &asked, network.gateway_mac);
+                    Egress::Port(ingress)
+                })
+            }
+            _ => None,
         }
-        let request = arp::parse(frame.bytes()).filter(|arp| arp.is_request)?;
-        let asked_for_us = segment
-            .network
-            .gateway_addresses
-            .contains(&request.target.into());
-        asked_for_us.then(|| {
-            arp::answer(frame, request, segment.network.gateway_mac);
-            Egress::Port(ingress)
-        })
     }
 
     /// A container's frame to the gateway's MAC: for the host, for the world, or, through a
@@ -49,7 +60,13 @@ impl Pass<'_> {
     ) -> Result<Egress, DropReason> {
         let host = segment.network.host_port.ok_or(DropReason::HostUnreachable);
         match frame::ethertype_of(frame.bytes()) {
-            Some(ethertype::IPV4 | ethertype::IPV6) => {}
+            Some(ethertype::IPV4) => {}
+            Some(ethertype::IPV6) => {
+                // "Are you still there?" comes by unicast (RFC 4861 7.3.3).
+                if let Some(answer) = self.gateway_answers(segment, ingress, frame) {
+                    return Ok(answer);
+                }
+            }
             Some(ethertype::ARP) => {
                 // A unicast request confirms what the container already believes; an answer is
                 // one to the host's own question.
@@ -61,16 +78,17 @@ impl Pass<'_> {
             _ => return Err(DropReason::NotIp),
         }
         let mut packet = parse(frame)?;
-        let destination = packet.dst();
+        let (source, destination) = (packet.src(), packet.dst());
         if is_link_local(destination) {
             return host.map(Egress::Port);
         }
-        if is_martian(destination) {
+        if is_martian(source) || is_martian(destination) {
             return Err(DropReason::Martian);
         }
         if self.topology.is_host_address(destination) {
-            // On its last hop it can reach the host, and nothing behind it.
-            if packet.ttl() <= 1 {
+            // On its last hop, or from an address of this link alone, it can reach the host, and
+            // nothing behind it.
+            if packet.ttl() <= 1 || is_link_local(source) {
                 return host.map(Egress::Port);
             }
             return match self.translate(Path::Hairpin, &mut packet) {
@@ -81,6 +99,9 @@ impl Pass<'_> {
                 Err(Refused::NotPublished | Refused::UnsupportedProtocol) => host.map(Egress::Port),
                 Err(refused) => Err(refused.into()),
             };
+        }
+        if is_link_local(source) {
+            return Err(DropReason::BeyondScope);
         }
         if let Some(endpoint) = self.topology.endpoint_at(destination) {
             if endpoint.network != segment.network.id {
@@ -123,8 +144,9 @@ impl Pass<'_> {
         self.to_neighbor(question, uplink, frame)
     }
 
-    /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP, belongs to a
-    /// connection or is for a published port; otherwise the host's own business.
+    /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP or neighbour
+    /// discovery, belongs to a connection or is for a published port; otherwise the host's own
+    /// business.
     pub(crate) fn gateway_from_uplink(
         &mut self,
         uplink: &Uplink,
@@ -133,18 +155,17 @@ impl Pass<'_> {
         match frame::ethertype_of(frame.bytes()) {
             Some(ethertype::ARP) => {
                 let heard = arp::parse(frame.bytes()).ok_or(DropReason::Malformed)?;
-                let waited = self.datapath.neighbors().observe(
-                    self.now,
-                    uplink.port,
-                    heard.sender.into(),
-                    heard.sender_mac,
-                );
-                if !waited.is_empty() {
-                    self.released.push((uplink.port, heard.sender_mac, waited));
-                }
+                let answer = Heard::answer(heard.sender_mac);
+                self.observe(uplink, heard.sender.into(), answer);
                 return Ok(Egress::Consumed);
             }
-            Some(ethertype::IPV4 | ethertype::IPV6) => {}
+            Some(ethertype::IPV6) => {
+                if let Some(message) = nd::parse(frame) {
+                    self.hear(uplink, message);
+                    return Ok(Egress::Consumed);
+                }
+            }
+            Some(ethertype::IPV4) => {}
             _ => return Err(DropReason::NotForUs),
         }
         if frame::destination(frame.bytes()) != Some(uplink.mac) {
@@ -154,6 +175,10 @@ impl Pass<'_> {
         // A packet from the wire that claims to come from a container, from this host or from no
         // host at all (moby#41872: match the ingress as well as the address).
         let source = packet.src();
+        if is_link_local(source) {
+            // A neighbour of the host, whom no container could answer.
+            return Err(DropReason::NotForUs);
+        }
         if is_martian(source)
             || self.topology.is_inside(source)
             || self.topology.is_host_address(source)
@@ -167,6 +192,39 @@ impl Pass<'_> {
         }
         let inside = route_hop(&mut packet)?;
         self.to_endpoint(inside, frame)
+    }
+
+    /// Learns from neighbour discovery on an uplink (RFC 4861 7.2.3, 7.2.5).
+    fn hear(&mut self, uplink: &Uplink, message: nd::Message) {
+        match message {
+            nd::Message::Solicitation(asked) => {
+                let heard = Heard {
+                    mac: asked.source_mac,
+                    solicited: false,
+                    overrides: true,
+                };
+                self.observe(uplink, asked.source.into(), heard);
+            }
+            nd::Message::Advertisement(advertised) => {
+                let heard = Heard {
+                    mac: advertised.target_mac,
+                    solicited: advertised.solicited,
+                    overrides: advertised.overrides,
+                };
+                self.observe(uplink, advertised.target.into(), heard);
+            }
+        }
+    }
+
+    /// A neighbour spoke: sets free what waited for it.
+    fn observe(&mut self, uplink: &Uplink, neighbor: IpAddr, heard: Heard) {
+        let neighbors = self.datapath.neighbors();
+        let waited = neighbors.observe(self.now, uplink.port, neighbor, heard);
+        if let Some(mac) = heard.mac
+            && !waited.is_empty()
+        {
+            self.released.push((uplink.port, mac, waited));
+        }
     }
 
     fn translate(&self, path: Path, packet: &mut Packet) -> Result<Translated, Refused> {
@@ -206,14 +264,10 @@ impl Pass<'_> {
                 frame::set_destination(frame.bytes_mut(), mac);
                 Ok(Egress::Port(question.uplink))
             }
-            Resolution::Waiting { ask: true } => match (question.source, question.target) {
-                (IpAddr::V4(source), IpAddr::V4(target)) => {
-                    arp::ask(frame, (uplink_mac, source), target);
-                    Ok(Egress::Port(question.uplink))
-                }
-                _ => Ok(Egress::Consumed),
-            },
-            Resolution::Waiting { ask: false } => Ok(Egress::Consumed),
+            Resolution::Waiting { ask } if ask && question.write(uplink_mac, frame) => {
+                Ok(Egress::Port(question.uplink))
+            }
+            Resolution::Waiting { .. } => Ok(Egress::Consumed),
             Resolution::Full => Err(DropReason::NeighborUnresolved),
         }
     }

@@ -96,11 +96,33 @@ pub fn parse(frame: &Frame) -> Option<Message> {
     if target.is_multicast() || source.is_multicast() {
         return None;
     }
-    let wanted = if kind == SOLICITATION {
-        SOURCE_LINK_LAYER
-    } else {
-        TARGET_LINK_LAYER
-    };
+    if kind == SOLICITATION {
+        let source_mac = link_layer_option(message, SOURCE_LINK_LAYER)?;
+        let group = ipv6::solicited_node(target);
+        if source.is_unspecified() && (source_mac.is_some() || destination != group) {
+            return None;
+        }
+        return Some(Message::Solicitation(Solicitation {
+            source,
+            source_mac,
+            target,
+        }));
+    }
+    let solicited = message[4] & SOLICITED != 0;
+    if source.is_unspecified() || solicited && destination.is_multicast() {
+        return None;
+    }
+    Some(Message::Advertisement(Advertisement {
+        target,
+        target_mac: link_layer_option(message, TARGET_LINK_LAYER)?,
+        solicited,
+        overrides: message[4] & OVERRIDE != 0,
+    }))
+}
+
+/// The MAC in the first option of the type `wanted`, if there is one; none at all when any option
+/// is malformed.
+fn link_layer_option(message: &[u8], wanted: u8) -> Option<Option<MacAddr>> {
     let mut mac = None;
     for option in options(message) {
         let (kind, value) = option?;
@@ -108,26 +130,7 @@ pub fn parse(frame: &Frame) -> Option<Message> {
             mac = Some(link_layer_address(value)?);
         }
     }
-    if kind == SOLICITATION {
-        let may_be_unspecified = destination == ipv6::solicited_node(target) && mac.is_none();
-        (!source.is_unspecified() || may_be_unspecified).then_some(Message::Solicitation(
-            Solicitation {
-                source,
-                source_mac: mac,
-                target,
-            },
-        ))
-    } else {
-        let solicited = message[4] & SOLICITED != 0;
-        (!source.is_unspecified() && !(solicited && destination.is_multicast())).then_some(
-            Message::Advertisement(Advertisement {
-                target,
-                target_mac: mac,
-                solicited,
-                overrides: message[4] & OVERRIDE != 0,
-            }),
-        )
-    }
+    Some(mac)
 }
 
 fn has_valid_checksum(message: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> bool {

@@ -1,4 +1,5 @@
-//! Next hops beyond the uplinks: who answers at which MAC, found by ARP of our own.
+//! Next hops beyond the uplinks: who answers at which MAC, found by ARP and neighbour discovery of
+//! our own.
 //!
 //! A frame for an unknown next hop waits here, a few a neighbour, while the question is asked. A
 //! known neighbour is asked again once it has been used for a while (RFC 1122 2.3.2.1 wants stale
@@ -16,6 +17,7 @@ use parking_lot::RwLock;
 
 use crate::config::PortId;
 use crate::frame::{Frame, MacAddr};
+use crate::{arp, nd};
 
 /// How long an answer is trusted before the neighbour is asked again, while still in use.
 const FRESH: Duration = Duration::from_secs(30);
@@ -63,8 +65,44 @@ pub enum Resolution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     pub uplink: PortId,
+    /// An address of the host on that uplink (RFC 4861 7.2.2), so that its kernel knows the asker.
     pub source: IpAddr,
+    /// Of the same family. In IPv6 mostly link-local, as routers are known by (RFC 4861 6.3.4).
     pub target: IpAddr,
+}
+
+impl Question {
+    /// Writes the question into `frame`, whatever it held before, as asked by the uplink's MAC.
+    /// False when the families differ, so that it can't be asked.
+    pub fn write(&self, mac: MacAddr, frame: &mut Frame) -> bool {
+        match (self.source, self.target) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => arp::ask(frame, (mac, source), target),
+            (IpAddr::V6(source), IpAddr::V6(target)) => nd::ask(frame, (mac, source), target),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// What a neighbour was heard to say of itself. Everything in ARP is said as an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub mac: Option<MacAddr>,
+    /// It answers a question, which proves that it can be reached (RFC 4861 7.3.1).
+    pub solicited: bool,
+    /// It counts for more than what is known.
+    pub overrides: bool,
+}
+
+impl Heard {
+    /// An answer that says where the neighbour is.
+    pub fn answer(mac: MacAddr) -> Heard {
+        Heard {
+            mac: Some(mac),
+            solicited: true,
+            overrides: true,
+        }
+    }
 }
 
 impl Neighbors {
@@ -94,8 +132,8 @@ impl Neighbors {
             .or_insert_with(|| Entry::unknown(now, question.source));
         entry.source = question.source;
         if let Some(mac) = entry.mac {
-            // In use and due for confirmation: the next tick asks.
-            entry.attempts = entry.attempts.max(1);
+            // In use and due for confirmation.
+            entry.doubt();
             return Resolution::Known(mac);
         }
         if entry.waiting.len() >= WAITING {
@@ -121,25 +159,41 @@ impl Neighbors {
         }
     }
 
-    /// `address` beyond `uplink` answered, or was heard to speak, from `mac`. Returns the frames
-    /// that waited for it, oldest first. A stranger, whom nobody asked for, is not remembered.
+    /// `address` beyond `uplink` spoke. Returns the frames that waited for it, oldest first, which
+    /// go to the MAC that it told. A stranger, whom nobody asked for, is not remembered.
     pub fn observe(
         &self,
         now: Time,
         uplink: PortId,
         address: IpAddr,
-        mac: MacAddr,
+        heard: Heard,
     ) -> VecDeque<Frame> {
-        if !mac.is_unicast() {
+        let key = (uplink, address);
+        // Most of what is heard on a wire is of strangers, and stops no worker.
+        if heard.mac.is_some_and(|mac| !mac.is_unicast()) || !self.table.read().contains_key(&key) {
             return VecDeque::new();
         }
         let mut table = self.table.write();
-        let Some(entry) = table.get_mut(&(uplink, address)) else {
+        let Some(entry) = table.get_mut(&key) else {
             return VecDeque::new();
         };
-        entry.mac = Some(mac);
-        entry.confirmed = now;
-        entry.attempts = 0;
+        // RFC 4861 7.2.5, and 7.2.3 for what a solicitation tells of its sender.
+        let known = entry.mac;
+        let differs = heard.mac.is_some() && known != heard.mac;
+        if known.is_none() && heard.mac.is_none() {
+            return VecDeque::new();
+        }
+        if known.is_some() && differs && !heard.overrides {
+            entry.doubt();
+            return VecDeque::new();
+        }
+        entry.mac = heard.mac.or(known);
+        if heard.solicited {
+            entry.confirmed = now;
+            entry.attempts = 0;
+        } else if differs {
+            entry.doubt();
+        }
         std::mem::take(&mut entry.waiting)
     }
 
@@ -188,6 +242,11 @@ impl Entry {
         self.asked = now;
         self.attempts += 1;
     }
+
+    /// What is known serves on, but the next tick asks.
+    fn doubt(&mut self) {
+        self.attempts = self.attempts.max(1);
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +276,7 @@ mod tests {
         assert_eq!(asked, Resolution::Waiting { ask: true });
         let asked = neighbors.resolve(at(1), question(), &mut second);
         assert_eq!(asked, Resolution::Waiting { ask: false });
-        let released = neighbors.observe(at(1), PortId(3), question().target, MAC);
+        let released = neighbors.observe(at(1), PortId(3), question().target, Heard::answer(MAC));
         let texts: Vec<&[u8]> = released.iter().map(Frame::bytes).collect();
         assert_eq!(texts, [b"first".as_slice(), b"second"]);
         assert_eq!(
@@ -265,8 +324,72 @@ mod tests {
     #[test]
     fn strangers_are_not_remembered() {
         let neighbors = Neighbors::default();
-        neighbors.observe(at(0), PortId(3), question().target, MAC);
+        neighbors.observe(at(0), PortId(3), question().target, Heard::answer(MAC));
         let unknown = neighbors.resolve(at(0), question(), &mut Frame::from_bytes(b"x"));
         assert_eq!(unknown, Resolution::Waiting { ask: true });
+    }
+
+    // Conforms: IPV6-nd-uplink
+    #[test]
+    fn an_advertisement_counts_for_what_its_flags_say() {
+        let (at, other) = (at(1), MacAddr([2, 0, 0, 0, 0, 8]));
+        let neighbors = Neighbors::default();
+        let known = |neighbors: &Neighbors| {
+            let mut frame = Frame::from_bytes(b"x");
+            neighbors.resolve(at, question(), &mut frame)
+        };
+        let hear = |neighbors: &Neighbors, heard| {
+            neighbors
+                .observe(at, PortId(3), question().target, heard)
+                .len()
+        };
+        let heard = |mac, solicited, overrides| Heard {
+            mac,
+            solicited,
+            overrides,
+        };
+        assert_eq!(known(&neighbors), Resolution::Waiting { ask: true });
+        // Without a MAC it helps nobody.
+        assert_eq!(hear(&neighbors, heard(None, true, true)), 0);
+        assert_eq!(hear(&neighbors, heard(Some(MAC), true, false)), 1);
+        assert_eq!(known(&neighbors), Resolution::Known(MAC));
+        assert_eq!(neighbors.tick(at + ASK_INTERVAL), (vec![], 0));
+        // Another MAC that does not override only sows doubt.
+        hear(&neighbors, heard(Some(other), true, false));
+        assert_eq!(known(&neighbors), Resolution::Known(MAC));
+        assert_eq!(neighbors.tick(at + 2 * ASK_INTERVAL).0, [question()]);
+        // One that does is believed, and asked, since nobody had asked for it.
+        hear(&neighbors, heard(Some(MAC), true, false));
+        hear(&neighbors, heard(Some(other), false, true));
+        assert_eq!(known(&neighbors), Resolution::Known(other));
+        assert_eq!(neighbors.tick(at + 4 * ASK_INTERVAL).0, [question()]);
+        // "I am where you think" confirms.
+        hear(&neighbors, heard(None, true, false));
+        assert_eq!(neighbors.tick(at + 6 * ASK_INTERVAL), (vec![], 0));
+    }
+
+    // Conforms: IPV6-nd-uplink
+    #[test]
+    fn each_family_asks_in_its_own_way() {
+        let mut frame = Frame::new();
+        assert!(question().write(MAC, &mut frame));
+        assert!(arp::parse(frame.bytes()).is_some());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let by_link_local = Question {
+            source: address("2001:db8::1"),
+            target: address("fe80::9"),
+            ..question()
+        };
+        assert!(by_link_local.write(MAC, &mut frame));
+        let Some(nd::Message::Solicitation(asked)) = nd::parse(&frame) else {
+            panic!("no solicitation");
+        };
+        assert_eq!(IpAddr::from(asked.target), by_link_local.target);
+        assert_eq!(asked.source_mac, Some(MAC));
+        let impossible = Question {
+            source: address("192.0.2.1"),
+            ..by_link_local
+        };
+        assert!(!impossible.write(MAC, &mut frame));
     }
 }
