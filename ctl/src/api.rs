@@ -43,6 +43,10 @@ pub(crate) struct Info {
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub port_kind: PortKind,
+    /// Whether new networks have IPv6 unless told otherwise.
+    pub ipv6: bool,
+    /// Whether this kernel has IPv6 at all.
+    pub kernel_ipv6: bool,
     pub networks: usize,
     pub containers: usize,
     pub connections: usize,
@@ -62,11 +66,19 @@ pub(crate) enum PortKind {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateNetwork {
     pub name: String,
-    /// Chosen from the default pools when absent.
+    /// Of either family; for a family without one, a subnet is chosen from the default pools.
     #[serde(default)]
-    pub subnet: Option<IpNet>,
+    pub subnets: Vec<IpNet>,
+    /// At most one a subnet; its first address for a subnet without one.
     #[serde(default)]
-    pub gateway: Option<IpAddr>,
+    pub gateways: Vec<IpAddr>,
+    /// Whether containers get IPv4 addresses; they do when absent.
+    #[serde(default)]
+    pub ipv4: Option<bool>,
+    /// Whether containers get IPv6 addresses. When absent, as [`Info::ipv6`] says, or because
+    /// `subnets` names one.
+    #[serde(default)]
+    pub ipv6: Option<bool>,
     /// The uplink's when absent.
     #[serde(default)]
     pub mtu: Option<u32>,
@@ -76,7 +88,9 @@ pub(crate) struct CreateNetwork {
 pub(crate) struct Network {
     pub id: String,
     pub name: String,
+    /// Those of IPv4 first.
     pub subnets: Vec<IpNet>,
+    /// One for each subnet, in the same order.
     pub gateways: Vec<IpAddr>,
     pub gateway_mac: String,
     /// The host's interface on this network.
@@ -120,8 +134,10 @@ pub(crate) struct Attach {
     pub target: Target,
     #[serde(default)]
     pub port_kind: Option<PortKind>,
+    /// Addresses to have, in subnets of the network; one is chosen for each family of the network
+    /// that none is named of.
     #[serde(default)]
-    pub ip: Option<IpAddr>,
+    pub ips: Vec<IpAddr>,
     #[serde(default)]
     pub mac: Option<String>,
     /// `eth0` when absent.
@@ -150,7 +166,8 @@ pub(crate) enum Protocol {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortMapping {
     pub protocol: Protocol,
-    /// Every address of the host when absent.
+    /// Every address of the host when absent; every one of its family when unspecified (`0.0.0.0`,
+    /// `::`).
     #[serde(default)]
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
@@ -164,6 +181,7 @@ pub(crate) struct Endpoint {
     pub network: String,
     pub interface: String,
     pub mac: String,
+    /// Those of IPv4 first.
     pub addresses: Vec<IpNet>,
     pub gateways: Vec<IpAddr>,
     pub port_kind: PortKind,
@@ -223,7 +241,8 @@ pub(crate) struct MasqueradeRule {
 pub(crate) struct PublishRule {
     pub container: String,
     pub mapping: PortMapping,
-    pub to: IpAddr,
+    /// The container's addresses that are reached by it, one a family.
+    pub to: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -18,7 +18,9 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
+use ipnet::Ipv6Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use switch::io::has_ipv6;
 use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, PortKind};
 use crate::host::{self, HostState};
+use crate::ipam;
 use crate::netns::Netns;
 
 mod config;
@@ -75,6 +78,8 @@ pub(crate) struct DaemonOptions {
     pub workers: Option<usize>,
     /// What carries containers' frames unless they ask otherwise; TAP where it works when absent.
     pub port_kind: Option<PortKind>,
+    /// Whether new networks have IPv6 unless told otherwise; if the host uses it when absent.
+    pub ipv6: Option<bool>,
 }
 
 /// Runs a daemon in the calling thread's network namespace until SIGTERM or SIGINT. Containers
@@ -117,6 +122,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         state_dir: Arc::new(options.state_dir),
         run_dir: Arc::new(options.run_dir),
         port_kind: daemon.port_kind,
+        ipv6: daemon.ipv6,
         daemon: Arc::new(Mutex::new(daemon)),
     };
     let daemon = Arc::clone(&api.daemon);
@@ -172,6 +178,10 @@ struct Daemon {
     kinds: PortKinds,
     /// For containers that ask for none, and for the host's interfaces.
     port_kind: PortKind,
+    /// Whether new networks have IPv6 unless told otherwise.
+    ipv6: bool,
+    /// The IPv6 subnets of networks are cut from this.
+    ula: Ipv6Net,
     /// Inode of the namespace that the daemon is in.
     netns: u64,
     host: HostState,
@@ -203,6 +213,7 @@ impl Daemon {
         let port_kind =
             network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
         let mut store = Store::open(&options.state_dir)?;
+        let ula = ipam::ula_prefix(store.global_id()?);
         let networks = store.networks()?;
         let containers = store.containers()?;
 
@@ -233,6 +244,8 @@ impl Daemon {
             store,
             kinds,
             port_kind,
+            ipv6: options.ipv6.unwrap_or_else(host::uses_ipv6),
+            ula,
             netns: Netns::current()?.inode(),
             host: watched.borrow().clone(),
             networks: Vec::new(),
@@ -249,9 +262,16 @@ impl Daemon {
             daemon.grow_external_ports(protocol);
         }
         daemon.uplinks.follow(&daemon.switch, &daemon.host);
-        for record in networks {
+        for mut record in networks {
             let id = daemon.new_network_id();
             let name = record.name.clone();
+            if !has_ipv6() {
+                record = record.without_ipv6();
+                if record.subnets.is_empty() {
+                    tracing::warn!("network {name} is left out: this kernel has no IPv6");
+                    continue;
+                }
+            }
             let network = Network::open(record, id, port_kind, &daemon.switch)
                 .with_context(|| format!("can't bring network {name} back"))?;
             daemon.networks.push(network);

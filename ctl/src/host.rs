@@ -176,6 +176,13 @@ impl HostState {
     }
 }
 
+/// Whether the host uses IPv6: its kernel has it, and nobody has turned it off
+/// (`net.ipv6.conf.all.disable_ipv6`).
+pub(crate) fn uses_ipv6() -> bool {
+    let off = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    switch::io::has_ipv6() && off.is_ok_and(|off| off.trim() == "0")
+}
+
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),

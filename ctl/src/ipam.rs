@@ -1,12 +1,12 @@
-//! Addresses: which subnet a new network gets, which address an endpoint, which MAC.
+//! Addresses: which subnets a new network gets, which addresses an endpoint, which MAC.
 //!
 //! Pure bookkeeping in memory: no I/O, no clock. What is to survive a restart is the caller's to
-//! store, and to give back through [`Allocator::allocate_specific`].
+//! store, and to give back through [`Pools::hold`].
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use switch::frame::MacAddr;
 
 /// Why there is no subnet or no address.
@@ -17,6 +17,11 @@ pub(crate) enum IpamError {
          overlaps a route of the host or another network; name one with --subnet"
     )]
     NoSubnetFree,
+    #[error(
+        "no IPv6 subnet is free: each /64 of this daemon's {0} overlaps a route of the host or \
+         another network; name one with --subnet, or do without (--ipv6=false)"
+    )]
+    NoUlaFree(Ipv6Net),
     #[error("subnet {wanted} overlaps {other}, {what}; choose another one")]
     Overlap {
         wanted: IpNet,
@@ -30,8 +35,8 @@ pub(crate) enum IpamError {
     TooSmall(IpNet),
     #[error("subnet {0} is not one that hosts may have addresses in")]
     NotUnicast(IpNet),
-    #[error("address {address} is not in the subnet {subnet} of the network")]
-    Outside { address: IpAddr, subnet: IpNet },
+    #[error("address {address} is in no subnet of the network, which has {subnets}")]
+    Outside { address: IpAddr, subnets: String },
     #[error("address {address} is {why} of {subnet}; choose another one")]
     Reserved {
         address: IpAddr,
@@ -59,6 +64,33 @@ pub(crate) fn choose_subnet(taken: &[IpNet]) -> Result<Ipv4Net, IpamError> {
         .ok_or(IpamError::NoSubnetFree)
 }
 
+/// Chooses the IPv6 subnet of a new network: the first /64 of `prefix` that overlaps nothing in
+/// `taken`. They go by number, `fd12:3456:789a:0::/64` first.
+pub(crate) fn choose_ula(prefix: Ipv6Net, taken: &[IpNet]) -> Result<Ipv6Net, IpamError> {
+    let candidates = prefix
+        .subnets(64)
+        .map_err(|_| IpamError::NoUlaFree(prefix))?;
+    // There are 65,536 candidates, and a router knows many routes: look at those that matter.
+    let site = IpNet::V6(prefix);
+    let taken: Vec<IpNet> = taken
+        .iter()
+        .filter(|net| net.contains(&site) || site.contains(*net))
+        .copied()
+        .collect();
+    candidates
+        .into_iter()
+        .find(|candidate| overlapping(IpNet::V6(*candidate), &taken).is_none())
+        .ok_or(IpamError::NoUlaFree(prefix))
+}
+
+/// The site prefix of a daemon: `fd00::/8` with a global id that it drew at random (RFC 4193
+/// clause 3.2), so that two daemons' networks may be joined one day. Of `global_id` the last 40
+/// bits count.
+pub(crate) fn ula_prefix(global_id: u64) -> Ipv6Net {
+    let bits = 0xfd_u128 << 120 | u128::from(global_id & 0xff_ffff_ffff) << 80;
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), 48)
+}
+
 /// Checks a subnet that the user named for a new network against the host's routes and addresses
 /// and the other networks, and hands it back without its host bits.
 pub(crate) fn check_subnet(
@@ -68,7 +100,12 @@ pub(crate) fn check_subnet(
 ) -> Result<IpNet, IpamError> {
     let wanted = wanted.trunc();
     let first = wanted.network();
-    if first.is_loopback() || first.is_multicast() || wanted.prefix_len() == 0 {
+    // A link-local address means another host on every link.
+    let link_local = match first {
+        IpAddr::V4(first) => first.is_link_local(),
+        IpAddr::V6(first) => first.is_unicast_link_local(),
+    };
+    if first.is_loopback() || first.is_multicast() || link_local || wanted.prefix_len() == 0 {
         return Err(IpamError::NotUnicast(wanted));
     }
     if wanted.max_prefix_len() - wanted.prefix_len() < 2 {
@@ -114,12 +151,127 @@ fn overlapping(wanted: IpNet, taken: &[IpNet]) -> Option<IpNet> {
         .copied()
 }
 
-/// The addresses of one network and who holds them.
+/// The addresses of one network and who holds them: a pool a subnet, IPv4 ones first.
+#[derive(Clone, Debug)]
+pub(crate) struct Pools(Vec<Allocator>);
+
+impl Pools {
+    /// `gateways` has one for each of `subnets`, in their order.
+    pub(crate) fn new(subnets: &[IpNet], gateways: &[IpAddr]) -> Result<Pools, IpamError> {
+        let pools = subnets.iter().zip(gateways);
+        let mut pools = pools
+            .map(|(&subnet, &gateway)| Allocator::new(subnet, gateway))
+            .collect::<Result<Vec<_>, _>>()?;
+        pools.sort_by_key(|pool| pool.subnet.addr().is_ipv6());
+        Ok(Pools(pools))
+    }
+
+    /// Gives `holder` the addresses that it asks for, and one of each other family that the
+    /// network has; IPv4 ones first. All of them, or none.
+    ///
+    /// The IPv6 address lies as far from the beginning of its subnet as the IPv4 one, so that people
+    /// see who is who, and so that both rest equally long when they are released. If that one is
+    /// taken, or the network has no IPv4, the next free one is given.
+    pub(crate) fn allocate(
+        &mut self,
+        wanted: &[IpAddr],
+        holder: &str,
+    ) -> Result<Vec<IpNet>, IpamError> {
+        let mut given = self.hold(wanted, holder)?;
+        for is_ipv6 in [false, true] {
+            if given.iter().any(|net| net.addr().is_ipv6() == is_ipv6) {
+                continue;
+            }
+            let distance = given.first().copied().map(distance);
+            match self.next_free(is_ipv6, distance, holder) {
+                Ok(net) => given.extend(net),
+                Err(error) => {
+                    self.release(&given);
+                    return Err(error);
+                }
+            }
+        }
+        given.sort_by_key(|net| net.addr().is_ipv6());
+        Ok(given)
+    }
+
+    /// Gives `holder` just these addresses, all of them or none. To ask again for what one holds is
+    /// no error.
+    pub(crate) fn hold(
+        &mut self,
+        wanted: &[IpAddr],
+        holder: &str,
+    ) -> Result<Vec<IpNet>, IpamError> {
+        let mut given = Vec::with_capacity(wanted.len());
+        for &address in wanted {
+            let outcome = match self.0.iter_mut().find(|it| it.subnet.contains(&address)) {
+                Some(pool) => pool
+                    .allocate_specific(address, holder)
+                    .map(|()| pool.net(address)),
+                None => Err(IpamError::Outside {
+                    address,
+                    subnets: self.subnets(),
+                }),
+            };
+            match outcome {
+                Ok(net) => given.push(net),
+                Err(error) => {
+                    self.release(&given);
+                    return Err(error);
+                }
+            }
+        }
+        given.sort_by_key(|net| net.addr().is_ipv6());
+        Ok(given)
+    }
+
+    /// Takes addresses back.
+    pub(crate) fn release(&mut self, addresses: &[IpNet]) {
+        for address in addresses {
+            for pool in &mut self.0 {
+                pool.release(address.addr());
+            }
+        }
+    }
+
+    /// An address of a family; none where the network has no such subnet.
+    fn next_free(
+        &mut self,
+        is_ipv6: bool,
+        distance: Option<u128>,
+        holder: &str,
+    ) -> Result<Option<IpNet>, IpamError> {
+        let mut full = None;
+        for pool in &mut self.0 {
+            if pool.subnet.addr().is_ipv6() != is_ipv6 {
+                continue;
+            }
+            if let Some(address) = distance.and_then(|distance| pool.at(distance))
+                && !pool.held.contains_key(&address)
+            {
+                pool.held.insert(address, holder.to_owned());
+                return Ok(Some(pool.net(address)));
+            }
+            match pool.allocate(holder) {
+                Ok(address) => return Ok(Some(pool.net(address))),
+                Err(error) => full = Some(error),
+            }
+        }
+        full.map_or(Ok(None), Err)
+    }
+
+    fn subnets(&self) -> String {
+        let subnets: Vec<String> = self.0.iter().map(|pool| pool.subnet.to_string()).collect();
+        subnets.join(", ")
+    }
+}
+
+/// The addresses of one subnet and who holds them.
 ///
 /// Addresses are given out in turn, round the subnet, so that one that was released rests as long
 /// as possible: peers and caches that remember its last holder get time to forget.
 #[derive(Clone, Debug)]
-pub(crate) struct Allocator {
+struct Allocator {
     subnet: IpNet,
     gateway: IpAddr,
     /// Distance from the network address of the one to try next.
@@ -130,7 +282,7 @@ pub(crate) struct Allocator {
 impl Allocator {
     /// All of `subnet` but its network address, its broadcast address (IPv4; in IPv6 the first
     /// address is the routers' anycast address, RFC 4291 clause 2.6.1) and the gateway.
-    pub(crate) fn new(subnet: IpNet, gateway: IpAddr) -> Result<Allocator, IpamError> {
+    fn new(subnet: IpNet, gateway: IpAddr) -> Result<Allocator, IpamError> {
         let subnet = subnet.trunc();
         if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
             return Err(IpamError::TooSmall(subnet));
@@ -147,12 +299,20 @@ impl Allocator {
         }
     }
 
-    pub(crate) fn subnet(&self) -> IpNet {
-        self.subnet
+    /// An address with the prefix length of the subnet.
+    fn net(&self, address: IpAddr) -> IpNet {
+        // The subnet has the length, so it fits the family.
+        IpNet::new(address, self.subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
+    }
+
+    /// The address at this distance, if an endpoint may have it.
+    fn at(&self, distance: u128) -> Option<IpAddr> {
+        let address = (distance <= self.last()).then(|| nth(self.subnet, distance))?;
+        self.check(address).is_ok().then_some(address)
     }
 
     /// Gives `holder` the next free address.
-    pub(crate) fn allocate(&mut self, holder: &str) -> Result<IpAddr, IpamError> {
+    fn allocate(&mut self, holder: &str) -> Result<IpAddr, IpamError> {
         let last = self.last();
         // The gateway is one of the `last` addresses.
         if self.held.len() as u128 >= last - 1 {
@@ -173,11 +333,7 @@ impl Allocator {
     }
 
     /// Gives `holder` the address that it asks for. To ask again for what one holds is no error.
-    pub(crate) fn allocate_specific(
-        &mut self,
-        address: IpAddr,
-        holder: &str,
-    ) -> Result<(), IpamError> {
+    fn allocate_specific(&mut self, address: IpAddr, holder: &str) -> Result<(), IpamError> {
         self.check(address)?;
         match self.held.get(&address) {
             Some(other) if other != holder => Err(IpamError::Held {
@@ -192,7 +348,7 @@ impl Allocator {
     }
 
     /// Takes an address back, and tells who held it.
-    pub(crate) fn release(&mut self, address: IpAddr) -> Option<String> {
+    fn release(&mut self, address: IpAddr) -> Option<String> {
         self.held.remove(&address)
     }
 
@@ -211,7 +367,10 @@ impl Allocator {
     fn check(&self, address: IpAddr) -> Result<(), IpamError> {
         let subnet = self.subnet;
         if !subnet.contains(&address) {
-            return Err(IpamError::Outside { address, subnet });
+            return Err(IpamError::Outside {
+                address,
+                subnets: subnet.to_string(),
+            });
         }
         let why = if address == subnet.network() {
             match subnet {
@@ -243,10 +402,22 @@ fn nth(subnet: IpNet, distance: u128) -> IpAddr {
     }
 }
 
+/// How far an address lies from the network address of its subnet.
+fn distance(net: IpNet) -> u128 {
+    bits(net.addr()) - bits(net.network())
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
 /// The MAC of the endpoint with this address: unicast and locally administered (IEEE 802 clause
 /// 8.2: first octet xxxxxx10). The same address gets the same MAC always, so that a peer's ARP
-/// cache still holds when a container comes back. IPv6 addresses differ in their last 40 bits
-/// within any one network that IPAM numbers.
+/// cache still holds when a container comes back. Of IPv6 addresses the last 40 bits count, in which
+/// those that IPAM chooses differ within a network.
 pub(crate) fn mac_for(address: IpAddr) -> MacAddr {
     match address {
         IpAddr::V4(address) => {
@@ -388,8 +559,11 @@ mod tests {
         assert!(why(&mut pool, "172.17.0.1").contains("the gateway"));
         assert!(why(&mut pool, "172.17.0.0").contains("the network address"));
         assert!(why(&mut pool, "172.17.255.255").contains("the broadcast address"));
-        assert!(why(&mut pool, "172.18.0.2").contains("not in the subnet 172.17.0.0/16"));
-        assert!(why(&mut pool, "fd00::2").contains("not in the subnet"));
+        assert!(
+            why(&mut pool, "172.18.0.2")
+                .contains("in no subnet of the network, which has 172.17.0.0/16")
+        );
+        assert!(why(&mut pool, "fd00::2").contains("in no subnet"));
         assert_eq!(
             pool.allocate("db").unwrap(),
             ip("172.17.0.3"),
@@ -424,6 +598,105 @@ mod tests {
             .to_string();
         assert!(anycast.contains("anycast"), "{anycast}");
         assert_eq!(allocator("fd00::/8").allocate("a").unwrap(), ip("fd00::2"));
+    }
+
+    fn pools(subnets: &[&str]) -> Pools {
+        let subnets: Vec<IpNet> = subnets.iter().map(|text| net(text)).collect();
+        let gateways: Vec<IpAddr> = subnets.iter().map(|net| default_gateway(*net)).collect();
+        Pools::new(&subnets, &gateways).unwrap()
+    }
+
+    fn given(addresses: Result<Vec<IpNet>, IpamError>) -> Vec<String> {
+        let addresses = addresses.unwrap();
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    // Conforms: IPV6-dual-stack-addresses
+    #[test]
+    fn both_families_number_alike() {
+        let mut pools = pools(&["fd00:1::/64", "172.17.0.0/16"]);
+        assert_eq!(
+            given(pools.allocate(&[], "a")),
+            ["172.17.0.2/16", "fd00:1::2/64"]
+        );
+        assert_eq!(
+            given(pools.allocate(&[ip("172.17.1.0")], "b")),
+            ["172.17.1.0/16", "fd00:1::100/64"]
+        );
+        // One that is taken is passed over.
+        pools.hold(&[ip("fd00:1::3")], "static").unwrap();
+        let c = pools.allocate(&[], "c").unwrap();
+        assert_eq!(given(Ok(c.clone())), ["172.17.0.3/16", "fd00:1::4/64"]);
+        // As is one that is too far for the other family.
+        assert_eq!(
+            given(pools.allocate(&[ip("fd00:1::7:5")], "d")),
+            ["172.17.0.4/16", "fd00:1::7:5/64"]
+        );
+        // Both at once, in any order.
+        let wanted = [ip("fd00:1::99"), ip("172.17.0.9")];
+        assert_eq!(
+            given(pools.allocate(&wanted, "e")),
+            ["172.17.0.9/16", "fd00:1::99/64"]
+        );
+        pools.release(&c);
+        assert_eq!(
+            given(pools.allocate(&[ip("172.17.0.3")], "f")),
+            ["172.17.0.3/16", "fd00:1::5/64"]
+        );
+    }
+
+    #[test]
+    fn all_addresses_or_none() {
+        let mut pools = pools(&["10.0.0.0/30", "10.1.0.0/30", "fd00:1::/64"]);
+        let outside = pools
+            .allocate(&[ip("10.0.0.2"), ip("fd00:2::2")], "a")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            outside.contains("fd00:2::2")
+                && outside.contains("10.0.0.0/30, 10.1.0.0/30, fd00:1::/64"),
+            "{outside}"
+        );
+        // Nothing of it is held, and the second subnet serves when the first is full.
+        assert_eq!(
+            given(pools.allocate(&[], "a")),
+            ["10.0.0.2/30", "fd00:1::2/64"]
+        );
+        assert_eq!(
+            given(pools.allocate(&[], "b")),
+            ["10.1.0.2/30", "fd00:1::3/64"]
+        );
+        let full = pools.allocate(&[], "c").unwrap_err();
+        assert!(matches!(full, IpamError::Full { .. }), "{full}");
+        assert!(pools.hold(&[ip("fd00:1::4")], "c").is_ok(), "not lost");
+        // What a daemon before this one gave is taken as it was.
+        let mut plain = Pools::new(&[net("10.0.0.0/24")], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(given(plain.hold(&[ip("10.0.0.7")], "x")), ["10.0.0.7/24"]);
+        assert_eq!(given(plain.allocate(&[], "y")), ["10.0.0.2/24"]);
+    }
+
+    // Conforms: IPV6-ula-prefix
+    #[test]
+    fn a_daemons_own_prefix_is_divided() {
+        let prefix = ula_prefix(0xffff_12_3456_789a);
+        assert_eq!(prefix.to_string(), "fd12:3456:789a::/48");
+        let choose = |taken: &[&str]| {
+            let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
+            choose_ula(prefix, &taken).map(|subnet| subnet.to_string())
+        };
+        assert_eq!(
+            choose(&["::/0", "fd00::/64"]).unwrap(),
+            "fd12:3456:789a::/64"
+        );
+        assert_eq!(
+            choose(&["fd12:3456:789a::/64", "fd12:3456:789a:1::7/128"]).unwrap(),
+            "fd12:3456:789a:2::/64"
+        );
+        assert!(choose(&["fc00::/7"]).is_err());
+        assert!(choose(&["fd12:3456:789a::/48"]).is_err());
+        for link_local in ["fe80::/64", "169.254.0.0/16"] {
+            assert!(check_subnet(net(link_local), &[], &[]).is_err());
+        }
     }
 
     #[test]

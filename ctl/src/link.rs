@@ -224,9 +224,9 @@ pub(crate) fn set_default_route(gateway: IpAddr, name: &str) -> Result<()> {
 }
 
 /// Keeps the kernel from making IPv6 addresses of its own on an interface: no router
-/// advertisements, no autoconfiguration, and, unless `wanted`, no IPv6 at all, so that an IPv4
-/// network isn't full of neighbour and multicast-listener chatter. Does nothing on a kernel
-/// without IPv6. Call it before the interface comes up.
+/// advertisements (CVE-2020-13401), no autoconfiguration, and, unless `wanted`, no IPv6 at all
+/// (CVE-2024-32473): no link-local address either. Does nothing on a kernel without IPv6. Call it
+/// before the interface comes up.
 pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
     in_session(async |session| session.quiet_ipv6(name, wanted))
 }
@@ -254,10 +254,12 @@ pub(crate) fn configure_container(
                 .addresses
                 .iter()
                 .any(|address| address.addr().is_ipv6());
-            // Some sandboxes mount /proc/sys read-only. Chatter is a nuisance, no obstacle; but
-            // an IPv6 address can't be added if IPv6 stays off, and then that says so.
-            if let Err(error) = session.quiet_ipv6(name, ipv6) {
-                tracing::debug!("{error}");
+            // Some sandboxes mount /proc/sys read-only. An IPv6 address can't be added if IPv6
+            // stays off, and then that says so.
+            match session.quiet_ipv6(name, ipv6) {
+                Ok(()) => {}
+                Err(error) if ipv6 => tracing::debug!("{error}"),
+                Err(error) => tracing::warn!("IPv6 is not off in the container: {error}"),
             }
             for &address in &link.addresses {
                 session.add_address(name, address).await?;

@@ -23,9 +23,9 @@ pub(super) struct ContainerArgs {
     /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
-    /// The container's address [default: the next free one]
-    #[arg(long)]
-    ip: Option<IpAddr>,
+    /// An address of the container, IPv4 or IPv6; may be repeated [default: the next free ones]
+    #[arg(long, visible_alias = "ip6")]
+    ip: Vec<IpAddr>,
     /// The container's MAC address [default: made up]
     #[arg(long, visible_alias = "mac-address", value_parser = parse_mac)]
     mac: Option<String>,
@@ -49,7 +49,7 @@ impl ContainerArgs {
             mode: self.net,
             target,
             port_kind: self.port_kind,
-            ip: self.ip,
+            ips: self.ip,
             mac: self.mac,
             interface: self.interface,
             publish: self.publish,

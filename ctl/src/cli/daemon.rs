@@ -37,6 +37,9 @@ pub(super) struct DaemonArgs {
     /// What carries a container's frames: tap or veth [default: tap if it works]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
+    /// Whether new networks have IPv6 unless told otherwise [default: if the host has it]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv6: Option<bool>,
 }
 
 impl DaemonArgs {
@@ -51,6 +54,7 @@ impl DaemonArgs {
             socket,
             workers: self.workers,
             port_kind: self.port_kind,
+            ipv6: self.ipv6,
         })
     }
 }

@@ -28,11 +28,17 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     };
     let port_kind = info.port_kind.to_possible_value();
     let port_kind = port_kind.as_ref().map_or("", |value| value.get_name());
+    let ipv6 = match (info.ipv6, info.kernel_ipv6) {
+        (true, _) => "in new networks",
+        (false, true) => "not in new networks, unless asked for",
+        (false, false) => "this kernel has none",
+    };
     writeln!(out, "Version:      {}", info.version)?;
     writeln!(out, "Process:      {}", info.pid)?;
     writeln!(out, "Workers:      {}", info.workers)?;
     writeln!(out, "Uplinks:      {uplinks}")?;
     writeln!(out, "Port kind:    {port_kind}")?;
+    writeln!(out, "IPv6:         {ipv6}")?;
     writeln!(out, "State:        {}", info.state_dir.display())?;
     writeln!(out, "Run:          {}", info.run_dir.display())?;
     writeln!(out, "Networks:     {}", info.networks)?;

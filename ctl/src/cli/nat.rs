@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Look, OutputArgs, at, write_table};
+use super::output::{Look, OutputArgs, at, joined, write_table};
 use crate::api::NatRules;
 use crate::spec::port_range;
 
@@ -33,10 +33,12 @@ pub(crate) fn print(out: &mut dyn Write, look: Look, rules: &NatRules) -> io::Re
                 mapping.host_ip,
                 &port_range(mapping.host_port, mapping.count),
             ),
-            at(
-                Some(rule.to),
-                &port_range(mapping.container_port, mapping.count),
-            ),
+            joined(rule.to.iter().map(|to| {
+                at(
+                    Some(*to),
+                    &port_range(mapping.container_port, mapping.count),
+                )
+            })),
             rule.container.clone(),
         ]
     });

@@ -29,12 +29,20 @@ pub(super) enum NetworkCommand {
 pub(super) struct CreateArgs {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// The network's addresses, as 10.1.0.0/16 [default: one that overlaps no route of the host]
+    /// Addresses of the network, as 10.1.0.0/16 or fd00:1::/64; may be repeated [default: for each
+    /// family, one that overlaps no route of the host]
     #[arg(long, value_name = "CIDR")]
-    subnet: Option<IpNet>,
-    /// The gateway's address [default: the first of the subnet]
+    subnet: Vec<IpNet>,
+    /// The gateway's address in a subnet; may be repeated [default: the first of the subnet]
     #[arg(long, value_name = "IP")]
-    gateway: Option<IpAddr>,
+    gateway: Vec<IpAddr>,
+    /// Whether containers get IPv4 addresses [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv4: Option<bool>,
+    /// Whether containers get IPv6 addresses; if not, IPv6 is off on their interfaces [default: as
+    /// `pontoon info` says]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv6: Option<bool>,
     /// Bytes of an IP packet [default: the uplink's]
     // RFC 791: every host takes a datagram of 68 bytes, and none is longer than 65535.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
@@ -90,8 +98,10 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
 fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
     let request = CreateNetwork {
         name: args.name,
-        subnet: args.subnet,
-        gateway: args.gateway,
+        subnets: args.subnet,
+        gateways: args.gateway,
+        ipv4: args.ipv4,
+        ipv6: args.ipv6,
         mtu: args.mtu,
     };
     let network: Network = args.client.client()?.post("/v1/networks", &request)?;

@@ -44,6 +44,8 @@ fn every_client_command_takes_a_socket() {
         "publish --socket s web -p 80:80",
         "unpublish --socket s web -p 80:80",
         "network create --socket s backend",
+        "network create --socket s backend --subnet 10.1.0.0/16 --subnet fd00:1::/64 --ipv6",
+        "network create --socket s backend --ipv4=false --ipv6=true",
         "network ls --socket s",
         "network inspect --socket s backend",
         "network rm --socket s backend",
@@ -61,7 +63,7 @@ fn every_client_command_takes_a_socket() {
 fn commands_keep_their_own_options() {
     // With and without `--`, as Docker takes it.
     for words in [
-        "run --rm -d --net none -p 80:80 -p 81:81 --name web --ip 10.0.0.2 -- sh -c x --rm",
+        "run --rm -d --net none -p 80:80 -p 81:81 --name web --ip 10.0.0.2 --ip6 fd00::2 -- sh -c x --rm",
         "run --rm -d --network none -p 80:80 --publish 81:81 --name web --ip 10.0.0.2 sh -c x --rm",
         "exec web -- sh -c x --rm",
         "exec web sh -c x --rm",
@@ -245,7 +247,7 @@ fn nat_as_printed() {
         publish: vec![api::PublishRule {
             container: "web".into(),
             mapping: mapping("8080-8089:80-89"),
-            to: "172.17.0.2".parse().unwrap(),
+            to: vec!["172.17.0.2".parse().unwrap()],
         }],
     };
     assert_eq!(

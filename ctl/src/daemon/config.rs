@@ -135,7 +135,7 @@ mod tests {
     use crate::api::{Mode, PortKind, Status, Target};
     use crate::daemon::life::Identity;
     use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
-    use crate::ipam::Allocator;
+    use crate::ipam::Pools;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -155,7 +155,8 @@ mod tests {
             },
             id: NetworkId(1),
             port: PortId(0),
-            addresses: Allocator::new("172.17.0.0/16".parse().unwrap(), ip("172.17.0.1")).unwrap(),
+            addresses: Pools::new(&["172.17.0.0/16".parse().unwrap()], &[ip("172.17.0.1")])
+                .unwrap(),
         }
     }
 

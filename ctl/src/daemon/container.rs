@@ -149,7 +149,11 @@ impl Daemon {
         };
         let position = self.find_network(&endpoint.network)?;
         let to = first_address(&endpoint)?;
-        self.allocate(position, Some(to), &record.name)?;
+        let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
+        self.networks[position]
+            .addresses
+            .hold(&addresses, &record.name)
+            .map_err(refused)?;
         let network = &self.networks[position].record;
         let workers = self.switch.workers();
         let port = interface::adopt(
@@ -167,7 +171,9 @@ impl Daemon {
         let port = match port {
             Ok(port) => port,
             Err(error) => {
-                self.networks[position].addresses.release(to);
+                self.networks[position]
+                    .addresses
+                    .release(&endpoint.addresses);
                 return Err(error.into());
             }
         };
@@ -180,24 +186,6 @@ impl Daemon {
         })
     }
 
-    fn allocate(
-        &mut self,
-        position: usize,
-        wanted: Option<IpAddr>,
-        holder: &str,
-    ) -> Result<IpAddr, Failure> {
-        let addresses = &mut self.networks[position].addresses;
-        match wanted {
-            Some(address) => {
-                addresses
-                    .allocate_specific(address, holder)
-                    .map_err(refused)?;
-                Ok(address)
-            }
-            None => addresses.allocate(holder).map_err(refused),
-        }
-    }
-
     fn container_link(&self, position: usize, endpoint: &EndpointRecord) -> ContainerLink {
         let network = &self.networks[position];
         ContainerLink {
@@ -205,11 +193,7 @@ impl Daemon {
             mac: endpoint.mac,
             mtu: network.record.mtu,
             addresses: endpoint.addresses.clone(),
-            gateways: endpoint
-                .addresses
-                .iter()
-                .filter_map(|address| network.gateway_of(&address.trunc()))
-                .collect(),
+            gateways: network.gateways_for(&endpoint.addresses),
         }
     }
 
@@ -256,9 +240,7 @@ impl Daemon {
             self.switch.nat().forget(self.switch.now(), address.addr());
         }
         if let Some(network) = network {
-            for address in &endpoint.addresses {
-                network.addresses.release(address.addr());
-            }
+            network.addresses.release(&endpoint.addresses);
         }
     }
 

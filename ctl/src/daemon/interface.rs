@@ -156,13 +156,15 @@ pub(super) fn adopt(
 }
 
 /// Makes or adopts the interface by which host processes reach a network, without an address yet:
-/// a persistent TAP, or a veth pair whose other end the switch reads.
+/// a persistent TAP, or a veth pair whose other end the switch reads. Without `ipv6` that is off on
+/// it.
 pub(super) fn host_interface(
     kind: PortKind,
     name: &str,
     mac: MacAddr,
     mtu: u32,
     workers: usize,
+    ipv6: bool,
 ) -> io::Result<Vec<Queue>> {
     // What a daemon before this one made stays what it is: containers' neighbours know it.
     let existing = match link::link_info(name) {
@@ -193,7 +195,7 @@ pub(super) fn host_interface(
     };
     link::set_mac(name, mac)?;
     link::set_mtu(name, mtu)?;
-    if let Err(error) = link::quiet_ipv6(name, false) {
+    if let Err(error) = link::quiet_ipv6(name, ipv6) {
         tracing::debug!("{error}");
     }
     link::set_up(name)?;

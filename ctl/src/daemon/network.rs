@@ -1,4 +1,5 @@
-//! Networks: a subnet, a gateway, the host's interface on it, and who has which address.
+//! Networks: subnets, a gateway, the host's interface on it, and who has which address. What a new
+//! one gets is chosen in [`subnets`].
 
 use std::io;
 use std::net::IpAddr;
@@ -11,8 +12,10 @@ use super::interface::{self, PortKinds};
 use super::store::NetworkRecord;
 use super::{Daemon, names, seconds_since_1970};
 use crate::api::{self, CreateNetwork, PortKind};
-use crate::ipam::{self, Allocator, IpamError};
+use crate::ipam::{self, IpamError, Pools};
 use crate::link;
+
+mod subnets;
 
 /// The network that is there from the start and can't be removed.
 pub(super) const BRIDGE: &str = "bridge";
@@ -30,7 +33,7 @@ pub(super) struct Network {
     pub id: NetworkId,
     /// The host's interface.
     pub port: PortId,
-    pub addresses: Allocator,
+    pub addresses: Pools,
 }
 
 impl Network {
@@ -41,14 +44,7 @@ impl Network {
         kind: PortKind,
         switch: &Switch,
     ) -> Result<Network, Failure> {
-        let (Some(&subnet), Some(&gateway)) = (record.subnets.first(), record.gateways.first())
-        else {
-            return Err(Failure::Internal(format!(
-                "network {} has no subnet",
-                record.name
-            )));
-        };
-        let addresses = Allocator::new(subnet, gateway).map_err(refused)?;
+        let addresses = Pools::new(&record.subnets, &record.gateways).map_err(refused)?;
         let port = add_host_port(&record, kind, switch)?;
         Ok(Network {
             record,
@@ -58,30 +54,37 @@ impl Network {
         })
     }
 
-    /// A gateway's address with the prefix length of its subnet.
-    pub(super) fn gateway_of(&self, subnet: &IpNet) -> Option<IpAddr> {
-        self.record
-            .gateways
-            .iter()
-            .find(|gateway| subnet.contains(*gateway))
-            .copied()
+    /// The gateways for an endpoint with these addresses: of each family one, that of the first
+    /// address's subnet.
+    pub(super) fn gateways_for(&self, addresses: &[IpNet]) -> Vec<IpAddr> {
+        let mut gateways: Vec<IpAddr> = Vec::with_capacity(2);
+        for address in addresses {
+            let gateway = self.record.gateways.iter().find(|it| address.contains(*it));
+            if let Some(gateway) = gateway
+                && !gateways.iter().any(|it| it.is_ipv6() == gateway.is_ipv6())
+            {
+                gateways.push(*gateway);
+            }
+        }
+        gateways
     }
 }
 
 /// The host's interface of a network, as a port of the switch.
 fn add_host_port(record: &NetworkRecord, kind: PortKind, switch: &Switch) -> io::Result<PortId> {
     let name = &record.host_interface;
-    let queues =
-        interface::host_interface(kind, name, record.gateway_mac, record.mtu, switch.workers())?;
-    for subnet in &record.subnets {
-        for gateway in record
-            .gateways
-            .iter()
-            .filter(|gateway| subnet.contains(*gateway))
-        {
-            let address = IpNet::new(*gateway, subnet.prefix_len()).map_err(io::Error::other)?;
-            link::add_address(name, address)?;
-        }
+    let ipv6 = record.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
+    let queues = interface::host_interface(
+        kind,
+        name,
+        record.gateway_mac,
+        record.mtu,
+        switch.workers(),
+        ipv6,
+    )?;
+    for (subnet, gateway) in record.subnets.iter().zip(&record.gateways) {
+        let address = IpNet::new(*gateway, subnet.prefix_len()).map_err(io::Error::other)?;
+        link::add_address(name, address)?;
     }
     switch.add_port(queues)
 }
@@ -107,7 +110,7 @@ impl Daemon {
         &mut self,
         request: CreateNetwork,
     ) -> Result<api::Network, Failure> {
-        let name = request.name;
+        let name = request.name.clone();
         names::check("network", &name)?;
         if RESERVED.contains(&name.as_str()) {
             return Err(Failure::Invalid(format!(
@@ -123,11 +126,6 @@ impl Daemon {
                 "there is a network {name} already"
             )));
         }
-        let subnet = self.choose_subnet(request.subnet)?;
-        let gateway = request
-            .gateway
-            .unwrap_or_else(|| ipam::default_gateway(subnet));
-        Allocator::new(subnet, gateway).map_err(refused)?;
         let mtu = request.mtu.unwrap_or_else(|| self.uplinks.mtu());
         if !MTU.contains(&mtu) {
             return Err(Failure::Invalid(format!(
@@ -136,13 +134,18 @@ impl Daemon {
                 MTU.end()
             )));
         }
+        let (subnets, gateways): (Vec<IpNet>, Vec<IpAddr>) =
+            self.choose_subnets(&request, mtu)?.into_iter().unzip();
+        let Some(&first) = gateways.first() else {
+            return Err(Failure::Internal(format!("network {name} has no subnet")));
+        };
         let record = NetworkRecord {
             id: names::new_id()?,
             host_interface: self.free_host_interface()?,
             name,
-            subnets: vec![subnet],
-            gateways: vec![gateway],
-            gateway_mac: ipam::mac_for(gateway),
+            subnets,
+            gateways,
+            gateway_mac: ipam::mac_for(first),
             mtu,
             created: seconds_since_1970(),
         };
@@ -165,8 +168,10 @@ impl Daemon {
             return Err(error.into());
         }
         tracing::info!(
-            "network {} is {subnet}, gateway {gateway} on {}, MTU {mtu}",
+            "network {} is {}, gateway {} on {}, MTU {mtu}",
             record.name,
+            list(&record.subnets),
+            list(&record.gateways),
             record.host_interface
         );
         self.networks.push(network);
@@ -239,25 +244,6 @@ impl Daemon {
         NetworkId(self.next_network)
     }
 
-    fn choose_subnet(&self, wanted: Option<IpNet>) -> Result<IpNet, Failure> {
-        let networks: Vec<IpNet> = self
-            .networks
-            .iter()
-            .flat_map(|network| network.record.subnets.clone())
-            .collect();
-        let mut host = self.host.subnets();
-        match wanted {
-            Some(IpNet::V6(subnet)) => Err(Failure::Invalid(format!(
-                "subnet {subnet}: networks are IPv4 only for now; give an IPv4 subnet"
-            ))),
-            Some(subnet) => ipam::check_subnet(subnet, &host, &networks).map_err(refused),
-            None => {
-                host.extend(networks);
-                ipam::choose_subnet(&host).map(IpNet::V4).map_err(refused)
-            }
-        }
-    }
-
     /// The first of `pontoon0`, `pontoon1`, … that is nobody's.
     fn free_host_interface(&self) -> Result<String, Failure> {
         for number in 0..10_000 {
@@ -274,6 +260,12 @@ impl Daemon {
             "every name from pontoon0 to pontoon9999 is in use".to_owned(),
         ))
     }
+}
+
+/// For the log.
+pub(super) fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
 }
 
 /// Removes the interfaces of the host that earlier lives of pontoon left and nothing claims.
@@ -304,6 +296,7 @@ pub(super) fn refused(error: IpamError) -> Failure {
     let text = error.to_string();
     match error {
         IpamError::NoSubnetFree
+        | IpamError::NoUlaFree(_)
         | IpamError::Overlap { .. }
         | IpamError::Held { .. }
         | IpamError::Full { .. } => Failure::Conflict(text),

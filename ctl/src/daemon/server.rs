@@ -15,6 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router, body::Bytes};
 use serde::de::DeserializeOwned;
 use switch::Switch;
+use switch::io::has_ipv6;
 use tokio::sync::watch;
 
 use super::failure::Failure;
@@ -37,6 +38,7 @@ pub(super) struct Api {
     pub state_dir: Arc<PathBuf>,
     pub run_dir: Arc<PathBuf>,
     pub port_kind: PortKind,
+    pub ipv6: bool,
 }
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -94,6 +96,8 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         state_dir: api.state_dir.to_path_buf(),
         run_dir: api.run_dir.to_path_buf(),
         port_kind: api.port_kind,
+        ipv6: api.ipv6,
+        kernel_ipv6: has_ipv6(),
         networks: view.networks.len(),
         containers: view.containers.len(),
         connections: api.switch.nat().len(),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use switch::frame::MacAddr;
 
 use super::life::Identity;
+use super::names::random;
 use crate::api::{Mode, PortKind, PortMapping, Status, Target};
 
 type Records = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -30,7 +31,9 @@ const FORMAT: u64 = 1;
 pub(super) struct NetworkRecord {
     pub id: String,
     pub name: String,
+    /// IPv4 ones first; an older daemon knew no other.
     pub subnets: Vec<IpNet>,
+    /// One for each subnet, in the same order.
     pub gateways: Vec<IpAddr>,
     #[serde(with = "mac_text")]
     pub gateway_mac: MacAddr,
@@ -64,10 +67,20 @@ pub(super) struct EndpointRecord {
     pub interface: String,
     #[serde(with = "mac_text")]
     pub mac: MacAddr,
+    /// IPv4 ones first.
     pub addresses: Vec<IpNet>,
     pub port_kind: PortKind,
     /// The host's end of the veth pair; a TAP has none.
     pub host_interface: Option<String>,
+}
+
+impl NetworkRecord {
+    /// The network as a kernel without IPv6 can have it. It may have no subnet then.
+    pub(super) fn without_ipv6(mut self) -> NetworkRecord {
+        self.subnets.retain(|subnet| subnet.addr().is_ipv4());
+        self.gateways.retain(IpAddr::is_ipv4);
+        self
+    }
 }
 
 /// The open file. A failed write closes it, because redb refuses to go on after an I/O error, and
@@ -87,6 +100,14 @@ impl Store {
         };
         store.opened()?;
         Ok(store)
+    }
+
+    /// 40 bits drawn at random when the store was made: the global id of the daemon's unique local
+    /// addresses (RFC 4193 clause 3.2.2).
+    pub(super) fn global_id(&mut self) -> anyhow::Result<u64> {
+        let meta = self.opened()?.begin_read()?.open_table(META)?;
+        let id = meta.get("global_id")?.map(|id| id.value());
+        id.ok_or_else(|| anyhow!("the store has no global id"))
     }
 
     pub(super) fn networks(&mut self) -> anyhow::Result<Vec<NetworkRecord>> {
@@ -176,6 +197,10 @@ fn open_database(path: &Path) -> anyhow::Result<Database> {
         transaction.open_table(NETWORKS)?;
         transaction.open_table(CONTAINERS)?;
         let mut meta = transaction.open_table(META)?;
+        if meta.get("global_id")?.is_none() {
+            let [a, b, c, d, e] = random()?;
+            meta.insert("global_id", u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))?;
+        }
         let found = meta.get("format")?.map(|format| format.value());
         match found {
             None => {
@@ -286,9 +311,14 @@ mod tests {
         store.put_container(&container("a")).unwrap();
         store.put_container(&container("b")).unwrap();
         store.remove_container("a").unwrap();
+        let id = store.global_id().unwrap();
         drop(store);
 
         let mut store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.global_id().unwrap(), id);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut other = Store::open(elsewhere.path()).unwrap();
+        assert_ne!(other.global_id().unwrap(), id, "40 bits of chance");
         assert_eq!(store.networks().unwrap(), [network]);
         assert_eq!(store.containers().unwrap(), [container("b")]);
         store.remove_network("n").unwrap();

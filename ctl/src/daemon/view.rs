@@ -1,6 +1,9 @@
 //! What readers of the API see: made anew after each change, so that no reader waits for one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::container::Container;
 use super::network::Network;
@@ -118,11 +121,9 @@ fn tell_container(container: &Container, networks: &[Network]) -> api::Container
                 interface: endpoint.interface.clone(),
                 mac: endpoint.mac.to_string(),
                 addresses: endpoint.addresses.clone(),
-                gateways: endpoint
-                    .addresses
-                    .iter()
-                    .filter_map(|address| network?.gateway_of(&address.trunc()))
-                    .collect(),
+                gateways: network.map_or_else(Vec::new, |network| {
+                    network.gateways_for(&endpoint.addresses)
+                }),
                 port_kind: endpoint.port_kind,
                 port: port.0,
                 host_interface: endpoint.host_interface.clone(),
@@ -149,18 +150,19 @@ fn tell_rules(
     host: &HostState,
 ) -> api::NatRules {
     // What a flow to the world leaves with is its route's source; by uplink, the widest route's.
-    let to: BTreeMap<String, std::net::IpAddr> = uplinks
-        .iter()
-        .filter_map(|uplink| {
+    let to = |is_ipv6: bool| -> BTreeMap<String, IpAddr> {
+        let sources = uplinks.iter().filter_map(|uplink| {
             let ports = [(uplink.link.index, uplink.port)];
             let routes = super::uplink::routes(host, &ports);
             let widest = routes
                 .iter()
-                .filter(|route| route.source.is_ipv4())
+                .filter(|route| route.source.is_ipv6() == is_ipv6)
                 .min_by_key(|route| route.destination.prefix_len())?;
             Some((uplink.link.name.clone(), widest.source))
-        })
-        .collect();
+        });
+        sources.collect()
+    };
+    let (ipv4, ipv6) = (to(false), to(true));
     api::NatRules {
         masquerade: networks
             .iter()
@@ -172,7 +174,10 @@ fn tell_rules(
                     .map(|subnet| api::MasqueradeRule {
                         network: network.record.name.clone(),
                         source: *subnet,
-                        to: to.clone(),
+                        to: match subnet {
+                            IpNet::V4(_) => ipv4.clone(),
+                            IpNet::V6(_) => ipv6.clone(),
+                        },
                     })
             })
             .collect(),
@@ -185,7 +190,7 @@ fn tell_rules(
                     .map(|published| api::PublishRule {
                         container: container.record.name.clone(),
                         mapping: published.mapping.clone(),
-                        to: published.to,
+                        to: vec![published.to],
                     })
             })
             .collect(),

@@ -186,7 +186,14 @@ impl Session {
             return Ok(());
         }
         let off = if wanted { "0" } else { "1" };
-        for (file, value) in [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", off)] {
+        // Of addresses that IPAM gives out there are no duplicates to detect, and none of the
+        // link-local one that the kernel derives from IPAM's MAC: it is usable at once.
+        for (file, value) in [
+            ("accept_ra", "0"),
+            ("autoconf", "0"),
+            ("accept_dad", "0"),
+            ("disable_ipv6", off),
+        ] {
             fs::write(settings.join(file), value)
                 .map_err(|error| self.failed(format!("{} (sysctl {file})", action()), error, ""))?;
         }

@@ -3,7 +3,6 @@
 //! All or nothing: what one step made, the failure of a later one takes away.
 
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use switch::frame::MacAddr;
@@ -13,7 +12,7 @@ use crate::api::{self, Attach, Mode, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life::{self, Identity};
-use crate::daemon::network::remove_interface;
+use crate::daemon::network::{list, refused, remove_interface};
 use crate::daemon::store::{ContainerRecord, EndpointRecord};
 use crate::daemon::{Daemon, names, seconds_since_1970};
 use crate::ipam;
@@ -59,7 +58,7 @@ impl Candidate {
         if !self.request.publish.is_empty() {
             return refuse("-p", publish_why);
         }
-        if self.request.ip.is_some() {
+        if !self.request.ips.is_empty() {
             return refuse("--ip", "the container gets no address");
         }
         if self.request.mac.is_some() {
@@ -93,13 +92,9 @@ impl Daemon {
         };
         container.watch = watch;
         let id = candidate.id;
-        let address = container
-            .record
-            .endpoint
-            .as_ref()
-            .and_then(|it| it.addresses.first());
-        match address {
-            Some(address) => tracing::info!("{} is attached, {address}", container.record.name),
+        let endpoint = container.record.endpoint.as_ref();
+        match endpoint.map(|endpoint| list(&endpoint.addresses)) {
+            Some(addresses) => tracing::info!("{} is attached, {addresses}", container.record.name),
             None => tracing::info!("{} is attached, --net {mode}", container.record.name),
         }
         self.containers.push(container);
@@ -208,27 +203,26 @@ impl Daemon {
             .unwrap_or_else(|| INTERFACE.to_owned());
         self.refuse_attached_twice(candidate, &interface)?;
         let position = self.find_network(wanted)?;
-        let address = self.allocate(position, request.ip, &candidate.name)?;
+        let addresses = self.networks[position]
+            .addresses
+            .allocate(&request.ips, &candidate.name)
+            .map_err(refused)?;
 
         let attached = self
-            .choose_mac(position, request.mac.as_deref(), address)
+            .choose_mac(position, request.mac.as_deref(), &addresses)
             .and_then(|mac| {
-                let network = &self.networks[position];
-                let subnet = network.addresses.subnet();
                 let endpoint = EndpointRecord {
-                    network: network.record.id.clone(),
+                    network: self.networks[position].record.id.clone(),
                     interface,
                     mac,
-                    addresses: IpNet::new(address, subnet.prefix_len())
-                        .into_iter()
-                        .collect(),
+                    addresses: addresses.clone(),
                     port_kind: kind,
                     host_interface: None,
                 };
                 self.connect(candidate, position, endpoint)
             });
         if attached.is_err() {
-            self.networks[position].addresses.release(address);
+            self.networks[position].addresses.release(&addresses);
         }
         attached
     }
@@ -280,14 +274,17 @@ impl Daemon {
         &self,
         position: usize,
         wanted: Option<&str>,
-        address: IpAddr,
+        addresses: &[IpNet],
     ) -> Result<MacAddr, Failure> {
-        let Some(wanted) = wanted else {
-            return Ok(ipam::mac_for(address));
+        let mac = match (wanted, addresses.first()) {
+            (Some(wanted), _) => wanted.parse().map_err(|error| {
+                Failure::Invalid(format!("{wanted:?} is no MAC address: {error}"))
+            })?,
+            (None, Some(first)) => ipam::mac_for(first.addr()),
+            (None, None) => {
+                return Err(Failure::Internal("an endpoint without address".to_owned()));
+            }
         };
-        let mac: MacAddr = wanted
-            .parse()
-            .map_err(|error| Failure::Invalid(format!("{wanted:?} is no MAC address: {error}")))?;
         if !mac.is_unicast() || mac == MacAddr([0; 6]) {
             return Err(Failure::Invalid(format!(
                 "{mac} is no MAC address of a single interface"
@@ -307,7 +304,7 @@ impl Daemon {
         match holder {
             None => Ok(mac),
             Some(holder) => Err(Failure::Conflict(format!(
-                "{mac} is the MAC address of {holder} on network {}: choose another one",
+                "{mac} is the MAC address of {holder} on network {}: choose another one (--mac)",
                 network.name
             ))),
         }
