@@ -1,0 +1,275 @@
+//! Subnets, addresses and MACs.
+
+use super::*;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn allocator(subnet: &str) -> Allocator {
+    Allocator::new(net(subnet), default_gateway(net(subnet))).unwrap()
+}
+
+// Conforms: RFC4787-7
+#[test]
+fn the_first_subnet_that_overlaps_nothing_is_chosen() {
+    let chosen = |taken: &[&str]| {
+        let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
+        choose_subnet(&taken).map(|subnet| subnet.to_string())
+    };
+    assert_eq!(chosen(&[]).unwrap(), "172.17.0.0/16");
+    assert_eq!(chosen(&["172.17.0.0/16"]).unwrap(), "172.18.0.0/16");
+    // A host's address inside a candidate, and a route that holds several.
+    assert_eq!(
+        chosen(&["172.17.42.1/32", "172.18.0.0/15"]).unwrap(),
+        "172.20.0.0/16"
+    );
+    assert_eq!(chosen(&["172.16.0.0/12"]).unwrap(), "192.168.0.0/20");
+    assert_eq!(
+        chosen(&["172.16.0.0/12", "192.168.1.7/24"]).unwrap(),
+        "192.168.16.0/20"
+    );
+    assert_eq!(
+        chosen(&["172.16.0.0/12", "192.168.0.0/16"]).unwrap(),
+        "10.0.0.0/16"
+    );
+    let all = ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"];
+    assert_eq!(chosen(&all), Err(IpamError::NoSubnetFree));
+    // Default routes, and IPv6, hinder nothing.
+    assert_eq!(
+        chosen(&["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "fd00::/8"]).unwrap(),
+        "172.17.0.0/16"
+    );
+}
+
+// Conforms: RFC4787-7
+#[test]
+fn a_subnet_of_the_users_own_is_checked() {
+    let host = [net("10.0.0.0/8"), net("0.0.0.0/0")];
+    let networks = [net("172.17.0.0/16")];
+    let check = |text| check_subnet(net(text), &host, &networks);
+    assert_eq!(check("192.168.5.9/24"), Ok(net("192.168.5.0/24")));
+    assert_eq!(check("fd00:1::/64"), Ok(net("fd00:1::/64")));
+    let clash = check("10.3.0.0/16").unwrap_err().to_string();
+    assert!(
+        clash.contains("10.0.0.0/8") && clash.contains("host"),
+        "{clash}"
+    );
+    let clash = check("172.16.0.0/12").unwrap_err().to_string();
+    assert!(
+        clash.contains("172.17.0.0/16, the subnet of another network"),
+        "{clash}"
+    );
+    assert!(matches!(
+        check("192.168.0.0/31"),
+        Err(IpamError::TooSmall(_))
+    ));
+    assert!(matches!(
+        check("224.0.0.0/24"),
+        Err(IpamError::NotUnicast(_))
+    ));
+    assert!(matches!(
+        check("127.0.0.0/8"),
+        Err(IpamError::NotUnicast(_))
+    ));
+    assert!(matches!(check("0.0.0.0/0"), Err(IpamError::NotUnicast(_))));
+    assert!(matches!(check("::/0"), Err(IpamError::NotUnicast(_))));
+}
+
+#[test]
+fn a_released_address_rests() {
+    let mut pool = allocator("10.0.0.0/29");
+    assert_eq!(pool.allocate("a").unwrap(), ip("10.0.0.2"));
+    assert_eq!(pool.allocate("b").unwrap(), ip("10.0.0.3"));
+    assert_eq!(pool.release(ip("10.0.0.2")), Some("a".into()));
+    assert_eq!(pool.release(ip("10.0.0.2")), None);
+    let rest: Vec<IpAddr> = (0..4).map(|_| pool.allocate("c").unwrap()).collect();
+    assert_eq!(
+        rest,
+        ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"].map(ip)
+    );
+    let full = pool.allocate("d").unwrap_err();
+    assert_eq!(
+        full,
+        IpamError::Full {
+            subnet: net("10.0.0.0/29"),
+            held: 5
+        }
+    );
+    pool.release(ip("10.0.0.5"));
+    assert_eq!(pool.allocate("d").unwrap(), ip("10.0.0.5"));
+    assert_eq!(pool.release(ip("10.0.0.5")).as_deref(), Some("d"));
+}
+
+#[test]
+fn an_address_asked_for_is_given_or_refused_with_a_reason() {
+    let mut pool = allocator("172.17.0.0/16");
+    pool.allocate_specific(ip("172.17.0.2"), "web").unwrap();
+    pool.allocate_specific(ip("172.17.0.2"), "web").unwrap();
+    let held = pool
+        .allocate_specific(ip("172.17.0.2"), "db")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        held,
+        "address 172.17.0.2 belongs to web; choose another one, or remove web"
+    );
+    let why = |pool: &mut Allocator, text| {
+        pool.allocate_specific(ip(text), "db")
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(why(&mut pool, "172.17.0.1").contains("the gateway"));
+    assert!(why(&mut pool, "172.17.0.0").contains("the network address"));
+    assert!(why(&mut pool, "172.17.255.255").contains("the broadcast address"));
+    assert!(
+        why(&mut pool, "172.18.0.2")
+            .contains("in no subnet of the network, which has 172.17.0.0/16")
+    );
+    assert!(why(&mut pool, "fd00::2").contains("in no subnet"));
+    assert_eq!(
+        pool.allocate("db").unwrap(),
+        ip("172.17.0.3"),
+        "the one held is passed over"
+    );
+}
+
+#[test]
+fn a_gateway_may_lie_anywhere_but_must_be_a_host() {
+    let mut pool = Allocator::new(net("10.0.0.0/30"), ip("10.0.0.2")).unwrap();
+    assert_eq!(pool.allocate("a").unwrap(), ip("10.0.0.1"));
+    assert!(matches!(
+        pool.allocate("b"),
+        Err(IpamError::Full { held: 1, .. })
+    ));
+    for wrong in ["10.0.0.0", "10.0.0.3", "10.0.1.1"] {
+        let made = Allocator::new(net("10.0.0.0/30"), ip(wrong));
+        assert!(made.is_err(), "{wrong}");
+    }
+    assert!(Allocator::new(net("10.0.0.0/31"), ip("10.0.0.1")).is_err());
+}
+
+#[test]
+fn ipv6_is_numbered_alike_and_has_no_broadcast() {
+    let mut pool = allocator("fd00:1::/126");
+    assert_eq!(pool.allocate("a").unwrap(), ip("fd00:1::2"));
+    assert_eq!(pool.allocate("b").unwrap(), ip("fd00:1::3"));
+    assert!(pool.allocate("c").is_err());
+    let anycast = pool
+        .allocate_specific(ip("fd00:1::"), "c")
+        .unwrap_err()
+        .to_string();
+    assert!(anycast.contains("anycast"), "{anycast}");
+    assert_eq!(allocator("fd00::/8").allocate("a").unwrap(), ip("fd00::2"));
+}
+
+fn pools(subnets: &[&str]) -> Pools {
+    let subnets: Vec<IpNet> = subnets.iter().map(|text| net(text)).collect();
+    let gateways: Vec<IpAddr> = subnets.iter().map(|net| default_gateway(*net)).collect();
+    Pools::new(&subnets, &gateways).unwrap()
+}
+
+fn given(addresses: Result<Vec<IpNet>, IpamError>) -> Vec<String> {
+    let addresses = addresses.unwrap();
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+// Conforms: IPV6-dual-stack-addresses
+#[test]
+fn both_families_number_alike() {
+    let mut pools = pools(&["fd00:1::/64", "172.17.0.0/16"]);
+    assert_eq!(
+        given(pools.allocate(&[], "a")),
+        ["172.17.0.2/16", "fd00:1::2/64"]
+    );
+    assert_eq!(
+        given(pools.allocate(&[ip("172.17.1.0")], "b")),
+        ["172.17.1.0/16", "fd00:1::100/64"]
+    );
+    // One that is taken is passed over.
+    pools.hold(&[ip("fd00:1::3")], "static").unwrap();
+    let c = pools.allocate(&[], "c").unwrap();
+    assert_eq!(given(Ok(c.clone())), ["172.17.0.3/16", "fd00:1::4/64"]);
+    // As is one that is too far for the other family.
+    assert_eq!(
+        given(pools.allocate(&[ip("fd00:1::7:5")], "d")),
+        ["172.17.0.4/16", "fd00:1::7:5/64"]
+    );
+    // Both at once, in any order.
+    let wanted = [ip("fd00:1::99"), ip("172.17.0.9")];
+    assert_eq!(
+        given(pools.allocate(&wanted, "e")),
+        ["172.17.0.9/16", "fd00:1::99/64"]
+    );
+    pools.release(&c);
+    assert_eq!(
+        given(pools.allocate(&[ip("172.17.0.3")], "f")),
+        ["172.17.0.3/16", "fd00:1::5/64"]
+    );
+}
+
+#[test]
+fn all_addresses_or_none() {
+    let mut pools = pools(&["10.0.0.0/30", "10.1.0.0/30", "fd00:1::/64"]);
+    let outside = pools
+        .allocate(&[ip("10.0.0.2"), ip("fd00:2::2")], "a")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        outside.contains("fd00:2::2") && outside.contains("10.0.0.0/30, 10.1.0.0/30, fd00:1::/64"),
+        "{outside}"
+    );
+    // Nothing of it is held, and the second subnet serves when the first is full.
+    assert_eq!(
+        given(pools.allocate(&[], "a")),
+        ["10.0.0.2/30", "fd00:1::2/64"]
+    );
+    assert_eq!(
+        given(pools.allocate(&[], "b")),
+        ["10.1.0.2/30", "fd00:1::3/64"]
+    );
+    let full = pools.allocate(&[], "c").unwrap_err();
+    assert!(matches!(full, IpamError::Full { .. }), "{full}");
+    assert!(pools.hold(&[ip("fd00:1::4")], "c").is_ok(), "not lost");
+    // What a daemon before this one gave is taken as it was.
+    let mut plain = Pools::new(&[net("10.0.0.0/24")], &[ip("10.0.0.1")]).unwrap();
+    assert_eq!(given(plain.hold(&[ip("10.0.0.7")], "x")), ["10.0.0.7/24"]);
+    assert_eq!(given(plain.allocate(&[], "y")), ["10.0.0.2/24"]);
+}
+
+// Conforms: IPV6-ula-prefix
+#[test]
+fn a_daemons_own_prefix_is_divided() {
+    let prefix = ula_prefix(0xffff_ff12_3456_789a);
+    assert_eq!(prefix.to_string(), "fd12:3456:789a::/48");
+    let choose = |taken: &[&str]| {
+        let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
+        choose_ula(prefix, &taken).map(|subnet| subnet.to_string())
+    };
+    assert_eq!(
+        choose(&["::/0", "fd00::/64"]).unwrap(),
+        "fd12:3456:789a::/64"
+    );
+    assert_eq!(
+        choose(&["fd12:3456:789a::/64", "fd12:3456:789a:1::7/128"]).unwrap(),
+        "fd12:3456:789a:2::/64"
+    );
+    assert!(choose(&["fc00::/7"]).is_err());
+    assert!(choose(&["fd12:3456:789a::/48"]).is_err());
+    for link_local in ["fe80::/64", "169.254.0.0/16"] {
+        assert!(check_subnet(net(link_local), &[], &[]).is_err());
+    }
+}
+
+#[test]
+fn macs_are_unicast_and_locally_administered() {
+    assert_eq!(mac_for(ip("172.17.0.2")).0, [0x02, 0x42, 172, 17, 0, 2]);
+    assert_eq!(mac_for(ip("fd00::1:2")).0, [0x06, 0, 0, 1, 0, 2]);
+    for mac in [mac_for(ip("1.2.3.4")), mac_for(ip("::1"))] {
+        assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
+    }
+}
