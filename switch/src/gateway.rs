@@ -308,3 +308,6 @@ fn is_martian(address: IpAddr) -> bool {
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
+
+#[cfg(test)]
+mod tests;

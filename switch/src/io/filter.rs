@@ -57,7 +57,7 @@ pub struct UplinkFilter {
     /// The same for UDP.
     pub udp: Vec<RangeInclusive<u16>>,
     /// The host's addresses that pontoon serves; packets to others stay out. Every address when
-    /// empty.
+    /// empty. Link-local ones of IPv6 count for nothing: no container is behind them.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -67,7 +67,8 @@ pub struct UplinkFilter {
 /// - fragments, of which only the first has ports, and IPv6 packets with extension headers;
 /// - TCP and UDP to a port in the intervals, found in O(log n) steps.
 ///
-/// All else stays in the kernel, frames of other VLANs too. With more intervals than fit the nearest
+/// All else stays in the kernel, frames of other VLANs too, and all of IPv6 when none of the addresses
+/// is of that family. With more intervals than fit the nearest
 /// ones are merged: the socket then sees some traffic of the host's own, which the data path ignores.
 pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
     let mut program = vec![
@@ -192,10 +193,13 @@ fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
     let wanted: Vec<Ipv6Addr> = addresses
         .iter()
         .filter_map(|address| match address {
-            IpAddr::V6(address) => Some(*address),
-            IpAddr::V4(_) => None,
+            IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+            _ => None,
         })
         .collect();
+    if wanted.is_empty() && !addresses.is_empty() {
+        return vec![exit(DROP)];
+    }
     let next_header = load(LOAD_BYTE, 14 + 6);
     let mut program = vec![next_header];
     // Before the addresses: neighbour discovery goes to multicast ones (RFC 4861 §7.2.2).

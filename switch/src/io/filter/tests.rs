@@ -220,6 +220,7 @@ fn uplink_looks_at_addresses() {
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
     assert!(!accepts(&program, &ipv6(HOST6, TCP, 80)));
+    assert!(!accepts(&program, &ipv6(HOST6, ICMPV6, 0)));
 
     // Too many to compare: any.
     let program = uplink_filter(&UplinkFilter {
@@ -230,6 +231,50 @@ fn uplink_looks_at_addresses() {
             .collect(),
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
+}
+
+// Conforms: IPV6-uplink-filter
+#[test]
+fn uplink_of_both_families_lets_in_what_the_switch_must_see() {
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![8080..=8080],
+        udp: vec![61000..=61127],
+        addresses: vec![HOST.into(), HOST6.into(), link_local.into()],
+    });
+    // Solicitations go to groups (RFC 4861 7.2.2).
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
+    let yes = [
+        ipv6(HOST6, TCP, 8080),
+        ipv6(HOST6, UDP, 61127),
+        ipv6(group, ICMPV6, 0),
+        ipv6(link_local, ICMPV6, 0),
+        // Hop-by-hop options, routing, fragment, destination options.
+        ipv6(HOST6, 0, 0),
+        ipv6(HOST6, 43, 0),
+        ipv6(HOST6, 44, 0),
+        ipv6(HOST6, 60, 0),
+    ];
+    for packet in &yes {
+        assert!(accepts(&program, packet), "{packet:02x?}");
+    }
+    let no = [
+        ipv6(HOST6, TCP, 61000),
+        ipv6(HOST6, UDP, 8080),
+        ipv6(link_local, TCP, 8080),
+        ipv6(group, 0, 0),
+        ipv6(group, UDP, 61000),
+        // Nothing that could be translated.
+        ipv6(HOST6, 50, 0),
+        ipv6(HOST6, 59, 0),
+        ipv6(HOST6, 132, 0),
+    ];
+    for packet in &no {
+        assert!(!accepts(&program, packet), "{packet:02x?}");
+    }
+    for len in 0..14 + 40 + 4 {
+        assert!(!accepts(&program, &yes[0][..len]), "{len}");
+    }
 }
 
 /// Numbers without a pattern, the same each run.
