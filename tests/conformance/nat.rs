@@ -18,6 +18,7 @@ pub(crate) const LIST: List = List {
         ENGINES,
         LESSONS,
         SWITCH,
+        IPV6,
         WHOLE,
     ],
 };
@@ -440,6 +441,10 @@ const SWITCH: Section = Section {
         ),
         row("SWITCH-guard-nd", "and in neighbour discovery"),
         row(
+            "SWITCH-guard-dhcp",
+            "it gives no addresses to others: answers of DHCP servers stop at its port",
+        ),
+        row(
             "SWITCH-reserved-groups",
             "frames to the link-local groups of 802.1D are not forwarded",
         ),
@@ -448,6 +453,72 @@ const SWITCH: Section = Section {
             "floods of broadcast and unknown unicast are limited by port",
         ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
+    ],
+};
+
+const IPV6: Section = Section {
+    title: "IPv6",
+    rows: &[
+        row(
+            "IPV6-nd-gateway",
+            "the gateway answers solicitations for its own addresses, and for no others",
+        ),
+        row(
+            "IPV6-nd-dad",
+            "duplicate address detection finds the gateway, and nobody's by another's doing",
+        ),
+        row(
+            "IPV6-nd-validation",
+            "discovery that RFC 4861 section 7.1 tells to discard is discarded",
+        ),
+        row(
+            "IPV6-nd-uplink",
+            "next hops are found, confirmed and corrected as RFC 4861 section 7.2 says",
+        ),
+        row(
+            "IPV6-link-local-scope",
+            "link-local and multicast packets are not routed (RFC 4291, RFC 4007)",
+        ),
+        row(
+            "IPV6-icmp-errors",
+            "the gateway's own errors are those of RFC 4443, to whom it allows",
+        ),
+        row(
+            "IPV6-host-port",
+            "what is for the host reaches it untouched, discovery too",
+        ),
+        row(
+            "IPV6-nat66",
+            "flows are masqueraded to the address of the route taken",
+        ),
+        row(
+            "IPV6-publishing",
+            "a port of the host's IPv6 addresses reaches a container, also from a neighbour",
+        ),
+        row(
+            "IPV6-uplink-filter",
+            "the uplink's filter lets in what the switch must see, and fits the kernel",
+        ),
+        row(
+            "IPV6-extension-headers",
+            "extension headers are walked, and hide nothing",
+        ),
+        row(
+            "IPV6-frag-overlap",
+            "a datagram with overlapping fragments is dropped (RFC 5722)",
+        ),
+        row(
+            "IPV6-frag-header-chain",
+            "a first fragment holds all headers (RFC 7112)",
+        ),
+        row(
+            "IPV6-dual-stack-addresses",
+            "networks and containers have addresses of both families",
+        ),
+        row(
+            "IPV6-ula-prefix",
+            "a network's own prefix is a unique local one, of a random global id (RFC 4193)",
+        ),
     ],
 };
 

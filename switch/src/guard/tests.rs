@@ -200,7 +200,7 @@ fn the_unspecified_address_only_makes_sure_of_its_own() {
     );
 }
 
-// Conforms: CVE-2020-13401 SWITCH-guard-ra
+// Conforms: CVE-2020-13401 IPV6-extension-headers
 #[test]
 fn extension_headers_and_fragments_hide_no_router() {
     let rogue = Err(DropReason::RogueRouter);
