@@ -76,6 +76,8 @@ pub(crate) struct DaemonOptions {
     pub uplink: UplinkChoice,
     /// Threads of the switch; as many as suit the machine when absent.
     pub workers: Option<usize>,
+    /// How long they look for the next frame awake; as long as suits the machine when absent.
+    pub busy_poll: Option<Duration>,
     /// What carries containers' frames unless they ask otherwise; TAP where it works when absent.
     pub port_kind: Option<PortKind>,
     /// Whether new networks have IPv6 unless told otherwise; if the host uses it when absent.
@@ -234,6 +236,9 @@ impl Daemon {
         let mut settings = Settings::default();
         if let Some(workers) = options.workers {
             settings.workers = workers.max(1);
+        }
+        if let Some(busy_poll) = options.busy_poll {
+            settings.busy_poll = busy_poll;
         }
         let (switch, events) = Switch::start(settings).context("can't start the switch")?;
         let events = forward(events)?;

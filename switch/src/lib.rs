@@ -3,7 +3,8 @@
 //! Top down, as a frame meets them:
 //!
 //! - [`Switch`]: the threads. Adds and removes ports, takes configurations, tells what is counted.
-//! - [`worker`]: one thread's work: read a vector of frames, forward each, write them out.
+//! - `crew`: how many threads work, which queues each serves, and when it sleeps.
+//! - [`worker`]: the work: read a vector of frames, forward each, write them out.
 //! - [`datapath`]: the page that strings the stages together. Start here.
 //! - `guard`, `bridge`, `gateway`: the stages. Who may speak; which port a MAC is behind; what is
 //!   routed, and how it is translated (by the `nat` crate).
@@ -18,6 +19,7 @@
 pub mod arp;
 mod bridge;
 pub mod config;
+mod crew;
 pub mod datapath;
 mod drop;
 pub mod fdb;
@@ -29,6 +31,7 @@ pub mod io;
 pub mod ipv6;
 pub mod nd;
 pub mod neighbor;
+mod patience;
 pub mod port;
 mod rate;
 mod switch;

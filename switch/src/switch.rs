@@ -3,23 +3,24 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nat::{Nat, Time};
 
 use crate::config::{Config, NetworkId, PortId};
+use crate::crew::Crew;
 use crate::datapath::{Counters, Datapath, Event, FdbRow};
 use crate::fdb::FdbStats;
-use crate::io::{Poller, Queue, Waker};
-use crate::worker::{self, Worker};
+use crate::io::Queue;
 
 /// What a switch is started with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Threads that carry frames, each with a queue of every port; at least one.
+    /// Threads that may carry frames, and queues of every port; at least one. As many of them work
+    /// as the load needs.
     pub workers: usize,
-    /// How long a worker looks for the next frame awake before it sleeps. Zero: never.
+    /// How long a thread looks for the next frame awake before it sleeps. Zero: never.
     pub busy_poll: Duration,
     pub limits: nat::Limits,
     /// Makes external ports and hashes unpredictable. A simulation chooses it.
@@ -50,57 +51,41 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// See the module's description. Dropping it stops the threads; interfaces stay as they are.
 pub struct Switch {
     datapath: Arc<Datapath>,
-    pollers: Arc<Vec<Poller>>,
-    epoch: Instant,
-    /// Each tells one worker to stop.
-    stop: Vec<Waker>,
+    crew: Arc<Crew>,
     /// Dropped to tell the housekeeper.
     alive: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Switch {
-    /// Starts the workers. The receiver gets what the control plane should know.
+    /// Starts the threads. The receiver gets what the control plane should know.
     pub fn start(settings: Settings) -> io::Result<(Switch, Receiver<Event>)> {
-        let workers = settings.workers.max(1);
         let settings = Settings {
-            workers,
+            workers: settings.workers.max(1),
             ..settings
         };
         let (datapath, events) = Datapath::new(&settings);
-        let pollers = (0..workers)
-            .map(|_| Poller::new())
-            .collect::<io::Result<Vec<_>>>()?;
-        let stop = pollers
-            .iter()
-            .map(|poller| Waker::new(poller, worker::STOP));
         let (alive, sleep) = crossbeam_channel::bounded::<()>(0);
         let mut switch = Switch {
+            crew: Arc::new(Crew::new(&datapath, settings.busy_poll)?),
             datapath,
-            stop: stop.collect::<io::Result<_>>()?,
-            pollers: Arc::new(pollers),
-            epoch: Instant::now(),
             alive: Some(alive),
-            threads: Vec::with_capacity(workers + 1),
+            threads: Vec::with_capacity(settings.workers + 1),
         };
-        for index in 0..workers {
-            let worker = Worker::new(Arc::clone(&switch.datapath), index);
-            let pollers = Arc::clone(&switch.pollers);
-            let (epoch, busy_poll) = (switch.epoch, settings.busy_poll);
-            switch.spawn(format!("worker-{index}"), move || {
-                worker::run(worker, &pollers[index], epoch, busy_poll);
-            })?;
+        for index in 0..settings.workers {
+            let crew = Arc::clone(&switch.crew);
+            switch.spawn(format!("worker-{index}"), move || crew.serve(index))?;
         }
-        let (datapath, epoch) = (Arc::clone(&switch.datapath), switch.epoch);
+        let (datapath, crew) = (Arc::clone(&switch.datapath), Arc::clone(&switch.crew));
         switch.spawn("housekeeper".to_owned(), move || {
             while sleep.recv_timeout(HOUSEKEEPING) == Err(RecvTimeoutError::Timeout) {
-                datapath.tick(since(epoch));
+                datapath.tick(crew.now());
             }
         })?;
         Ok((switch, events))
     }
 
-    /// How many queues every port must have: one a worker.
+    /// How many queues every port must have: one for each thread that may work.
     pub fn workers(&self) -> usize {
         self.datapath.workers()
     }
@@ -110,11 +95,9 @@ impl Switch {
         let id = self.datapath.add_port(queues)?;
         let topology = self.datapath.topology();
         let port = topology.port(id).expect("added above");
-        for (poller, queue) in self.pollers.iter().zip(port.queues()) {
-            if let Err(error) = poller.add(queue.fd(), u64::from(id.0)) {
-                self.remove_port(id);
-                return Err(error);
-            }
+        if let Err(error) = self.crew.attach(port) {
+            self.remove_port(id);
+            return Err(error);
         }
         Ok(id)
     }
@@ -125,10 +108,7 @@ impl Switch {
         let Some(port) = topology.port(id) else {
             return;
         };
-        for (poller, queue) in self.pollers.iter().zip(port.queues()) {
-            // Fails when a worker found the port gone and stopped listening: as good.
-            let _ = poller.remove(queue.fd());
-        }
+        self.crew.detach(port);
         self.datapath.remove_port(id);
     }
 
@@ -152,7 +132,7 @@ impl Switch {
 
     /// The time all of the data path lives by: since the switch started.
     pub fn now(&self) -> Time {
-        since(self.epoch)
+        self.crew.now()
     }
 
     pub fn fdb(&self) -> Vec<FdbRow> {
@@ -180,7 +160,7 @@ impl Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        self.stop.iter().for_each(Waker::wake);
+        self.crew.dismiss();
         self.alive = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -200,10 +180,6 @@ impl Drop for Alarm {
         );
         std::process::abort();
     }
-}
-
-fn since(epoch: Instant) -> Time {
-    Time::from_nanos(epoch.elapsed().as_nanos() as u64)
 }
 
 fn random_seed() -> u64 {

@@ -5,12 +5,11 @@
 //! to any port.
 //!
 //! [`Worker`] is the work, without a thread or a clock: a simulation drives it by
-//! [`poll`](Worker::poll). [`run`] is the thread around it, with epoll and the busy poll.
+//! [`poll`](Worker::poll), and the threads of the [`crew`](crate::crew) do.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use nat::Time;
 
@@ -18,7 +17,7 @@ use crate::config::PortId;
 use crate::datapath::{Datapath, Egress, Event, Pass};
 use crate::drop::DropReason;
 use crate::frame::{self, Frame, MacAddr};
-use crate::io::{Poller, Sent};
+use crate::io::{Queue, Sent};
 use crate::port::Port;
 use crate::topology::Topology;
 
@@ -78,6 +77,21 @@ impl Worker {
         self.forward(now, &topology, port, received);
         self.send(&topology);
         Ok(received)
+    }
+
+    /// The queue of `port` that it serves.
+    pub(crate) fn queue<'a>(&self, port: &'a Port) -> &'a Queue {
+        port.queue(self.index)
+    }
+
+    /// Tells the control plane of a port that is gone, once for all queues.
+    pub(crate) fn tell_of(&self, lost: &Lost) {
+        if lost.port.lose() {
+            self.datapath.tell(Event::PortGone {
+                port: lost.port.id,
+                error: lost.error.to_string(),
+            });
+        }
     }
 
     /// Lets the data path decide about each frame, and notes who leaves where.
@@ -154,108 +168,9 @@ impl Worker {
     }
 }
 
-/// The token by which a worker's [`Poller`] reports that it is to stop.
-pub(crate) const STOP: u64 = u64::MAX;
-
-/// Serves the queues of `poller` until [`STOP`] is reported.
-pub(crate) fn run(mut worker: Worker, poller: &Poller, epoch: Instant, busy_poll: Duration) {
-    let mut ready = Vec::new();
-    let mut patience = Patience::new(busy_poll);
-    loop {
-        if let Err(error) = poller.wait(&mut ready, patience.timeout()) {
-            panic!("worker {}: {error}", worker.index);
-        }
-        let now = Time::from_nanos(epoch.elapsed().as_nanos() as u64);
-        let mut frames = 0;
-        for &token in &ready {
-            if token == STOP {
-                return;
-            }
-            let port = PortId(token as u32);
-            match worker.poll(now, port) {
-                Ok(received) => frames += received,
-                Err(lost) => worker.lose(poller, &lost),
-            }
-        }
-        patience.saw(frames);
-    }
-}
-
 /// A port that is gone, held fast: its number may belong to another port by now.
 #[derive(Debug)]
 pub struct Lost {
     pub port: Arc<Port>,
     pub error: io::Error,
-}
-
-impl Worker {
-    /// Stops listening to a port that is gone, and tells the control plane, once for all queues.
-    fn lose(&self, poller: &Poller, lost: &Lost) {
-        // Fails when the control plane has just removed the port: as good.
-        let _ = poller.remove(lost.port.queue(self.index).fd());
-        if lost.port.lose() {
-            self.datapath.tell(Event::PortGone {
-                port: lost.port.id,
-                error: lost.error.to_string(),
-            });
-        }
-    }
-}
-
-/// How long to keep polling after the last frame before sleeping.
-///
-/// Waking an idle CPU costs some 30 µs, so while frames keep coming soon after each other it pays
-/// to look for the next one awake. The spell grows to its limit when a frame comes within it, and
-/// shrinks to nothing when none does, so that an idle switch takes no CPU.
-struct Patience {
-    limit: Duration,
-    spell: Duration,
-    /// When the last frame came, while still awake for the next one.
-    awake_since: Option<Instant>,
-    slept_since: Instant,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Patience {
-        Patience {
-            limit,
-            spell: Duration::ZERO,
-            awake_since: None,
-            slept_since: Instant::now(),
-        }
-    }
-
-    /// How long to wait for the next frame: for ever, once asleep.
-    fn timeout(&self) -> Option<Duration> {
-        self.awake_since.map(|_| Duration::ZERO)
-    }
-
-    fn saw(&mut self, frames: usize) {
-        if self.limit.is_zero() {
-            return;
-        }
-        let now = Instant::now();
-        match (frames, self.awake_since) {
-            (0, None) => {}
-            (0, Some(since)) => {
-                if now - since >= self.spell {
-                    self.spell /= 2;
-                    self.awake_since = None;
-                    self.slept_since = now;
-                }
-            }
-            (_, Some(_)) => {
-                self.spell = self.limit;
-                self.awake_since = Some(now);
-            }
-            (_, None) => {
-                // Would some more patience have caught this one?
-                if now - self.slept_since < 2 * self.limit {
-                    self.spell = self.limit;
-                }
-                self.awake_since = (!self.spell.is_zero()).then_some(now);
-                self.slept_since = now;
-            }
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
@@ -31,9 +32,14 @@ pub(super) struct DaemonArgs {
         value_parser = NonEmptyStringValueParser::new()
     )]
     uplink: Vec<String>,
-    /// Threads that forward frames [default: chosen by the number of CPUs]
+    /// Threads that may forward frames, of which as many work as the load needs [default: chosen by
+    /// the number of CPUs]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     workers: Option<usize>,
+    /// How long a thread looks for the next frame awake before it sleeps: off, auto (50 µs, off on a
+    /// single CPU), or microseconds. Longer for shorter round trips, off for least CPU
+    #[arg(long, value_name = "off|auto|MICROSECONDS", default_value = "auto", value_parser = busy_poll)]
+    busy_poll: BusyPoll,
     /// What carries a container's frames: tap or veth [default: tap if it works]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
@@ -53,6 +59,7 @@ impl DaemonArgs {
             run_dir: self.run_dir,
             socket,
             workers: self.workers,
+            busy_poll: self.busy_poll.0,
             port_kind: self.port_kind,
             ipv6: self.ipv6,
         })
@@ -62,6 +69,31 @@ impl DaemonArgs {
 pub(super) fn run(args: DaemonArgs) -> anyhow::Result<ExitCode> {
     crate::daemon::run(args.options()?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long to poll; none for what suits the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BusyPoll(Option<Duration>);
+
+/// A thread that polls for longer would only be taken for a runaway.
+const LONGEST_POLL: Duration = Duration::from_millis(10);
+
+fn busy_poll(text: &str) -> Result<BusyPoll, String> {
+    let micros = match text {
+        "auto" => return Ok(BusyPoll(None)),
+        "off" => 0,
+        _ => text
+            .parse()
+            .map_err(|_| "not off, auto or a number of microseconds".to_owned())?,
+    };
+    let spell = Duration::from_micros(micros);
+    if spell > LONGEST_POLL {
+        return Err(format!(
+            "more than {} microseconds",
+            LONGEST_POLL.as_micros()
+        ));
+    }
+    Ok(BusyPoll(Some(spell)))
 }
 
 /// An interface called `auto` or `none` can't be an uplink; Linux would allow the name.
@@ -100,6 +132,18 @@ mod tests {
             ["auto", "auto"],
         ] {
             assert!(choice(&words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn busy_polling() {
+        let micros = |micros| Ok(BusyPoll(Some(Duration::from_micros(micros))));
+        assert_eq!(busy_poll("auto"), Ok(BusyPoll(None)));
+        assert_eq!(busy_poll("off"), micros(0));
+        assert_eq!(busy_poll("0"), micros(0));
+        assert_eq!(busy_poll("200"), micros(200));
+        for bad in ["", "on", "-1", "50us", "10001", "99999999999999999999"] {
+            assert!(busy_poll(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Waiting for queues: a worker sleeps here when no frame came for a while.
+//! Waiting for queues: a thread looks here for frames, and sleeps here when none came for a while.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -80,37 +81,72 @@ impl Poller {
     }
 }
 
-/// Wakes the worker that waits for it, from any thread.
+impl AsFd for Poller {
+    /// Readable while [`wait`](Poller::wait) would report something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+/// Wakes the one thread that sleeps on it, from any thread.
 #[derive(Clone, Debug)]
-pub struct Waker {
+pub(crate) struct Waker {
     event: Arc<EventFd>,
 }
 
 impl Waker {
-    /// A waker that `poller` reports as `token`.
-    ///
     /// # Errors
     ///
     /// No descriptor is left.
-    pub fn new(poller: &Poller, token: u64) -> io::Result<Waker> {
+    pub(crate) fn new() -> io::Result<Waker> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map_err(|error| context("eventfd of a waker", error))?;
-        poller.add(std::os::fd::AsFd::as_fd(&event), token)?;
         Ok(Waker {
             event: Arc::new(event),
         })
     }
 
-    /// Makes the poller report the token, now or at its next wait.
-    pub fn wake(&self) {
+    /// Ends the sleep on it, the present one or the next.
+    pub(crate) fn wake(&self) {
         // Fails only when the counter would overflow, and then a wake-up is pending already.
         self.event.write(1).ok();
     }
+}
 
-    /// Takes back the wake-ups so far; call it when the token is reported, before looking at what
-    /// it announces.
-    pub fn reset(&self) {
-        self.event.read().ok();
+/// A thread's sleep on several pollers. It keeps its room, so that going to sleep allocates nothing.
+#[derive(Default)]
+pub(crate) struct Sleeper<'a> {
+    /// The waker's descriptor, then those of the pollers.
+    watched: Vec<PollFd<'a>>,
+}
+
+impl<'a> Sleeper<'a> {
+    /// Sleeps until one of `pollers` has something to report or `waker` wakes; the wake-ups so far
+    /// are taken back. It may end for no reason.
+    ///
+    /// # Panics
+    ///
+    /// Never for a reason that the caller can cause.
+    pub(crate) fn sleep(&mut self, waker: &'a Waker, pollers: impl Iterator<Item = &'a Poller>) {
+        let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        self.watched.clear();
+        self.watched.push(watch(waker.event.as_fd()));
+        self.watched
+            .extend(pollers.map(|poller| watch(poller.as_fd())));
+        match nix::poll::poll(&mut self.watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => panic!("sleep on {} descriptors: {error}", self.watched.len()),
+        }
+        if self.watched[0].any() == Some(true) {
+            waker.event.read().ok();
+        }
+    }
+
+    /// Whether the `place`th poller ended the sleep.
+    pub(crate) fn is_ready(&self, place: usize) -> bool {
+        self.watched
+            .get(place + 1)
+            .is_some_and(|watched| watched.any() == Some(true))
     }
 }
 
@@ -121,27 +157,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wakes_and_times_out() {
-        let poller = Poller::new().unwrap();
-        let waker = Waker::new(&poller, 3).unwrap();
-        let mut ready = vec![1, 2];
+    fn a_wait_times_out() {
+        let (poller, mut ready) = (Poller::new().unwrap(), vec![1, 2]);
         let before = Instant::now();
         poller
             .wait(&mut ready, Some(Duration::from_micros(1500)))
             .unwrap();
         assert!(ready.is_empty() && before.elapsed() >= Duration::from_micros(1500));
+    }
+
+    #[test]
+    fn a_sleep_ends_by_a_poller_or_by_the_waker() {
+        let waker = Waker::new().unwrap();
+        let pollers = [Poller::new().unwrap(), Poller::new().unwrap()];
+        let events = [0, 1].map(|_| EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        for (poller, event) in pollers.iter().zip(&events) {
+            poller.add(event.as_fd(), 7).unwrap();
+        }
+        let mut sleeper = Sleeper::default();
         let other = waker.clone();
-        std::thread::spawn(move || other.wake()).join().unwrap();
-        poller.wait(&mut ready, None).unwrap();
-        assert_eq!(ready, [3]);
-        waker.reset();
-        poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
-        assert!(ready.is_empty());
-        poller
-            .wait(&mut ready, Some(Duration::from_nanos(1)))
-            .unwrap();
+        let thread = std::thread::spawn(move || other.wake());
+        sleeper.sleep(&waker, pollers.iter());
+        assert!(!sleeper.is_ready(0) && !sleeper.is_ready(1));
+        thread.join().unwrap();
+
+        events[1].write(1).unwrap();
+        sleeper.sleep(&waker, pollers.iter());
+        assert!(!sleeper.is_ready(0) && sleeper.is_ready(1));
+        let mut ready = Vec::new();
+        pollers[1].wait(&mut ready, Some(Duration::MAX)).unwrap();
+        assert_eq!(ready, [7]);
+
+        events[1].read().unwrap();
         waker.wake();
-        poller.wait(&mut ready, Some(Duration::MAX)).unwrap();
-        assert_eq!(ready, [3]);
+        waker.wake();
+        sleeper.sleep(&waker, pollers[1..].iter());
+        assert!(!sleeper.is_ready(0) && !sleeper.is_ready(1));
     }
 }

@@ -1,0 +1,302 @@
+//! The threads that carry frames, and how many of them work.
+//!
+//! Lane `k` is the `k`th queue of every port, with the [`Worker`] that carries its frames. The
+//! kernel hands a flow and its answers to one lane, so a lane may be served by any thread, by one
+//! at a time, and the frames of a flow keep their order.
+//!
+//! One thread serves all lanes while it keeps up. Two that take turns at a conversation let each
+//! other's CPU fall idle and wake it again for every frame, which costs more than all the
+//! forwarding; one that serves both ends is awake already. When it is saturated by several lanes,
+//! they are dealt to one thread more; when fewer threads would do, to fewer.
+//!
+//! A deal is one number: of `n` threads at work, the `i`th serves the lanes `k` with `k % n == i`.
+//! So dealing costs nothing per port. A thread holds a lane for the length of a vector, so one that
+//! has not yet heard of a new deal and one that has do no harm to each other.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use nat::Time;
+use parking_lot::Mutex;
+
+use crate::config::PortId;
+use crate::datapath::Datapath;
+use crate::io::{Poller, Sleeper, Waker};
+use crate::patience::Patience;
+use crate::port::Port;
+use crate::worker::Worker;
+
+/// How long the load is measured before the lanes may be dealt anew.
+const WINDOW: Duration = Duration::from_millis(10);
+/// How long fewer threads must have been enough before one goes to rest.
+const CALM: Duration = Duration::from_millis(100);
+/// Parts of the time that a thread is busy: more is saturated.
+const SATURATED: f64 = 0.9;
+/// What a thread may be left with when another one goes to rest.
+const COMFORTABLE: f64 = 0.6;
+/// A lane with less than this is nothing to hand over.
+const WORTH_MOVING: f64 = 0.05;
+
+/// Looks in vain after which a lane is looked at only now and then.
+const QUIET: u32 = 64;
+/// How seldom that is.
+const NOW_AND_THEN: usize = 8;
+
+/// [`Crew::active`] when all threads are to end.
+const NONE: usize = 0;
+
+/// See the module's description.
+pub(crate) struct Crew {
+    lanes: Vec<CachePadded<Lane>>,
+    /// Each wakes one thread.
+    wakers: Vec<Waker>,
+    /// Threads at work.
+    active: CachePadded<AtomicUsize>,
+    /// When to look at the load next, in nanoseconds.
+    balance_due: CachePadded<AtomicU64>,
+    balance: Mutex<Balance>,
+    epoch: Instant,
+    busy_poll: Duration,
+}
+
+struct Lane {
+    poller: Poller,
+    worker: Mutex<Worker>,
+    /// Nanoseconds that threads were busy with it since the start.
+    busy: AtomicU64,
+}
+
+/// The load at the last look.
+struct Balance {
+    at: Time,
+    /// What each lane had been busy with.
+    busy: Vec<u64>,
+    /// Each lane's load since the look before.
+    loads: Vec<f64>,
+    /// When all threads were last needed.
+    needed: Time,
+}
+
+impl Crew {
+    /// A crew of a thread a lane, as many as `datapath` has workers, of which one is at work.
+    /// Threads look for the next frame awake for `busy_poll` at the most.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors are left.
+    pub(crate) fn new(datapath: &Arc<Datapath>, busy_poll: Duration) -> io::Result<Crew> {
+        let lane = |index| {
+            Ok(CachePadded::new(Lane {
+                poller: Poller::new()?,
+                worker: Mutex::new(Worker::new(Arc::clone(datapath), index)),
+                busy: AtomicU64::new(0),
+            }))
+        };
+        let lanes = (0..datapath.workers())
+            .map(lane)
+            .collect::<io::Result<Vec<_>>>()?;
+        let wakers = lanes.iter().map(|_| Waker::new());
+        Ok(Crew {
+            wakers: wakers.collect::<io::Result<_>>()?,
+            active: CachePadded::new(AtomicUsize::new(1)),
+            balance_due: CachePadded::default(),
+            balance: Mutex::new(Balance {
+                at: Time::ZERO,
+                busy: vec![0; lanes.len()],
+                loads: vec![0.0; lanes.len()],
+                needed: Time::ZERO,
+            }),
+            lanes,
+            epoch: Instant::now(),
+            busy_poll,
+        })
+    }
+
+    /// The time all of the data path lives by: since the crew was called together.
+    pub(crate) fn now(&self) -> Time {
+        Time::from_nanos(self.epoch.elapsed().as_nanos() as u64)
+    }
+
+    /// How many threads are at work.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Has the queues of `port` served, each in its lane.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to watch one of them; the others are then to be taken out again.
+    pub(crate) fn attach(&self, port: &Port) -> io::Result<()> {
+        let token = u64::from(port.id.0);
+        let mut queues = self.lanes.iter().zip(port.queues());
+        queues.try_for_each(|(lane, queue)| lane.poller.add(queue.fd(), token))
+    }
+
+    /// Takes the queues of `port` out.
+    pub(crate) fn detach(&self, port: &Port) {
+        for (lane, queue) in self.lanes.iter().zip(port.queues()) {
+            // Fails when a thread found the port gone and stopped listening: as good.
+            let _ = lane.poller.remove(queue.fd());
+        }
+    }
+
+    /// Tells all threads to end.
+    pub(crate) fn dismiss(&self) {
+        self.deal(NONE);
+    }
+
+    /// Serves as thread `me` until the crew is dismissed.
+    pub(crate) fn serve(&self, me: usize) {
+        let mut ready = Vec::new();
+        let mut sleeper = Sleeper::default();
+        let mut patience = Patience::new(self.busy_poll);
+        let mut looks_in_vain = vec![0; self.lanes.len()];
+        let mut now = self.now();
+        for round in 0usize.. {
+            let active = self.active();
+            if active == NONE {
+                return;
+            }
+            let awake = patience.is_awake();
+            if !awake {
+                let pollers = self
+                    .lanes_of(me, active)
+                    .map(|lane| &self.lanes[lane].poller);
+                sleeper.sleep(&self.wakers[me], pollers);
+                now = self.now();
+            }
+            let mut came = false;
+            for (place, lane) in self.lanes_of(me, active).enumerate() {
+                let vain = &mut looks_in_vain[lane];
+                let look = if awake {
+                    *vain < QUIET || (round + lane).is_multiple_of(NOW_AND_THEN)
+                } else {
+                    sleeper.is_ready(place)
+                };
+                if !look {
+                    continue;
+                }
+                let lane = &self.lanes[lane];
+                if lane.serve(now, &mut ready) {
+                    let after = self.now();
+                    lane.busy
+                        .fetch_add((after - now).as_nanos() as u64, Ordering::Relaxed);
+                    now = after;
+                    came = true;
+                    *vain = 0;
+                } else {
+                    *vain = vain.saturating_add(1);
+                }
+            }
+            if came {
+                patience.saw_frames(now);
+                self.balance(now);
+            } else if awake {
+                now = self.now();
+                patience.saw_nothing(now);
+            }
+        }
+    }
+
+    /// The lanes that fall to thread `me` when so many are at work.
+    fn lanes_of(&self, me: usize, active: usize) -> impl Iterator<Item = usize> + use<> {
+        let end = if me < active { self.lanes.len() } else { me };
+        (me..end).step_by(active)
+    }
+
+    /// Looks at the load when it is time to, and deals the lanes anew if need be.
+    fn balance(&self, now: Time) {
+        if now.as_nanos() < self.balance_due.load(Ordering::Relaxed) {
+            return;
+        }
+        // Whoever holds it does what is to be done.
+        let Some(mut balance) = self.balance.try_lock() else {
+            return;
+        };
+        let due = now + WINDOW;
+        self.balance_due.store(due.as_nanos(), Ordering::Relaxed);
+        balance.measure(now, &self.lanes);
+        let active = self.active();
+        let wanted = threads_for(&balance.loads, active);
+        if wanted >= active {
+            balance.needed = now;
+        }
+        if wanted > active || now - balance.needed >= CALM {
+            balance.needed = now;
+            self.deal(wanted);
+        }
+    }
+
+    fn deal(&self, active: usize) {
+        // Not to be undone by a thread that is about to deal when the crew is dismissed.
+        let dealt = self
+            .active
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |before| {
+                (before != NONE).then_some(active)
+            });
+        if dealt.is_ok() {
+            self.wakers.iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl Lane {
+    /// Carries what waits, a vector of each port at the most; false when nothing did.
+    fn serve(&self, now: Time, ready: &mut Vec<u64>) -> bool {
+        if let Err(error) = self.poller.wait(ready, Some(Duration::ZERO)) {
+            panic!("{error}");
+        }
+        let mut frames = 0;
+        for &port in &*ready {
+            let mut worker = self.worker.lock();
+            match worker.poll(now, PortId(port as u32)) {
+                Ok(received) => frames += received,
+                Err(lost) => {
+                    // Fails when the control plane has just removed the port: as good.
+                    let _ = self.poller.remove(worker.queue(&lost.port).fd());
+                    worker.tell_of(&lost);
+                }
+            }
+        }
+        frames > 0
+    }
+}
+
+impl Balance {
+    fn measure(&mut self, now: Time, lanes: &[CachePadded<Lane>]) {
+        let window = (now - self.at).as_nanos().max(1) as f64;
+        self.at = now;
+        let rows = lanes.iter().zip(&mut self.busy).zip(&mut self.loads);
+        for ((lane, before), load) in rows {
+            let busy = lane.busy.load(Ordering::Relaxed);
+            *load = (busy - *before) as f64 / window;
+            *before = busy;
+        }
+    }
+}
+
+/// How many threads should work, given each lane's load, a part of one thread's time, and how many
+/// do: one more if a thread is saturated and could give some of it away, fewer if they would be
+/// comfortable.
+fn threads_for(loads: &[f64], active: usize) -> usize {
+    let dealt = |threads: usize, thread: usize| loads.iter().skip(thread).step_by(threads);
+    let could_share = |thread: usize| {
+        let load: f64 = dealt(active, thread).sum();
+        let lanes = dealt(active, thread).filter(|&&load| load >= WORTH_MOVING);
+        load >= SATURATED && lanes.count() > 1
+    };
+    if active < loads.len() && (0..active).any(could_share) {
+        return active + 1;
+    }
+    let comfortable = |&threads: &usize| {
+        (0..threads).all(|thread| dealt(threads, thread).sum::<f64>() < COMFORTABLE)
+    };
+    (1..active).find(comfortable).unwrap_or(active)
+}
+
+#[cfg(test)]
+mod tests;
