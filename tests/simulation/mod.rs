@@ -5,7 +5,7 @@
 //!   container ──link──┐
 //!   container ──link──┤                  ┌──link── outside host
 //!                     ├─ switch ─ uplink ┤         …
-//!   host side ──link──┘                  └── (the host's own stack: its ARP only)
+//!   host side ──link──┘                  └── (the host's own stack: its ARP and ND only)
 //! ```
 //!
 //! The data path is the real one, driven by hand: [`Worker::poll`] for each port until nothing
@@ -16,10 +16,11 @@
 
 mod capture;
 mod host;
+mod ipv6;
 mod link;
 mod network;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +39,12 @@ use crate::wire::Noise;
 
 pub use capture::write_pcapng;
 pub use link::Faults;
-pub use network::{A, B, Flow, GATEWAY, HOST, Network, OUTSIDE, Who};
+pub use network::{
+    A, A6, B, B6, Flow, GATEWAY, GATEWAY6, HOST, HOST6, Network, OUTSIDE, OUTSIDE6, Who,
+};
 
 use host::{Host, arp_announcement, arp_answer};
+use ipv6::nd_answer;
 
 const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const MTU: usize = 1500;
@@ -191,8 +195,7 @@ impl Simulation {
         let networks = &self.config.networks;
         let of = networks.iter().find(|of| of.id == network);
         let of = of.expect("the network is there");
-        let (std::net::IpAddr::V4(gateway), prefix) =
-            (of.gateway_addresses[0], of.subnets[0].prefix_len())
+        let (IpAddr::V4(gateway), prefix) = (of.gateway_addresses[0], of.subnets[0].prefix_len())
         else {
             unreachable!("a gateway of IPv4 comes first")
         };
@@ -352,12 +355,13 @@ impl Simulation {
         &mut self,
         id: HostId,
         socket: SocketHandle,
-        to: (Ipv4Addr, u16),
+        to: (impl Into<IpAddr>, u16),
         port: u16,
     ) -> Result<(), tcp::ConnectError> {
         let host = self.host_mut(id);
         host.touched = true;
         let socket: &mut tcp::Socket = host.sockets.get_mut(socket);
+        let to = (to.0.into(), to.1);
         socket.connect(host.interface.context(), to, port)
     }
 
@@ -433,6 +437,11 @@ impl Simulation {
             let addresses = &self.config.host_addresses;
             let answer = arp_answer(&frame, UPLINK_MAC, |address| {
                 addresses.contains(&address.into())
+            });
+            let answer = answer.or_else(|| {
+                nd_answer(&frame, UPLINK_MAC, |address| {
+                    addresses.contains(&address.into())
+                })
             });
             for (index, host) in self.hosts.iter_mut().enumerate() {
                 let Some(host) = host.as_mut().filter(|host| host.attachment.is_none()) else {

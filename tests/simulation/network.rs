@@ -3,18 +3,20 @@
 //! ```text
 //!   a  10.88.0.2 ──┐                                 ┌── outside 192.0.2.2
 //!                  ├── switch ── uplink 192.0.2.1 ───┤
-//!   b  10.88.0.3 ──┤                                 └── (the host's own stack: its ARP only)
+//!   b  10.88.0.3 ──┤                                 └── (the host's own stack: its ARP and ND)
 //!   host 10.88.0.1 ┘
 //! ```
+//!
+//! Everyone has IPv6 too; the outside host is a router there, known by its link-local address.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::Ipv6Net;
 use nat::{Protocol, Time};
 use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
-use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress};
+use smoltcp::wire::IpEndpoint;
 use switch::config::NetworkId;
 use switch::frame::MacAddr;
 use switch::{Datapath, DropReason, Settings};
@@ -27,6 +29,13 @@ pub const B: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
 /// The host's address on its uplink.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 1);
+pub const A6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 2);
+pub const B6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 3);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 const GATEWAY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -48,6 +57,15 @@ impl Who {
             Who::B => B,
             Who::Host => GATEWAY,
             Who::Outside => OUTSIDE,
+        }
+    }
+
+    pub fn address6(self) -> Ipv6Addr {
+        match self {
+            Who::A => A6,
+            Who::B => B6,
+            Who::Host => GATEWAY6,
+            Who::Outside => OUTSIDE6,
         }
     }
 
@@ -97,6 +115,15 @@ impl Network {
             to: None,
         };
         simulation.config.nat.masquerade.push(masquerade);
+
+        let of = |address| Ipv6Net::new(address, 64).expect("64 is a length");
+        simulation.add_ipv6_gateway(host, of(GATEWAY6));
+        simulation.add_ipv6_container(a, of(A6));
+        simulation.add_ipv6_container(b, of(B6));
+        simulation.add_ipv6_uplink(HOST6);
+        simulation.give(outside, of(OUTSIDE6));
+        simulation.give(outside, of(ROUTER));
+        simulation.route_ipv6(ROUTER, HOST6);
         simulation.configure();
         Network {
             simulation,
@@ -110,16 +137,25 @@ impl Network {
         self.simulation.set_faults(faults);
     }
 
-    /// Publishes one port of the host on every address of it; `id` as in [`nat::Publish`].
+    /// Publishes one port of the host on every IPv4 address of it; `id` as in [`nat::Publish`].
     pub fn publish(&mut self, id: u32, protocol: Protocol, port: u16, to: Who, to_port: u16) {
+        self.publish_to(id, protocol, port, (to.address().into(), to_port));
+    }
+
+    /// The same on every IPv6 address.
+    pub fn publish6(&mut self, id: u32, protocol: Protocol, port: u16, to: Who, to_port: u16) {
+        self.publish_to(id, protocol, port, (to.address6().into(), to_port));
+    }
+
+    fn publish_to(&mut self, id: u32, protocol: Protocol, port: u16, to: (IpAddr, u16)) {
         let rules = &mut self.simulation.config.nat;
         rules.publish.push(nat::Publish {
             id,
             protocol,
             host: None,
             ports: port..=port,
-            to: to.address().into(),
-            to_port,
+            to: to.0,
+            to_port: to.1,
         });
         self.simulation.configure();
     }
@@ -202,24 +238,20 @@ impl Network {
     }
 
     /// Sends an echo request each second until one is answered: smoltcp forgets an answer for whose
-    /// receiver it must ask ARP first.
+    /// receiver it must ask ARP or ND first.
     ///
     /// # Errors
     ///
     /// No answer within five seconds.
-    pub fn ping(&mut self, from: Who, to: Ipv4Addr) -> Result<(), String> {
+    pub fn ping(&mut self, from: Who, to: impl Into<IpAddr>) -> Result<(), String> {
+        let to = to.into();
         let buffer =
             || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 1024]);
         let mut socket = icmp::Socket::new(buffer(), buffer());
-        let ident = 0x1234;
         socket
-            .bind(icmp::Endpoint::Ident(ident))
+            .bind(icmp::Endpoint::Ident(IDENT))
             .map_err(|error| format!("{error:?}"))?;
-        let request = Icmpv4Repr::EchoRequest {
-            ident,
-            seq_no: 1,
-            data: b"are you there?",
-        };
+        let request = echo_request(to);
         let handle = self.sockets(from).add(socket);
         let mut answer = None;
         let mut next = self.now();
@@ -228,30 +260,21 @@ impl Network {
             let sockets = network.sockets(from);
             let socket = sockets.get_mut::<icmp::Socket>(handle);
             if let Ok((payload, source)) = socket.recv() {
-                answer = Some((payload.to_vec(), source));
+                answer = Some((payload.to_vec(), IpAddr::from(source)));
             } else if now >= next {
                 next = now + Duration::from_secs(1);
                 // Full is lost, as everywhere.
-                if let Ok(payload) = socket.send(request.buffer_len(), IpAddress::Ipv4(to)) {
-                    let mut packet = Icmpv4Packet::new_unchecked(payload);
-                    request.emit(&mut packet, &ChecksumCapabilities::default());
-                }
+                socket.send_slice(&request, to.into()).ok();
             }
             answer.is_some()
         });
         self.sockets(from).remove(handle);
         let (payload, source) =
             answer.ok_or_else(|| format!("{from:?} got no answer from {to}"))?;
-        let packet = Icmpv4Packet::new_checked(&payload[..]).map_err(|error| error.to_string())?;
-        let answer = Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default())
-            .map_err(|error| error.to_string())?;
-        match answer {
-            Icmpv4Repr::EchoReply {
-                ident: 0x1234,
-                seq_no: 1,
-                data: b"are you there?",
-            } if source == IpAddress::Ipv4(to) => Ok(()),
-            other => Err(format!("an answer from {source}: {other:?}")),
+        if source == to && is_echo_reply(to, &payload) {
+            Ok(())
+        } else {
+            Err(format!("an answer from {source}: {payload:02x?}"))
         }
     }
 
@@ -264,7 +287,7 @@ impl Network {
     pub fn connect(
         &mut self,
         client: Who,
-        to: (Ipv4Addr, u16),
+        to: (impl Into<IpAddr>, u16),
         server: Who,
         server_port: u16,
     ) -> Result<Flow, String> {
@@ -365,16 +388,19 @@ impl Network {
     pub fn ask(
         &mut self,
         client: Who,
-        to: (Ipv4Addr, u16),
+        to: (impl Into<IpAddr>, u16),
         server: Who,
         server_port: u16,
     ) -> Result<SocketAddr, String> {
+        let to = (to.0.into(), to.1);
         let client_port = self.next_port(client);
         let client_handle = self.sockets(client).add(udp_socket(client_port)?);
         let server_handle = self.sockets(server).add(udp_socket(server_port)?);
         let mut seen = None;
         let mut answered_by = None;
-        let question = self.udp(client, client_handle).send_slice(b"who am I?", to);
+        let question = self
+            .udp(client, client_handle)
+            .send_slice(b"who am I?", IpEndpoint::from(to));
         self.run_until(Duration::from_secs(5), |network| {
             let socket = network.udp(server, server_handle);
             if let Ok((b"who am I?", from)) = socket.recv() {
@@ -392,7 +418,7 @@ impl Network {
         question.map_err(|error| error.to_string())?;
         let seen = seen.ok_or("the question did not arrive")?;
         match answered_by {
-            Some((address, port)) if (address, port) == (IpAddress::Ipv4(to.0), to.1) => {
+            Some((address, port)) if (IpAddr::from(address), port) == to => {
                 Ok(SocketAddr::new(IpAddr::from(seen.addr), seen.port))
             }
             other => Err(format!("the answer came from {other:?}")),
@@ -424,6 +450,26 @@ impl Default for Network {
 pub struct Flow {
     client: (Who, SocketHandle),
     server: (Who, SocketHandle),
+}
+
+const IDENT: u16 = 0x1234;
+const ECHO: &[u8] = b"are you there?";
+
+/// An echo request without a checksum, which the stack adds.
+fn echo_request(to: IpAddr) -> Vec<u8> {
+    let mut request = [&[8, 0, 0, 0, 0, 0, 0, 1], ECHO].concat();
+    if to.is_ipv6() {
+        request[0] = 128;
+    }
+    request[4..6].copy_from_slice(&IDENT.to_be_bytes());
+    request
+}
+
+/// Whether a message that the stack has let pass answers it.
+fn is_echo_reply(from: IpAddr, message: &[u8]) -> bool {
+    let request = echo_request(from);
+    let reply = if from.is_ipv6() { 129 } else { 0 };
+    message.len() == request.len() && message[..2] == [reply, 0] && message[4..] == request[4..]
 }
 
 fn tcp_socket() -> tcp::Socket<'static> {

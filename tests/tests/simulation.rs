@@ -22,7 +22,7 @@ fn pings() {
     // Nobody has this address: the question is asked, and time passes.
     let start = network.now();
     network
-        .ping(Who::A, [10, 88, 0, 99].into())
+        .ping(Who::A, [10, 88, 0, 99])
         .expect_err("nobody is there");
     assert!(network.now() - start >= Duration::from_secs(5));
 }
