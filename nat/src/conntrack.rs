@@ -1,27 +1,21 @@
-//! Connections, and the shards of the table that holds them.
+//! Connections. The shards of the table that holds them are in `shard`, TCP's states in `tcp`.
 //!
 //! A connection is two tuples: the original, as its opener's packets come in, and the reply, as
 //! the answers come in. The reply is both the key under which answers are found and the whole of
 //! the stored translation: a packet of one direction goes out as the other direction's tuple,
 //! reversed.
 
+mod shard;
 pub(crate) mod tcp;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use hashbrown::HashTable;
-
-use self::tcp::{Segment, Tcp, TcpState};
+pub(crate) use self::shard::Shard;
+use self::tcp::{Heard, Segment, Tcp, TcpState};
 use crate::limits::Timeouts;
 use crate::time::Time;
-use crate::tuple::{Protocol, Tuple, TupleHash};
-
-/// Slots looked at when something must give way. Bounds the time a packet can take.
-const SAMPLE: usize = 256;
-
-/// Slots that one sweep looks at, at least.
-const SWEEP: usize = 256;
+use crate::tuple::{Protocol, Tuple};
 
 /// Which way a packet of a connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +63,9 @@ pub struct ConnectionInfo {
     pub kind: Kind,
     /// `established`, `syn-sent`, … for TCP; `replied` or `unreplied` otherwise.
     pub state: &'static str,
+    /// A TCP segment was seen that was in no window of its receiver's: forged, of an earlier
+    /// connection, or very late. It was passed on, and changed nothing.
+    pub out_of_window: bool,
     /// Time to live if no packet refreshes it.
     pub expires_in: Duration,
     /// Packets in the original direction and in the reply's. A super-frame counts as one.
@@ -79,27 +76,95 @@ pub struct ConnectionInfo {
     pub inside: IpAddr,
 }
 
+/// An address of either family; one of IPv4 in the first four bytes.
+type Octets = [u8; 16];
+
+fn octets(address: IpAddr) -> Octets {
+    match address {
+        IpAddr::V4(address) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&address.octets());
+            octets
+        }
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// A tuple as connections store it, for comparison.
+struct Key {
+    src: Octets,
+    dst: Octets,
+    src_port: u16,
+    dst_port: u16,
+    protocol: Protocol,
+    is_ipv4: bool,
+}
+
+impl Key {
+    fn new(tuple: &Tuple) -> Key {
+        Key {
+            src: octets(tuple.src),
+            dst: octets(tuple.dst),
+            src_port: tuple.src_port,
+            dst_port: tuple.dst_port,
+            protocol: tuple.protocol,
+            is_ipv4: tuple.src.is_ipv4(),
+        }
+    }
+}
+
+/// Packets of one direction: 48 bits, which last for eight years at a million a second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count([u16; 3]);
+
+impl Count {
+    fn get(self) -> u64 {
+        let [low, middle, high] = self.0.map(u64::from);
+        high << 32 | middle << 16 | low
+    }
+
+    fn increment(&mut self) {
+        let next = self.get() + 1;
+        self.0 = [next as u16, (next >> 16) as u16, (next >> 32) as u16];
+    }
+}
+
+/// A connection: two cache lines, the first of which has all that finding it and rewriting a packet
+/// take.
+///
+/// The two tuples have three addresses between them, for what is translated is one of the
+/// original's; `kind` says which.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(crate) struct Connection {
-    pub(crate) original: Tuple,
-    pub(crate) reply: Tuple,
-    pub(crate) expires: Time,
-    packets: [u64; 2],
-    bytes: [u64; 2],
-    tcp: Tcp,
-    /// The rule's id; of no meaning without one.
-    publish: u32,
+    /// Of the original tuple.
+    src: Octets,
+    dst: Octets,
+    /// The address that only the reply has.
+    other: Octets,
+    src_port: u16,
+    dst_port: u16,
+    reply_src_port: u16,
+    reply_dst_port: u16,
+    protocol: Protocol,
     kind: KindTag,
+    is_ipv4: bool,
     /// Whether its external port belongs to somebody else's mapping.
     pub(crate) shares_port: bool,
+    /// The rule's id; of no meaning without one.
+    publish: u32,
+    pub(crate) expires: Time,
+    bytes: [u64; 2],
+    tcp: Tcp,
+    packets: [Count; 2],
 }
 
 // With two index entries of 4 + 1 bytes at the load of a hash table, 7/16 to 7/8, a connection
-// takes between 147 and 159 bytes. The mapping of a masqueraded endpoint, which all its connections
-// share, takes some 45 more in `ports.rs`.
-const _: () = assert!(size_of::<Option<Connection>>() == 136);
+// takes between 140 and 151 bytes. The mappings of masqueraded endpoints (`ports.rs`), which
+// connections share, are bounded by the external ports there are.
+const _: () = assert!(size_of::<Option<Connection>>() == 128);
 
-/// [`Kind`] without the id, which would not fit in the padding.
+/// [`Kind`] without the id.
 #[derive(Debug, Clone, Copy)]
 enum KindTag {
     Masquerade,
@@ -110,23 +175,36 @@ enum KindTag {
 
 impl Connection {
     pub(crate) fn new(original: Tuple, reply: Tuple, kind: Kind, shares_port: bool) -> Connection {
-        let (kind, publish) = match kind {
+        let (tag, publish) = match kind {
             Kind::Masquerade => (KindTag::Masquerade, 0),
             Kind::Routed => (KindTag::Routed, 0),
             Kind::Publish(id) => (KindTag::Publish, id),
             Kind::Hairpin(id) => (KindTag::Hairpin, id),
         };
-        Connection {
-            original,
-            reply,
+        let other = match tag {
+            KindTag::Masquerade | KindTag::Routed => reply.dst,
+            KindTag::Publish | KindTag::Hairpin => reply.src,
+        };
+        let connection = Connection {
+            src: octets(original.src),
+            dst: octets(original.dst),
+            other: octets(other),
+            src_port: original.src_port,
+            dst_port: original.dst_port,
+            reply_src_port: reply.src_port,
+            reply_dst_port: reply.dst_port,
+            protocol: original.protocol,
+            kind: tag,
+            is_ipv4: original.src.is_ipv4(),
+            shares_port,
+            publish,
             expires: Time::ZERO,
-            packets: [0; 2],
             bytes: [0; 2],
             tcp: Tcp::default(),
-            publish,
-            kind,
-            shares_port,
-        }
+            packets: [Count::default(); 2],
+        };
+        debug_assert_eq!(connection.reply(), reply, "a reply of another kind");
+        connection
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -138,11 +216,64 @@ impl Connection {
         }
     }
 
-    pub(crate) fn tuple(&self, direction: Direction) -> &Tuple {
-        match direction {
-            Direction::Original => &self.original,
-            Direction::Reply => &self.reply,
+    /// Source and destination of the reply tuple.
+    fn reply_addresses(&self) -> (&Octets, &Octets) {
+        match self.kind {
+            KindTag::Masquerade | KindTag::Routed => (&self.dst, &self.other),
+            KindTag::Publish => (&self.other, &self.src),
+            KindTag::Hairpin => (&self.other, &self.dst),
         }
+    }
+
+    fn address(&self, octets: &Octets) -> IpAddr {
+        if self.is_ipv4 {
+            IpAddr::from([octets[0], octets[1], octets[2], octets[3]])
+        } else {
+            IpAddr::V6(Ipv6Addr::from(*octets))
+        }
+    }
+
+    pub(crate) fn original(&self) -> Tuple {
+        Tuple {
+            src: self.address(&self.src),
+            dst: self.address(&self.dst),
+            src_port: self.src_port,
+            dst_port: self.dst_port,
+            protocol: self.protocol,
+        }
+    }
+
+    pub(crate) fn reply(&self) -> Tuple {
+        let (src, dst) = self.reply_addresses();
+        Tuple {
+            src: self.address(src),
+            dst: self.address(dst),
+            src_port: self.reply_src_port,
+            dst_port: self.reply_dst_port,
+            protocol: self.protocol,
+        }
+    }
+
+    pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.original(),
+            Direction::Reply => self.reply(),
+        }
+    }
+
+    /// Whether its tuple of this direction is this one.
+    fn has(&self, direction: Direction, key: &Key) -> bool {
+        let (ports, (src, dst)) = match direction {
+            Direction::Original => ((self.src_port, self.dst_port), (&self.src, &self.dst)),
+            Direction::Reply => (
+                (self.reply_src_port, self.reply_dst_port),
+                self.reply_addresses(),
+            ),
+        };
+        ports == (key.src_port, key.dst_port)
+            && (self.protocol, self.is_ipv4) == (key.protocol, key.is_ipv4)
+            && *src == key.src
+            && *dst == key.dst
     }
 
     /// What a packet of `direction` becomes.
@@ -153,18 +284,16 @@ impl Connection {
     /// The inside address that the connection counts for: the container's, of a hairpin the
     /// asking one's.
     pub(crate) fn inside(&self) -> IpAddr {
-        match self.kind {
-            KindTag::Masquerade | KindTag::Routed | KindTag::Hairpin => self.original.src,
-            KindTag::Publish => self.reply.src,
-        }
+        self.address(match self.kind {
+            KindTag::Masquerade | KindTag::Routed | KindTag::Hairpin => &self.src,
+            KindTag::Publish => &self.other,
+        })
     }
 
     /// Whether an endpoint of this address is at either end.
     pub(crate) fn touches(&self, address: IpAddr) -> bool {
-        match self.kind {
-            KindTag::Hairpin => self.original.src == address || self.reply.src == address,
-            KindTag::Masquerade | KindTag::Routed | KindTag::Publish => self.inside() == address,
-        }
+        let asked = matches!(self.kind, KindTag::Hairpin) && self.address(&self.other) == address;
+        asked || self.inside() == address
     }
 
     /// Whether it holds an external port (or shares one): `reply.dst_port` on `reply.dst`.
@@ -178,23 +307,23 @@ impl Connection {
 
     /// Nothing more is to be expected of it but stragglers.
     pub(crate) fn is_over(&self) -> bool {
-        self.original.protocol == Protocol::TCP
+        self.protocol == Protocol::TCP
             && matches!(self.tcp.state(), TcpState::TimeWait | TcpState::Reset)
     }
 
     /// Not both sides have been heard, or a TCP handshake is not complete.
     pub(crate) fn is_half_open(&self) -> bool {
-        if self.original.protocol == Protocol::TCP {
+        if self.protocol == Protocol::TCP {
             matches!(
                 self.tcp.state(),
                 TcpState::PickedUp | TcpState::SynSent | TcpState::SynReceived
             )
         } else {
-            self.packets[0] == 0 || self.packets[1] == 0
+            self.packets.iter().any(|count| count.get() == 0)
         }
     }
 
-    /// Takes note of a packet. False when it is a RST that can't be genuine.
+    /// Takes note of a packet. What TCP does not believe neither changes nor refreshes anything.
     pub(crate) fn handle(
         &mut self,
         now: Time,
@@ -202,14 +331,16 @@ impl Connection {
         segment: Option<&Segment>,
         length: usize,
         timeouts: &Timeouts,
-    ) -> bool {
-        self.packets[direction.index()] += 1;
+    ) -> Heard {
+        self.packets[direction.index()].increment();
         self.bytes[direction.index()] += length as u64;
-        let believed = segment.is_none_or(|segment| self.tcp.handle(direction, segment));
-        if believed && self.is_refreshed_by(direction) {
+        let heard = segment.map_or(Heard::Believed, |segment| {
+            self.tcp.handle(direction, segment)
+        });
+        if heard == Heard::Believed && self.is_refreshed_by(direction) {
             self.expires = now + self.timeout(timeouts);
         }
-        believed
+        heard
     }
 
     /// RFC 4787 REQ-6: a packet from inside refreshes a mapping; one from outside need not, and
@@ -218,17 +349,17 @@ impl Connection {
     /// by both sides: its state says whether there is still a connection.
     fn is_refreshed_by(&self, direction: Direction) -> bool {
         direction == Direction::Original
-            || self.original.protocol == Protocol::TCP
+            || self.protocol == Protocol::TCP
             || matches!(self.kind, KindTag::Publish | KindTag::Hairpin)
     }
 
     fn timeout(&self, timeouts: &Timeouts) -> Duration {
-        match self.original.protocol {
+        match self.protocol {
             Protocol::TCP => match self.tcp.state() {
                 TcpState::Established | TcpState::FinWait => timeouts.tcp_established,
                 _ => timeouts.tcp_transitory,
             },
-            Protocol::UDP if self.original.dst_port == 53 => timeouts.udp_dns,
+            Protocol::UDP if self.dst_port == 53 => timeouts.udp_dns,
             Protocol::UDP => timeouts.udp,
             _ => timeouts.icmp,
         }
@@ -236,13 +367,13 @@ impl Connection {
 
     /// A new connection of the same addresses and ports takes the place of one that is over.
     pub(crate) fn reopen(&mut self) {
-        self.packets = [0; 2];
+        self.packets = [Count::default(); 2];
         self.bytes = [0; 2];
         self.tcp = Tcp::default();
     }
 
     pub(crate) fn info(&self, now: Time) -> ConnectionInfo {
-        let state = if self.original.protocol == Protocol::TCP {
+        let state = if self.protocol == Protocol::TCP {
             self.tcp.state().name()
         } else if self.is_half_open() {
             "unreplied"
@@ -250,154 +381,17 @@ impl Connection {
             "replied"
         };
         ConnectionInfo {
-            original: self.original,
-            reply: self.reply,
+            original: self.original(),
+            reply: self.reply(),
             kind: self.kind(),
             state,
+            out_of_window: self.tcp.has_been_out_of_window(),
             expires_in: self.expires - now,
-            packets: self.packets,
+            packets: self.packets.map(Count::get),
             bytes: self.bytes,
             inside: self.inside(),
         }
     }
-}
-
-/// A part of the table: connections in slots, and an index with both tuples of each.
-#[derive(Default)]
-pub(crate) struct Shard {
-    slots: Vec<Option<Connection>>,
-    /// Empty slots.
-    vacant: Vec<u32>,
-    /// Slot × 2 + direction.
-    index: HashTable<u32>,
-    /// Where the next sweep begins.
-    sweep_at: usize,
-    /// Where the next sample begins.
-    sample_at: usize,
-}
-
-impl Shard {
-    /// The slot of the connection that this tuple belongs to, and which way it goes.
-    pub(crate) fn find(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Direction)> {
-        let entry = *self.index.find(hash, |&entry| {
-            indexed(&self.slots, entry).is_some_and(|indexed| indexed == tuple)
-        })?;
-        Some(split(entry))
-    }
-
-    pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
-        self.slots.get(slot as usize)?.as_ref()
-    }
-
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(slot as usize)?.as_mut()
-    }
-
-    /// Adds a connection, neither of whose tuples is in the shard. None when all slot numbers are
-    /// taken.
-    pub(crate) fn insert(&mut self, connection: Connection, hash: &TupleHash) -> Option<u32> {
-        let slot = match self.vacant.pop() {
-            Some(slot) => slot,
-            None => {
-                // An index entry has 31 bits for the slot.
-                let slot = u32::try_from(self.slots.len())
-                    .ok()
-                    .filter(|slot| slot >> 31 == 0)?;
-                if self.slots.len() == self.slots.capacity() {
-                    // By an eighth: doubling would make half of a big table air.
-                    self.slots.reserve_exact((self.slots.len() / 8).max(64));
-                }
-                self.slots.push(None);
-                slot
-            }
-        };
-        let hashes = [
-            hash.tuple(&connection.original),
-            hash.tuple(&connection.reply),
-        ];
-        self.slots[slot as usize] = Some(connection);
-        let slots = &self.slots;
-        for (direction, value) in [(0, hashes[0]), (1, hashes[1])] {
-            self.index
-                .insert_unique(value, slot << 1 | direction, |&entry| {
-                    indexed(slots, entry).map_or(0, |tuple| hash.tuple(tuple))
-                });
-        }
-        Some(slot)
-    }
-
-    /// Takes a connection out.
-    pub(crate) fn remove(&mut self, slot: u32, hash: &TupleHash) -> Option<Connection> {
-        let connection = self.slots.get_mut(slot as usize)?.take()?;
-        for (direction, tuple) in [(0, &connection.original), (1, &connection.reply)] {
-            let wanted = slot << 1 | direction;
-            if let Ok(entry) = self
-                .index
-                .find_entry(hash.tuple(tuple), |&entry| entry == wanted)
-            {
-                entry.remove();
-            }
-        }
-        self.vacant.push(slot);
-        Some(connection)
-    }
-
-    /// Of a bounded sample of connections, the one with the highest score.
-    pub(crate) fn worst<S: Ord>(
-        &mut self,
-        score: impl Fn(&Connection) -> Option<S>,
-    ) -> Option<u32> {
-        let count = self.slots.len().min(SAMPLE);
-        let mut worst: Option<(S, u32)> = None;
-        for _ in 0..count {
-            self.sample_at = (self.sample_at + 1) % self.slots.len();
-            let slot = self.sample_at;
-            let Some(score) = self.slots[slot].as_ref().and_then(&score) else {
-                continue;
-            };
-            if worst.as_ref().is_none_or(|(highest, _)| score > *highest) {
-                worst = Some((score, slot as u32));
-            }
-        }
-        worst.map(|(_, slot)| slot)
-    }
-
-    /// The expired connections among the next part of the slots: a sixteenth, and at least
-    /// [`SWEEP`].
-    pub(crate) fn sweep(&mut self, now: Time) -> Vec<u32> {
-        let count = (self.slots.len() / 16).max(SWEEP).min(self.slots.len());
-        let mut expired = Vec::new();
-        for _ in 0..count {
-            self.sweep_at = (self.sweep_at + 1) % self.slots.len();
-            let connection = self.slots[self.sweep_at].as_ref();
-            if connection.is_some_and(|connection| connection.is_expired(now)) {
-                expired.push(self.sweep_at as u32);
-            }
-        }
-        expired
-    }
-
-    /// Every connection with its slot.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
-        (0..)
-            .zip(&self.slots)
-            .filter_map(|(slot, connection)| Some((slot, connection.as_ref()?)))
-    }
-}
-
-fn split(entry: u32) -> (u32, Direction) {
-    let direction = if entry & 1 == 0 {
-        Direction::Original
-    } else {
-        Direction::Reply
-    };
-    (entry >> 1, direction)
-}
-
-/// The tuple that an index entry stands for.
-fn indexed(slots: &[Option<Connection>], entry: u32) -> Option<&Tuple> {
-    let (slot, direction) = split(entry);
-    Some(slots.get(slot as usize)?.as_ref()?.tuple(direction))
 }
 
 #[cfg(test)]

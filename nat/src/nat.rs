@@ -68,8 +68,11 @@ pub struct Stats {
     pub recycled: u64,
     /// Connections that had to share an external port with another endpoint's.
     pub shared: u64,
-    /// TCP RSTs passed on, but not believed.
+    /// TCP RSTs passed on, but not believed: not exactly where the receiver expects the next
+    /// byte (RFC 5961 section 3), which is for the receiver to challenge.
     pub implausible_resets: u64,
+    /// TCP segments passed on that no window allowed: marked, and never answered.
+    pub out_of_window: u64,
 }
 
 #[derive(Default)]
@@ -80,6 +83,7 @@ struct Counters {
     recycled: AtomicU64,
     shared: AtomicU64,
     implausible_resets: AtomicU64,
+    out_of_window: AtomicU64,
 }
 
 /// The NAT engine. All methods take `&self`, and any thread may call them.
@@ -123,9 +127,10 @@ impl Ledger {
             }
         }
         if connection.has_external_port() {
-            let endpoint = endpoint(&connection.original, connection.reply.dst);
+            let reply = connection.reply();
+            let endpoint = endpoint(&connection.original(), reply.dst);
             if connection.shares_port {
-                let port = connection.reply.dst_port;
+                let port = reply.dst_port;
                 self.ports
                     .unshare(now, endpoint.protocol, endpoint.external, port);
             } else {
@@ -182,13 +187,13 @@ impl Nat {
                 src,
                 src_port,
                 ..
-            } = connection.original;
+            } = connection.original();
             match connection.kind() {
                 Kind::Publish(id) | Kind::Hairpin(id) => !rules.has_publish(id),
                 Kind::Masquerade => match rules.masquerade(src) {
                     None => true,
                     Some(rule) => {
-                        rule.to.is_some_and(|to| to != connection.reply.dst)
+                        rule.to.is_some_and(|to| to != connection.reply().dst)
                             || rules.claim(protocol, src, src_port).is_some()
                     }
                 },
@@ -292,6 +297,7 @@ impl Nat {
             recycled: read(&counters.recycled),
             shared: read(&counters.shared),
             implausible_resets: read(&counters.implausible_resets),
+            out_of_window: read(&counters.out_of_window),
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use pnet_packet::Packet as _;
 use pnet_packet::ipv4::{Ipv4Packet, MutableIpv4Packet};
 use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
-use pnet_packet::tcp::TcpPacket;
+use pnet_packet::tcp::{TcpFlags, TcpPacket};
 
 use crate::checksum::{Checksum, Delta};
 use crate::conntrack::tcp::Segment;
@@ -383,8 +383,16 @@ impl<'a> Packet<'a> {
         let tcp = TcpPacket::new(&self.bytes[self.transport..])?;
         let header = usize::from(tcp.get_data_offset()) * 4;
         let payload = tcp.packet().len().saturating_sub(header);
+        let flags = tcp.get_flags();
+        let scale = if flags & TcpFlags::SYN != 0 {
+            window_scale(tcp.packet().get(TCP_HEADER..header)?)
+        } else {
+            None
+        };
         Some(Segment {
-            flags: tcp.get_flags(),
+            flags,
+            window: tcp.get_window(),
+            scale,
             sequence: tcp.get_sequence(),
             acknowledgement: tcp.get_acknowledgement(),
             // At most 64 KiB, the length field of IP.
@@ -559,6 +567,24 @@ fn walk_headers(bytes: &[u8], mut at: usize, mut next: u8) -> Option<(usize, Pro
         }
     }
     None
+}
+
+/// The window scale among TCP options (RFC 7323 section 2.2): by how many bits the windows are
+/// shifted.
+fn window_scale(mut options: &[u8]) -> Option<u8> {
+    const END: u8 = 0;
+    const PADDING: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    loop {
+        options = match options {
+            [] | [END, ..] => return None,
+            [PADDING, rest @ ..] => rest,
+            [WINDOW_SCALE, 3, shift, ..] => return Some(*shift),
+            // Kind and length count; less would go on for ever.
+            [_, length, ..] => options.get(usize::from(*length).max(2)..)?,
+            [_] => return None,
+        };
+    }
 }
 
 /// Checks that the fixed transport header is there, for the protocols that get translated.

@@ -87,8 +87,10 @@ pub(crate) fn wrap(src: IpAddr, dst: IpAddr, protocol: Protocol, transport: &[u8
     bytes
 }
 
+/// A segment whose numbers fit any other of these: both sides begin at 1000.
 pub(crate) fn tcp(src: &str, dst: &str, flags: u8, payload: &[u8]) -> Vec<u8> {
-    tcp_numbered(src, dst, flags, 1000, 2000, payload)
+    let sequence = if flags & SYN != 0 { 1000 } else { 1001 };
+    tcp_numbered(src, dst, flags, sequence, 1001, payload)
 }
 
 pub(crate) fn tcp_numbered(

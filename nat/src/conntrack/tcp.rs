@@ -1,9 +1,20 @@
 //! The state of a TCP connection as a bystander sees it.
 //!
-//! Tracking is liberal: no segment is dropped for its sequence number. The numbers decide only two
-//! things, whether a FIN has been acknowledged and whether a RST can be genuine. The states are
-//! those of RFC 6146 section 3.5.2 with names people know: a RST shortens the timeout and deletes
-//! nothing, and traffic after it brings the connection back (RFC 7857 section 2).
+//! Tracking is liberal: no segment is dropped for its sequence number, and none is answered. But
+//! one that lies in no window of its receiver, which will not take it either, is marked, and
+//! changes nothing: neither the state nor any time. What the receiver's window is we know from its
+//! acknowledgements, and from the scale in its SYN (RFC 7323 section 2.2); of a connection that was
+//! picked up in mid-stream we assume the widest.
+//!
+//! The states are those of RFC 6146 section 3.5.2 with names people know. A RST is believed if it
+//! is exactly where its receiver expects the next byte, as RFC 5961 section 3 asks of the receiver
+//! itself; it shortens the timeout and deletes nothing, and traffic after it brings the connection
+//! back (RFC 7857 section 2).
+//!
+//! Both ends may know better: a host that crashed opens the connection anew while we, and its peer,
+//! still have the old one. So the last stray segment is remembered, and when the other side
+//! acknowledges exactly that one, the two of them agree, and we begin again with their numbers. A
+//! stranger who guesses can send one half of that, but not the other.
 
 use pnet_packet::tcp::TcpFlags::{ACK, FIN, RST, SYN};
 
@@ -17,6 +28,10 @@ pub(crate) struct Segment {
     pub(crate) acknowledgement: u32,
     /// Payload in bytes.
     pub(crate) payload: u32,
+    /// The window field as it stands there, unscaled.
+    pub(crate) window: u16,
+    /// The window scale option of a SYN.
+    pub(crate) scale: Option<u8>,
 }
 
 impl Segment {
@@ -32,6 +47,10 @@ impl Segment {
             || kind == ACK
     }
 
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
     /// The first segment of a connection.
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (SYN | ACK) == SYN
@@ -40,7 +59,7 @@ impl Segment {
     /// A segment that proves a connection which we have not seen begin, for its sender's side to
     /// be picked up. A SYN-ACK is one: its sender accepted a SYN that came before a restart.
     pub(crate) fn is_mid_stream(&self) -> bool {
-        self.flags & ACK != 0 && self.flags & RST == 0
+        self.has(ACK) && !self.has(RST)
     }
 
     pub(crate) fn is_syn_ack(&self) -> bool {
@@ -49,12 +68,20 @@ impl Segment {
 
     /// The sequence number after this segment: SYN and FIN count as one byte each.
     fn end(&self) -> u32 {
-        let syn = u32::from(self.flags & SYN != 0);
-        let fin = u32::from(self.flags & FIN != 0);
         self.sequence
             .wrapping_add(self.payload)
-            .wrapping_add(syn + fin)
+            .wrapping_add(u32::from(self.has(SYN)) + u32::from(self.has(FIN)))
     }
+}
+
+/// What became of a segment in the books; it is passed on in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Believed,
+    /// In no window of its receiver.
+    OutOfWindow,
+    /// A RST that is not exactly where its receiver expects the next byte.
+    ImplausibleReset,
 }
 
 /// A state's name, for people and for timeouts.
@@ -89,10 +116,17 @@ impl TcpState {
     }
 }
 
-/// How far a RST's sequence number may be from the end of what its sender has sent: behind it by
-/// what is in flight, ahead of it by what was lost before it came to us. A blind guess hits with a
-/// chance of 1 in 2048.
-const RST_WINDOW: i32 = 1 << 20;
+/// The largest shift of a window (RFC 7323 section 2.3): what is assumed of a side whose SYN we
+/// have not seen.
+const WIDEST: u8 = 14;
+
+/// How far behind a segment may be at least, in bytes, whatever the window: keep-alives and late
+/// copies are no strays.
+const BEHIND: u32 = 0xffff;
+
+/// How much less than all a SYN-ACK may acknowledge: the data of a SYN with Fast Open (RFC 7413),
+/// which has to fit in one segment.
+const FAST_OPEN: u32 = 1460;
 
 /// Per-direction marks, each two bits wide: bit 0 for the original direction, bit 1 for the reply.
 const SEEN_SYN: u16 = 1;
@@ -103,16 +137,43 @@ const SEEN_FIN: u16 = 1 << 4;
 const FIN_ACKED: u16 = 1 << 6;
 /// `end` of the direction is known.
 const KNOWN: u16 = 1 << 8;
+/// `stray` is the end of a segment of this direction.
+const STRAYED: u16 = 1 << 10;
 /// For both directions at once.
-const RESET: u16 = 1 << 10;
+const RESET: u16 = 1 << 12;
+const OUT_OF_WINDOW: u16 = 1 << 13;
 
-/// The state of one connection: 10 bytes, packed because padding would cost 8 bytes a connection.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(Rust, packed(2))]
+/// The state of one connection, in 28 bytes.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Tcp {
     /// For each direction, the highest sequence number after what it has sent.
     end: [u32; 2],
+    /// For each direction, the highest acknowledgement it has sent, if `SEEN_ACK` is set.
+    acked: [u32; 2],
+    /// The end of the last segment that was in no window.
+    stray: u32,
+    /// For each direction, the window it gave with `acked`, to be shifted by `scale`.
+    window: [u16; 2],
+    scale: [u8; 2],
     seen: u16,
+}
+
+impl Default for Tcp {
+    fn default() -> Tcp {
+        Tcp {
+            end: [0; 2],
+            acked: [0; 2],
+            stray: 0,
+            window: [0; 2],
+            scale: [WIDEST; 2],
+            seen: 0,
+        }
+    }
+}
+
+/// Whether sequence number `a` is `b` or after it; the numbers are a circle.
+fn reaches(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) < 1 << 31
 }
 
 impl Tcp {
@@ -132,51 +193,161 @@ impl Tcp {
         self.seen |= mark << direction.index();
     }
 
-    /// Takes note of a valid segment. False when it is a RST that can't be genuine, which changes
-    /// nothing: it is passed on, and its receiver decides (RFC 5961 section 3).
-    pub(crate) fn handle(&mut self, from: Direction, segment: &Segment) -> bool {
-        let at = from.index();
-        if segment.flags & RST != 0 {
-            let distance = segment.sequence.wrapping_sub(self.end[at]) as i32;
-            if self.has(KNOWN, from) && !(-RST_WINDOW..=RST_WINDOW).contains(&distance) {
-                return false;
-            }
-            self.seen |= RESET;
-            return true;
+    /// Whether any segment of the connection was marked as out of window.
+    pub(crate) fn has_been_out_of_window(&self) -> bool {
+        self.seen & OUT_OF_WINDOW != 0
+    }
+
+    /// Takes note of a valid segment. Only one that is believed changes the state.
+    pub(crate) fn handle(&mut self, from: Direction, segment: &Segment) -> Heard {
+        if segment.has(RST) {
+            return self.handle_reset(from, segment);
         }
-        if segment.flags & SYN != 0 {
-            self.set(SEEN_SYN, from);
-            if segment.flags & ACK != 0 {
-                // It answers a SYN, even one that we have not seen.
-                self.set(SEEN_SYN, from.other());
+        let to = from.other();
+        if segment.is_syn() && self.has(KNOWN, from) && !self.has(KNOWN, to) {
+            // Nobody has answered the last SYN, and this is a new attempt or a copy.
+            *self = Tcp::default();
+        } else if !self.is_in_window(from, segment) {
+            let confirms =
+                segment.has(ACK) && self.has(STRAYED, to) && segment.acknowledgement == self.stray;
+            if !confirms {
+                self.stray = segment.end();
+                self.seen &= !(STRAYED * 3);
+                self.set(STRAYED, from);
+                self.seen |= OUT_OF_WINDOW;
+                return Heard::OutOfWindow;
             }
+            let agreed = self.stray;
+            *self = Tcp::default();
+            self.end[to.index()] = agreed;
+            self.set(KNOWN, to);
+            self.seen |= OUT_OF_WINDOW;
+        }
+        if segment.has(SYN) {
+            self.handle_syn(from, segment);
         } else {
             // Whoever got the RST did not believe it: a challenge ACK, or data.
             self.seen &= !RESET;
         }
-        let end = segment.end();
-        if !self.has(KNOWN, from) || end.wrapping_sub(self.end[at]) as i32 > 0 {
+        let (at, end) = (from.index(), segment.end());
+        if !self.has(KNOWN, from) || reaches(end, self.end[at]) {
             self.end[at] = end;
             self.set(KNOWN, from);
         }
-        if segment.flags & ACK != 0 {
-            self.handle_ack(from, segment.acknowledgement);
+        if segment.has(ACK) {
+            self.handle_ack(from, segment);
         }
-        if segment.flags & FIN != 0 {
+        if segment.has(FIN) {
             self.set(SEEN_FIN, from);
         }
-        true
+        Heard::Believed
     }
 
-    fn handle_ack(&mut self, from: Direction, acknowledgement: u32) {
-        // While we wait for a SYN-ACK, a bare ACK is a challenge (RFC 5961 section 4): it does not
-        // establish anything.
+    /// RFC 5961 section 3.2 makes the receiver answer a RST that is in its window but not at the
+    /// very place with a challenge; nothing has happened until it gets the right one.
+    fn handle_reset(&mut self, from: Direction, segment: &Segment) -> Heard {
+        let to = from.other();
+        let at_the_place = self.has(SEEN_ACK, to) && segment.sequence == self.acked[to.index()];
+        // Right behind what its sender has sent, the acknowledgement being under way.
+        let at_the_end = self.has(KNOWN, from) && segment.sequence == self.end[from.index()];
+        // A connection that is refused: it has no number of its own (RFC 9293 section 3.10.7.1).
+        let refusal = !self.has(KNOWN, from)
+            && self.has(KNOWN, to)
+            && segment.has(ACK)
+            && segment.acknowledgement == self.end[to.index()];
+        if at_the_place || at_the_end || refusal {
+            self.seen |= RESET;
+            Heard::Believed
+        } else {
+            Heard::ImplausibleReset
+        }
+    }
+
+    /// The widest window that this side could give, in bytes.
+    fn widest(&self, side: Direction) -> u32 {
+        BEHIND << self.scale[side.index()]
+    }
+
+    /// Whether the receiver might take this segment. What we cannot know counts for it.
+    fn is_in_window(&self, from: Direction, segment: &Segment) -> bool {
+        let to = from.other();
+        let (from_known, to_known) = (self.has(KNOWN, from), self.has(KNOWN, to));
+        let (sent, received) = (self.end[from.index()], self.end[to.index()]);
+        if segment.has(SYN) {
+            // A first SYN in answer to one, or a copy. Another SYN is of another connection, and
+            // is answered with a challenge (RFC 5961 section 4.2).
+            let fits = if from_known {
+                reaches(sent, segment.sequence.wrapping_add(1))
+                    && sent.wrapping_sub(segment.sequence) <= BEHIND
+            } else {
+                !to_known || self.has(SEEN_SYN, to) || segment.has(ACK)
+            };
+            let acknowledges = !segment.has(ACK)
+                || !to_known
+                || received.wrapping_sub(segment.acknowledgement)
+                    <= if from_known { BEHIND } else { FAST_OPEN };
+            return fits && acknowledges;
+        }
+        if !from_known && self.has(SEEN_SYN, to) && !self.has(SEEN_SYN, from) {
+            // In place of a SYN-ACK a bare ACK: of an older connection, a challenge (RFC 5961
+            // section 4.2). It has the wrong numbers, and establishes nothing.
+            return false;
+        }
+        if from_known && self.has(SEEN_ACK, to) {
+            let acked = self.acked[to.index()];
+            let window = u32::from(self.window[to.index()]) << self.scale[to.index()];
+            // Acknowledgements that we have seen may have been lost after us, so the sender may
+            // be a whole window behind.
+            let fits = reaches(acked.wrapping_add(window), segment.sequence)
+                && reaches(segment.end(), sent.wrapping_sub(self.widest(to)));
+            if !fits {
+                return false;
+            }
+        }
+        !to_known
+            || (reaches(received, segment.acknowledgement)
+                && reaches(
+                    segment.acknowledgement,
+                    received.wrapping_sub(self.widest(from)),
+                ))
+    }
+
+    fn handle_syn(&mut self, from: Direction, segment: &Segment) {
+        let to = from.other();
+        self.set(SEEN_SYN, from);
+        if segment.has(ACK) {
+            // It answers a SYN, even one that we have not seen.
+            self.set(SEEN_SYN, to);
+        }
+        // A copy has nothing new to say.
+        if !self.has(KNOWN, from) {
+            self.scale[from.index()] = segment.scale.unwrap_or(0).min(WIDEST);
+            if segment.has(ACK) && segment.scale.is_none() {
+                // Windows are scaled if both sides say so.
+                self.scale[to.index()] = 0;
+            }
+        }
+    }
+
+    fn handle_ack(&mut self, from: Direction, segment: &Segment) {
+        let acknowledgement = segment.acknowledgement;
+        let at = from.index();
         if self.has(SEEN_SYN, from) || !self.has_any(SEEN_SYN) {
+            if !self.has(SEEN_ACK, from) || reaches(acknowledgement, self.acked[at]) {
+                self.acked[at] = acknowledgement;
+                self.window[at] = if segment.has(SYN) {
+                    // The window of a SYN is never scaled.
+                    let unit = 1u32 << self.scale[at];
+                    // At most the field itself.
+                    u32::from(segment.window).div_ceil(unit) as u16
+                } else {
+                    segment.window
+                };
+            }
             self.set(SEEN_ACK, from);
         }
         let to = from.other();
-        let beyond = acknowledgement.wrapping_sub(self.end[to.index()]) as i32;
-        if self.has(SEEN_FIN, to) && beyond >= 0 {
+        if self.has(SEEN_FIN, to) && reaches(acknowledgement, self.end[to.index()]) {
             self.set(FIN_ACKED, to);
         }
     }
@@ -205,136 +376,4 @@ impl Tcp {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Direction::{Original, Reply};
-    use super::*;
-
-    fn segment(flags: u8, sequence: u32, acknowledgement: u32, payload: u32) -> Segment {
-        Segment {
-            flags,
-            sequence,
-            acknowledgement,
-            payload,
-        }
-    }
-
-    /// Both initial sequence numbers are close to the wrap.
-    const HERE: u32 = u32::MAX - 5;
-    const THERE: u32 = u32::MAX;
-
-    fn established() -> Tcp {
-        let mut tcp = Tcp::default();
-        tcp.handle(Original, &segment(SYN, HERE, 0, 0));
-        assert_eq!(tcp.state(), TcpState::SynSent);
-        tcp.handle(Reply, &segment(SYN | ACK, THERE, HERE.wrapping_add(1), 0));
-        assert_eq!(tcp.state(), TcpState::SynReceived);
-        tcp.handle(
-            Original,
-            &segment(ACK, HERE.wrapping_add(1), THERE.wrapping_add(1), 0),
-        );
-        assert_eq!(tcp.state(), TcpState::Established);
-        tcp
-    }
-
-    #[test]
-    fn a_connection_opens_and_closes() {
-        let mut tcp = established();
-        let (here, there) = (HERE.wrapping_add(1), THERE.wrapping_add(1));
-        tcp.handle(Original, &segment(FIN | ACK, here, there, 100));
-        assert_eq!(tcp.state(), TcpState::FinWait);
-        let after = here.wrapping_add(101);
-        // An acknowledgement of the data, not of the FIN.
-        tcp.handle(Reply, &segment(FIN | ACK, there, after.wrapping_sub(1), 0));
-        assert_eq!(tcp.state(), TcpState::Closing);
-        tcp.handle(Reply, &segment(ACK, there.wrapping_add(1), after, 0));
-        assert_eq!(tcp.state(), TcpState::Closing);
-        tcp.handle(Original, &segment(ACK, after, there.wrapping_add(1), 0));
-        assert_eq!(tcp.state(), TcpState::TimeWait);
-    }
-
-    #[test]
-    fn rfc_5382_req_2_simultaneous_open_completes() {
-        let mut tcp = Tcp::default();
-        tcp.handle(Original, &segment(SYN, 100, 0, 0));
-        tcp.handle(Reply, &segment(SYN, 900, 0, 0));
-        assert_eq!(tcp.state(), TcpState::SynReceived);
-        tcp.handle(Original, &segment(SYN | ACK, 100, 901, 0));
-        tcp.handle(Reply, &segment(SYN | ACK, 900, 101, 0));
-        assert_eq!(tcp.state(), TcpState::Established);
-    }
-
-    #[test]
-    fn rfc_7857_traffic_after_a_reset_brings_the_connection_back() {
-        let mut tcp = established();
-        let here = HERE.wrapping_add(1);
-        assert!(tcp.handle(Original, &segment(RST, here, 0, 0)));
-        assert_eq!(tcp.state(), TcpState::Reset);
-        tcp.handle(Reply, &segment(ACK, THERE.wrapping_add(1), here, 0));
-        assert_eq!(tcp.state(), TcpState::Established);
-    }
-
-    #[test]
-    fn a_blind_reset_changes_nothing() {
-        let mut tcp = established();
-        assert!(!tcp.handle(Reply, &segment(RST, THERE.wrapping_add(1 << 21), 0, 0)));
-        assert!(!tcp.handle(
-            Reply,
-            &segment(RST | ACK, THERE.wrapping_sub(1 << 21), 0, 0)
-        ));
-        assert_eq!(tcp.state(), TcpState::Established);
-        assert!(tcp.handle(Reply, &segment(RST, THERE.wrapping_add(5000), 0, 0)));
-        assert_eq!(tcp.state(), TcpState::Reset);
-    }
-
-    #[test]
-    fn a_refused_connection_is_reset_whatever_the_sequence_number() {
-        let mut tcp = Tcp::default();
-        tcp.handle(Original, &segment(SYN, 123_456_789, 0, 0));
-        assert!(tcp.handle(Reply, &segment(RST | ACK, 0, 123_456_790, 0)));
-        assert_eq!(tcp.state(), TcpState::Reset);
-    }
-
-    #[test]
-    fn rfc_5961_a_challenge_ack_does_not_advance_the_state() {
-        let mut tcp = Tcp::default();
-        tcp.handle(Original, &segment(SYN, 100, 0, 0));
-        tcp.handle(Reply, &segment(ACK, 77_000, 55_000, 0));
-        tcp.handle(Original, &segment(ACK, 101, 77_000, 0));
-        assert_eq!(tcp.state(), TcpState::SynSent);
-        // And a SYN within an established connection does not either.
-        let mut tcp = established();
-        tcp.handle(Original, &segment(SYN, 7, 0, 0));
-        assert_eq!(tcp.state(), TcpState::Established);
-    }
-
-    #[test]
-    fn picked_up_in_the_middle() {
-        let mut tcp = Tcp::default();
-        tcp.handle(Original, &segment(ACK, 100, 200, 10));
-        assert_eq!(tcp.state(), TcpState::PickedUp);
-        tcp.handle(Reply, &segment(ACK, 200, 110, 0));
-        assert_eq!(tcp.state(), TcpState::Established);
-        // After the SYN, before the SYN-ACK.
-        let mut tcp = Tcp::default();
-        tcp.handle(Reply, &segment(SYN | ACK, 100, 200, 0));
-        assert_eq!(tcp.state(), TcpState::SynReceived);
-        tcp.handle(Original, &segment(ACK, 200, 101, 0));
-        assert_eq!(tcp.state(), TcpState::Established);
-    }
-
-    #[test]
-    fn flags_that_make_sense() {
-        let valid = (0..=255u8)
-            .filter(|&flags| segment(flags, 0, 0, 0).is_valid())
-            .count();
-        // Six combinations times PSH, URG, ECE and CWR at will.
-        assert_eq!(valid, 6 * 16);
-        assert!(!segment(0, 0, 0, 0).is_valid());
-        assert!(!segment(SYN | FIN, 0, 0, 0).is_valid());
-        assert!(!segment(FIN, 0, 0, 0).is_valid());
-        assert!(segment(SYN, 0, 0, 0).is_syn());
-        assert!(!segment(SYN | ACK, 0, 0, 0).is_syn());
-        assert!(segment(SYN | ACK, 0, 0, 0).is_mid_stream());
-        assert!(!segment(RST | ACK, 0, 0, 0).is_mid_stream());
-    }
-}
+mod tests;

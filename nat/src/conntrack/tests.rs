@@ -1,5 +1,7 @@
+use super::shard::SWEEP;
 use super::*;
 use crate::testing::{Prng, ip};
+use crate::tuple::TupleHash;
 
 fn tuple(n: u32) -> Tuple {
     Tuple {
@@ -31,9 +33,7 @@ fn both_tuples_lead_to_the_connection() {
         .map(|n| shard.insert(connection(n, 1), &hash).unwrap())
         .collect();
     for (n, &slot) in (0..).zip(&slots) {
-        let Connection {
-            original, reply, ..
-        } = connection(n, 1);
+        let (original, reply) = (connection(n, 1).original(), connection(n, 1).reply());
         let find = |tuple: &Tuple| shard.find(hash.tuple(tuple), tuple);
         assert_eq!(find(&original), Some((slot, Direction::Original)));
         assert_eq!(find(&reply), Some((slot, Direction::Reply)));
@@ -54,7 +54,7 @@ fn the_index_follows_any_sequence_of_insertions_and_removals() {
         let n = prng.below(500) as u32;
         match model.remove(&n) {
             Some(slot) => {
-                assert_eq!(shard.remove(slot, &hash).unwrap().original, tuple(n));
+                assert_eq!(shard.remove(slot, &hash).unwrap().original(), tuple(n));
                 assert!(shard.remove(slot, &hash).is_none());
             }
             None => {
@@ -63,16 +63,14 @@ fn the_index_follows_any_sequence_of_insertions_and_removals() {
         }
     }
     for n in 0..500 {
-        let Connection {
-            original, reply, ..
-        } = connection(n, 1);
+        let (original, reply) = (connection(n, 1).original(), connection(n, 1).reply());
         for tuple in [original, reply] {
             let found = shard.find(hash.tuple(&tuple), &tuple).map(|(slot, _)| slot);
             assert_eq!(found, model.get(&n).copied());
         }
     }
     assert_eq!(shard.iter().count(), model.len());
-    assert!(shard.slots.len() <= 500, "slots are used again");
+    assert!(shard.capacity() <= 500, "slots are used again");
 }
 
 #[test]
@@ -101,15 +99,17 @@ fn a_sweep_looks_at_a_part_and_comes_round() {
 fn the_worst_has_the_highest_score() {
     let hash = TupleHash::new(5);
     let mut shard = Shard::default();
-    assert_eq!(shard.worst(|_| Some(0)), None);
+    assert_eq!(shard.worst(256, |_| Some(0)), None);
     for n in 0..100 {
         shard
             .insert(connection(n, u64::from(n * 7 % 100)), &hash)
             .unwrap();
     }
-    let worst = shard.worst(|connection| Some(connection.expires)).unwrap();
+    let (_, worst) = shard
+        .worst(256, |connection| Some(connection.expires))
+        .unwrap();
     assert_eq!(shard.get(worst).unwrap().expires, Time::from_nanos(99));
-    assert_eq!(shard.worst(|_| None::<u8>), None);
+    assert_eq!(shard.worst(256, |_| None::<u8>), None);
 }
 
 #[test]

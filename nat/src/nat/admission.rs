@@ -12,6 +12,9 @@ use crate::refused::Refused;
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple};
 
+/// Slots looked at when something must give way. Bounds the time a packet can take.
+const SAMPLE: usize = 256;
+
 /// A connection about to be opened.
 pub(super) struct Opening {
     pub(super) original: Tuple,
@@ -94,14 +97,18 @@ impl Nat {
         };
         if ledger.count(inside) >= self.limits.max_per_address {
             return shard
-                .worst(|connection| worth(connection).filter(|_| connection.inside() == inside))
-                .map(Some)
+                .worst(SAMPLE, |connection| {
+                    worth(connection).filter(|_| connection.inside() == inside)
+                })
+                .map(|(_, slot)| Some(slot))
                 .ok_or(Refused::QuotaExceeded);
         }
         if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
             return shard
-                .worst(|connection| Some((worth(connection)?, ledger.count(connection.inside()))))
-                .map(Some)
+                .worst(SAMPLE, |connection| {
+                    Some((worth(connection)?, ledger.count(connection.inside())))
+                })
+                .map(|(_, slot)| Some(slot))
                 .ok_or(Refused::TableFull);
         }
         Ok(None)
@@ -139,8 +146,8 @@ impl Nat {
         let mut port = ledger.ports.acquire(now, &endpoint);
         if port.is_none() {
             // A connection that is over, and that is the last of its mapping, gives it up.
-            let recyclable = shard.worst(|connection| {
-                let holder = self::endpoint(&connection.original, connection.reply.dst);
+            let recyclable = shard.worst(SAMPLE, |connection| {
+                let holder = self::endpoint(&connection.original(), connection.reply().dst);
                 let fits = connection.has_external_port()
                     && !connection.shares_port
                     && (connection.is_over() || connection.is_expired(now))
@@ -148,7 +155,7 @@ impl Nat {
                     && ledger.ports.connections(&holder) == 1;
                 fits.then_some(())
             });
-            if let Some(slot) = recyclable {
+            if let Some(((), slot)) = recyclable {
                 self.end(now, shard, ledger, slot);
                 self.counters.recycled.fetch_add(1, Ordering::Relaxed);
                 port = ledger.ports.acquire(now, &endpoint);

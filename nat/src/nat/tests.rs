@@ -146,6 +146,7 @@ fn packet_with(tuple: &Tuple, flags: u8) -> Vec<u8> {
     let src = std::net::SocketAddr::from((tuple.src, tuple.src_port)).to_string();
     let dst = std::net::SocketAddr::from((tuple.dst, tuple.dst_port)).to_string();
     match tuple.protocol {
+        Protocol::TCP if flags & (SYN | RST) != 0 => tcp(&src, &dst, flags, b""),
         Protocol::TCP => tcp(&src, &dst, flags, b"data"),
         Protocol::UDP => udp(&src, &dst, b"data"),
         _ => {

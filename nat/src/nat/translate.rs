@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::admission::Opening;
 use super::{Nat, Path, Translated};
-use crate::conntrack::tcp::Segment;
+use crate::conntrack::tcp::{Heard, Segment};
 use crate::conntrack::{Direction, Kind, Shard};
 use crate::icmp::{self, Quote};
 use crate::packet::{Content, Packet};
@@ -71,14 +71,18 @@ impl Nat {
             return Err(Refused::NoMapping);
         };
         let timeouts = &self.limits.timeouts;
-        if !connection.handle(now, direction, segment.as_ref(), packet.len(), timeouts) {
-            self.counters
-                .implausible_resets
-                .fetch_add(1, Ordering::Relaxed);
+        let unbelieved =
+            match connection.handle(now, direction, segment.as_ref(), packet.len(), timeouts) {
+                Heard::Believed => None,
+                Heard::OutOfWindow => Some(&self.counters.out_of_window),
+                Heard::ImplausibleReset => Some(&self.counters.implausible_resets),
+            };
+        if let Some(counter) = unbelieved {
+            counter.fetch_add(1, Ordering::Relaxed);
         }
         let to = connection.translated(direction);
         let translated = Translated {
-            connection: connection.original,
+            connection: connection.original(),
             kind: connection.kind(),
             direction,
             new,
@@ -257,8 +261,8 @@ impl Nat {
                     let fits =
                         belongs(path, connection.kind(), direction) && !connection.is_expired(now);
                     fits.then(|| {
-                        let quoted = *connection.tuple(direction.other());
-                        (connection.original, connection.kind(), direction, quoted)
+                        let quoted = connection.tuple(direction.other());
+                        (connection.original(), connection.kind(), direction, quoted)
                     })
                 })
         };

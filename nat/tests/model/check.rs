@@ -48,6 +48,9 @@ impl Run {
         ensure(stats.implausible_resets == model.implausible, || {
             format!("{} implausible RSTs: {stats:?}", model.implausible)
         })?;
+        ensure(stats.out_of_window == model.out_of_window, || {
+            format!("{} segments in no window: {stats:?}", model.out_of_window)
+        })?;
         ensure(len <= model.limits.max_connections, || {
             format!("{len} are too many")
         })?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nat::{ConnectionInfo, Direction, Kind, Limits, Protocol, Time, Tuple};
 
-use super::tcp::Tcp;
+use super::tcp::{Heard, Tcp};
 use super::wire::Wire;
 
 #[derive(Debug, Clone)]
@@ -106,6 +106,7 @@ impl Flow {
             reply: self.reply,
             kind: self.kind,
             state,
+            out_of_window: self.tcp.has_strayed(),
             expires_in: self.expires - now,
             packets: self.packets,
             bytes: self.bytes,
@@ -113,20 +114,21 @@ impl Flow {
         }
     }
 
-    /// Counts a packet. False when it is a RST that is not believed.
+    /// Counts a packet. What is not believed changes nothing else.
     pub(crate) fn hear(
         &mut self,
         now: Time,
         direction: Direction,
         wire: &Wire,
         limits: &Limits,
-    ) -> bool {
+    ) -> Heard {
         self.packets[direction.index()] += 1;
         self.bytes[direction.index()] += wire.bytes().len() as u64;
-        if let Some(segment) = wire.segment()
-            && !self.tcp.hear(direction, segment)
-        {
-            return false;
+        if let Some(segment) = wire.segment() {
+            let heard = self.tcp.hear(direction, segment);
+            if heard != Heard::Believed {
+                return heard;
+            }
         }
         // RFC 4787 REQ-6: what comes from outside does not keep a mapping open. It does keep TCP,
         // which has states, and what was published for it.
@@ -139,7 +141,7 @@ impl Flow {
         if refreshes {
             self.expires = now + self.timeout(limits);
         }
-        true
+        Heard::Believed
     }
 
     fn timeout(&self, limits: &Limits) -> Duration {

@@ -206,14 +206,20 @@ fn segment() -> impl Strategy<Value = Segment> {
         4 => 99..104u32,
         4 => 899..904u32,
         1 => Just(u32::MAX),
+        1 => Just(1 << 13),
         1 => Just(1 << 21),
+        1 => Just(3 << 30),
     ];
-    (flags, sequence.clone(), sequence, 0..3u8).prop_map(
-        |(flags, sequence, acknowledgement, payload)| Segment {
+    let window = prop_oneof![4 => Just(0x2000u16), 1 => 0..4u16, 1 => Just(u16::MAX)];
+    let scale = prop_oneof![3 => Just(None), 2 => Just(Some(7)), 1 => (0..16u8).prop_map(Some)];
+    (flags, sequence.clone(), sequence, 0..3u8, window, scale).prop_map(
+        |(flags, sequence, acknowledgement, payload, window, scale)| Segment {
             flags,
             sequence,
             acknowledgement,
             payload,
+            window,
+            scale: scale.filter(|_| flags & SYN != 0),
         },
     )
 }

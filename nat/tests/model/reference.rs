@@ -8,7 +8,7 @@ use std::time::Duration;
 use nat::{Direction, Kind, Limits, Path, Protocol, Publish, Refused, Rules, Time, Tuple};
 
 use super::flow::{External, Flow};
-use super::tcp::makes_sense;
+use super::tcp::{Heard, makes_sense};
 use super::wire::{ACK, Body, Damage, Keep, RST, SYN, Segment, Wire};
 
 /// A connection that a packet asks for.
@@ -64,6 +64,8 @@ pub(crate) struct Reference {
     pub(crate) freed: Vec<Freed>,
     /// RSTs not believed.
     pub(crate) implausible: u64,
+    /// Other segments not believed.
+    pub(crate) out_of_window: u64,
 }
 
 impl Reference {
@@ -83,6 +85,7 @@ impl Reference {
             ghosts: vec![],
             freed: vec![],
             implausible: 0,
+            out_of_window: 0,
         }
     }
 
@@ -511,8 +514,10 @@ impl Reference {
         if new {
             flow.begin_again();
         }
-        if !flow.hear(now, direction, wire, limits) {
-            self.implausible += 1;
+        match flow.hear(now, direction, wire, limits) {
+            Heard::Believed => (),
+            Heard::OutOfWindow => self.out_of_window += 1,
+            Heard::ImplausibleReset => self.implausible += 1,
         }
     }
 

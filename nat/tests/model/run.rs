@@ -372,6 +372,8 @@ impl Run {
                 sequence,
                 acknowledgement,
                 payload: 0,
+                window: 0x2000,
+                scale: None,
             };
             if direction == Direction::Reply {
                 self.answer(&current, segment)?;
@@ -511,6 +513,8 @@ impl Run {
                         sequence: 0,
                         acknowledgement: 0,
                         payload: 0,
+                        window: 0x2000,
+                        scale: None,
                     })
                 };
                 let wire = wire(src, ip(PEERS[0]), (4242, 80), content);

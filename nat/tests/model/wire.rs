@@ -19,6 +19,9 @@ pub(crate) struct Segment {
     pub(crate) acknowledgement: u32,
     /// Bytes of payload.
     pub(crate) payload: u8,
+    pub(crate) window: u16,
+    /// The option of a SYN.
+    pub(crate) scale: Option<u8>,
 }
 
 /// How much of the packet an ICMP error quotes.
@@ -170,7 +173,14 @@ impl Wire {
                 transport.extend(dst_port.to_be_bytes());
                 transport.extend(segment.sequence.to_be_bytes());
                 transport.extend(segment.acknowledgement.to_be_bytes());
-                transport.extend([0x50, segment.flags, 0x20, 0, 0, 0, 0, 0]);
+                let options = match segment.scale {
+                    Some(shift) => vec![1, 3, 3, shift],
+                    None => vec![],
+                };
+                transport.extend([0x50 + 4 * options.len() as u8, segment.flags]);
+                transport.extend(segment.window.to_be_bytes());
+                transport.extend([0, 0, 0, 0]);
+                transport.extend(options);
                 transport.extend((0..segment.payload).map(|byte| byte.wrapping_mul(37)));
                 self.seal(&mut transport, 16);
             }
@@ -364,8 +374,12 @@ impl fmt::Display for Segment {
         }
         write!(
             f,
-            " {}:{}+{}",
-            self.sequence, self.acknowledgement, self.payload
-        )
+            " {}:{}+{} win {}",
+            self.sequence, self.acknowledgement, self.payload, self.window
+        )?;
+        match self.scale {
+            Some(shift) => write!(f, "<<{shift}"),
+            None => Ok(()),
+        }
     }
 }

@@ -100,13 +100,13 @@ fn time_wait_and_its_reuse_by_a_new_syn() {
     let mut world = World::new();
     let outside = established(&world);
     let peer = format!("{HOST}:{}", outside.src_port);
-    let fin = tcp_numbered("10.0.0.2:4242", "192.0.2.9:80", FIN | ACK, 1001, 2001, b"");
+    let fin = tcp_numbered("10.0.0.2:4242", "192.0.2.9:80", FIN | ACK, 1001, 1001, b"");
     world.out(&fin).unwrap();
     assert_eq!(world.state(), "fin-wait");
-    let fin = tcp_numbered("192.0.2.9:80", &peer, FIN | ACK, 2005, 1002, b"");
+    let fin = tcp_numbered("192.0.2.9:80", &peer, FIN | ACK, 1005, 1002, b"");
     world.inside(&fin).unwrap();
     assert_eq!(world.state(), "closing");
-    let ack = tcp_numbered("10.0.0.2:4242", "192.0.2.9:80", ACK, 1002, 2006, b"");
+    let ack = tcp_numbered("10.0.0.2:4242", "192.0.2.9:80", ACK, 1002, 1006, b"");
     world.out(&ack).unwrap();
     assert_eq!(world.state(), "time-wait");
     world.wait(30);

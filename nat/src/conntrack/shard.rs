@@ -1,0 +1,172 @@
+//! A part of the connection table.
+
+use hashbrown::HashTable;
+
+use super::{Connection, Direction, Key};
+use crate::time::Time;
+use crate::tuple::{Tuple, TupleHash};
+
+/// Slots that one sweep looks at, at least.
+pub(super) const SWEEP: usize = 256;
+
+/// Slots of one piece of memory, a power of two: 8 KiB.
+const PIECE: usize = 64;
+
+/// Connections in slots, which do not move, and an index with both tuples of each.
+#[derive(Default)]
+pub(crate) struct Shard {
+    /// In pieces, all full but the last: one growing vector would be moved as it grows, and would
+    /// hold memory for what may never come.
+    slots: Vec<Vec<Option<Connection>>>,
+    /// Empty slots.
+    vacant: Vec<u32>,
+    /// Slot × 2 + direction.
+    index: HashTable<u32>,
+    /// Where the next sweep begins.
+    sweep_at: usize,
+    /// Where the next sample begins.
+    sample_at: usize,
+}
+
+impl Shard {
+    /// The slot of the connection that this tuple belongs to, and which way it goes.
+    pub(crate) fn find(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Direction)> {
+        let key = Key::new(tuple);
+        let entry = *self.index.find(hash, |&entry| {
+            let (slot, direction) = split(entry);
+            slot_of(&self.slots, slot).is_some_and(|connection| connection.has(direction, &key))
+        })?;
+        Some(split(entry))
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
+        slot_of(&self.slots, slot)
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slot_mut(slot)?.as_mut()
+    }
+
+    fn slot_mut(&mut self, slot: u32) -> Option<&mut Option<Connection>> {
+        let slot = slot as usize;
+        self.slots.get_mut(slot / PIECE)?.get_mut(slot % PIECE)
+    }
+
+    /// Slots, empty ones included.
+    pub(super) fn capacity(&self) -> usize {
+        let full = self.slots.len().saturating_sub(1) * PIECE;
+        full + self.slots.last().map_or(0, Vec::len)
+    }
+
+    /// Adds a connection, neither of whose tuples is in the shard. None when all slot numbers are
+    /// taken.
+    pub(crate) fn insert(&mut self, connection: Connection, hash: &TupleHash) -> Option<u32> {
+        let slot = match self.vacant.pop() {
+            Some(slot) => slot,
+            None => {
+                // An index entry has 31 bits for the slot.
+                let slot = u32::try_from(self.capacity())
+                    .ok()
+                    .filter(|slot| slot >> 31 == 0)?;
+                match self.slots.last_mut().filter(|piece| piece.len() < PIECE) {
+                    Some(piece) => piece.push(None),
+                    None => {
+                        let mut piece = Vec::with_capacity(PIECE);
+                        piece.push(None);
+                        self.slots.push(piece);
+                    }
+                }
+                slot
+            }
+        };
+        let hashes = [
+            hash.tuple(&connection.original()),
+            hash.tuple(&connection.reply()),
+        ];
+        *self.slot_mut(slot)? = Some(connection);
+        let slots = &self.slots;
+        for (direction, value) in [(0, hashes[0]), (1, hashes[1])] {
+            self.index
+                .insert_unique(value, slot << 1 | direction, |&entry| {
+                    let (slot, direction) = split(entry);
+                    slot_of(slots, slot)
+                        .map_or(0, |connection| hash.tuple(&connection.tuple(direction)))
+                });
+        }
+        Some(slot)
+    }
+
+    /// Takes a connection out.
+    pub(crate) fn remove(&mut self, slot: u32, hash: &TupleHash) -> Option<Connection> {
+        let connection = self.slot_mut(slot)?.take()?;
+        for (direction, tuple) in [(0, connection.original()), (1, connection.reply())] {
+            let wanted = slot << 1 | direction;
+            if let Ok(entry) = self
+                .index
+                .find_entry(hash.tuple(&tuple), |&entry| entry == wanted)
+            {
+                entry.remove();
+            }
+        }
+        self.vacant.push(slot);
+        Some(connection)
+    }
+
+    /// Of the next `sample` slots, the connection with the highest score.
+    pub(crate) fn worst<S: Ord>(
+        &mut self,
+        sample: usize,
+        score: impl Fn(&Connection) -> Option<S>,
+    ) -> Option<(S, u32)> {
+        let capacity = self.capacity();
+        let mut worst: Option<(S, u32)> = None;
+        for _ in 0..sample.min(capacity) {
+            self.sample_at = (self.sample_at + 1) % capacity;
+            let slot = self.sample_at as u32;
+            let Some(score) = self.get(slot).and_then(&score) else {
+                continue;
+            };
+            if worst.as_ref().is_none_or(|(highest, _)| score > *highest) {
+                worst = Some((score, slot));
+            }
+        }
+        worst
+    }
+
+    /// The expired connections among the next part of the slots: a sixteenth, and at least
+    /// [`SWEEP`].
+    pub(crate) fn sweep(&mut self, now: Time) -> Vec<u32> {
+        let capacity = self.capacity();
+        let mut expired = Vec::new();
+        for _ in 0..(capacity / 16).max(SWEEP).min(capacity) {
+            self.sweep_at = (self.sweep_at + 1) % capacity;
+            let slot = self.sweep_at as u32;
+            let connection = self.get(slot);
+            if connection.is_some_and(|connection| connection.is_expired(now)) {
+                expired.push(slot);
+            }
+        }
+        expired
+    }
+
+    /// Every connection with its slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
+        (0..)
+            .zip(self.slots.iter().flatten())
+            .filter_map(|(slot, connection)| Some((slot, connection.as_ref()?)))
+    }
+}
+
+fn split(entry: u32) -> (u32, Direction) {
+    let direction = if entry & 1 == 0 {
+        Direction::Original
+    } else {
+        Direction::Reply
+    };
+    (entry >> 1, direction)
+}
+
+fn slot_of(slots: &[Vec<Option<Connection>>], slot: u32) -> Option<&Connection> {
+    let slot = slot as usize;
+    slots.get(slot / PIECE)?.get(slot % PIECE)?.as_ref()
+}
