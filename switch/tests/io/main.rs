@@ -4,6 +4,7 @@
 #[macro_use]
 mod harness;
 
+mod ipv6;
 mod packet;
 mod presence;
 mod reserve;
