@@ -476,6 +476,10 @@ const IPV6: Section = Section {
             "next hops are found, confirmed and corrected as RFC 4861 section 7.2 says",
         ),
         row(
+            "IPV6-neighbor-exhaustion",
+            "a scan of a subnet on the link costs nobody his neighbours (RFC 6583)",
+        ),
+        row(
             "IPV6-link-local-scope",
             "link-local and multicast packets are not routed (RFC 4291, RFC 4007)",
         ),
