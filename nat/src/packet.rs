@@ -400,6 +400,13 @@ impl<'a> Packet<'a> {
         })
     }
 
+    /// Whether this is a whole ICMP or ICMPv6 echo reply.
+    pub(crate) fn is_echo_reply(&self) -> bool {
+        matches!(self.protocol, Protocol::ICMP | Protocol::ICMPV6)
+            && !self.fragment
+            && icmp::kind(self.protocol, self.bytes[self.transport]) == IcmpKind::EchoReply
+    }
+
     /// ICMP is of IPv4 and ICMPv6 of IPv6; the other way round is noise, which no checksum rule
     /// covers.
     fn icmp_fits_version(&self) -> bool {

@@ -46,8 +46,9 @@ pub(crate) struct Ports {
 impl Ports {
     pub(crate) fn new(seed: u64, rest: Duration) -> Ports {
         // ICMP identifiers are nobody's: the host's own echoes find their process by it, and a
-        // reply that it did not ask for goes nowhere. So all of them may be used.
-        let identifiers = || vec![0..=u16::MAX];
+        // reply that it did not ask for goes nowhere. So all may be used but 0, with which a
+        // tuple does not tell a reply from a request.
+        let identifiers = || vec![1..=u16::MAX];
         let reserved = HashMap::from_iter([
             (Protocol::ICMP, identifiers()),
             (Protocol::ICMPV6, identifiers()),

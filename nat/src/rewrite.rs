@@ -21,29 +21,33 @@ pub(crate) fn rewrite(packet: &mut Packet<'_>, from: &Tuple, to: &Tuple) {
 /// Rewrites ports (or the ICMP identifier) and the transport checksum. `bytes` begins at the
 /// transport header and may end early, as in a quoted packet, but not before the eighth byte.
 pub(crate) fn rewrite_transport(bytes: &mut [u8], from: &Tuple, to: &Tuple, checksum: Checksum) {
-    // An unchanged word adds 0xffff, which is a zero of one's complement arithmetic.
-    let mut addresses = Delta::default();
-    addresses.address(from.src, to.src);
-    addresses.address(from.dst, to.dst);
-    let mut all = addresses;
-    all.word(from.src_port, to.src_port);
-    all.word(from.dst_port, to.dst_port);
-
-    let field = match from.protocol {
-        Protocol::TCP => 16,
-        Protocol::UDP => 6,
-        _ => 2,
+    let asks = icmp::kind(from.protocol, bytes[0]) == IcmpKind::EchoRequest;
+    let mut ports = Delta::default();
+    let mut set = |at: usize, new: u16| {
+        ports.word(word(bytes, at), new);
+        set_word(bytes, at, new);
     };
-    match from.protocol {
+    let field = match from.protocol {
         Protocol::TCP | Protocol::UDP => {
-            set_word(bytes, 0, to.src_port);
-            set_word(bytes, 2, to.dst_port);
+            set(0, to.src_port);
+            set(2, to.dst_port);
+            if from.protocol == Protocol::TCP {
+                16
+            } else {
+                6
+            }
         }
+        // The message says whose identifier it has; in a tuple an identifier of 0 does not.
         _ => {
-            let asks = icmp::kind(from.protocol, bytes[0]) == IcmpKind::EchoRequest;
-            set_word(bytes, 4, if asks { to.src_port } else { to.dst_port });
+            set(4, if asks { to.src_port } else { to.dst_port });
+            2
         }
-    }
+    };
+    let with_addresses = |mut delta: Delta| {
+        delta.address(from.src, to.src);
+        delta.address(from.dst, to.dst);
+        delta
+    };
     if bytes.len() < field + 2 {
         // A quoted TCP header ends before its checksum, as RFC 792 allows.
         return;
@@ -53,21 +57,16 @@ pub(crate) fn rewrite_transport(bytes: &mut [u8], from: &Tuple, to: &Tuple, chec
         // No checksum was computed (RFC 768), so none is to be corrected.
         (Checksum::Complete, Protocol::UDP) if old == 0 => 0,
         // And a computed zero is sent as its other form.
-        (Checksum::Complete, Protocol::UDP) => match all.apply(old) {
+        (Checksum::Complete, Protocol::UDP) => match with_addresses(ports).apply(old) {
             0 => 0xffff,
             sum => sum,
         },
-        (Checksum::Complete, Protocol::ICMP) => {
-            // The checksum of ICMP has no pseudo-header (RFC 792), that of ICMPv6 has (RFC 4443
-            // section 2.3).
-            let mut identifier = Delta::default();
-            identifier.word(from.src_port, to.src_port);
-            identifier.word(from.dst_port, to.dst_port);
-            identifier.apply(old)
-        }
-        (Checksum::Complete, _) => all.apply(old),
+        // The checksum of ICMP has no pseudo-header (RFC 792), that of ICMPv6 has (RFC 4443
+        // section 2.3).
+        (Checksum::Complete, Protocol::ICMP) => ports.apply(old),
+        (Checksum::Complete, _) => with_addresses(ports).apply(old),
         (Checksum::Partial, Protocol::ICMP) => old,
-        (Checksum::Partial, _) => addresses.apply_partial(old),
+        (Checksum::Partial, _) => with_addresses(Delta::default()).apply_partial(old),
     };
     set_word(bytes, field, new);
 }

@@ -55,12 +55,17 @@ impl Nat {
                 _ => Refused::InvalidTcpFlags,
             });
         }
+        let is_reply = packet.is_echo_reply();
         let mut shard = self.shard(path, tuple).lock();
         let known = self.known(now, path, &mut shard, tuple, segment.as_ref());
+        // With an identifier of 0 a tuple does not tell a reply from a request.
+        let known = known.filter(|(_, direction, _)| {
+            !tuple.is_icmp() || is_reply == (*direction == Direction::Reply)
+        });
         let (slot, direction, new) = match known {
             Some(known) => known,
             None => {
-                let Some(opening) = self.opening(path, tuple, segment.as_ref())? else {
+                let Some(opening) = self.opening(path, tuple, segment.as_ref(), is_reply)? else {
                     return self.pass(path, packet, Refused::NotOpening);
                 };
                 let slot = self.open(now, &mut shard, &opening)?;
@@ -124,20 +129,20 @@ impl Nat {
         Some((slot, direction, new))
     }
 
-    /// What connection a packet of no known flow opens. None when it is to pass untracked.
+    /// What connection a packet of no known flow opens. None when it is to pass untracked. An echo
+    /// reply opens nothing.
     fn opening(
         &self,
         path: Path,
         tuple: &Tuple,
         segment: Option<&Segment>,
+        is_reply: bool,
     ) -> Result<Option<Opening>, Refused> {
         let rules = self.rules.load();
         let syn = segment.is_none_or(Segment::is_syn);
         let mid_stream = self.limits.pick_up_tcp && segment.is_some_and(Segment::is_mid_stream);
         // A SYN-ACK is the second segment, of the side that did not open.
         let picked_up = mid_stream && !segment.is_some_and(Segment::is_syn_ack);
-        // An echo reply opens nothing.
-        let is_reply = tuple.is_icmp() && tuple.dst_port != 0 && tuple.src_port == 0;
         let original = *tuple;
         match path {
             Path::Outbound { external } => {

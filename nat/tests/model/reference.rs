@@ -70,7 +70,7 @@ pub(crate) struct Reference {
 
 impl Reference {
     pub(crate) fn new(limits: Limits) -> Reference {
-        let identifiers = || (0..=u16::MAX).collect();
+        let identifiers = || (1..=u16::MAX).collect();
         Reference {
             now: Time::ZERO,
             limits,

@@ -384,3 +384,25 @@ fn a_forged_packet_on_the_wrong_path_matches_nothing() {
     );
     assert_eq!(world.nat.len(), 1);
 }
+
+// Conforms: RFC5508-1
+#[test]
+fn an_identifier_of_0_is_one_like_any() {
+    let world = World::new();
+    let request = echo("10.0.0.2", PEER, true, 0);
+    let reply = echo("10.0.0.2", PEER, false, 0);
+    assert_eq!(world.out(&reply), Err(Refused::NotOpening));
+    let outside = world.out(&request).unwrap();
+    assert_ne!(outside.src_port, 0, "outside it would look like a reply's");
+    let back = world.inside(&echo(PEER, HOST, false, outside.src_port));
+    assert_eq!(
+        back.unwrap().to_string(),
+        format!("{PEER} > 10.0.0.2 id 0/icmp")
+    );
+    // Its flow is one of requests.
+    assert_eq!(world.out(&reply), Err(Refused::NotOpening));
+    assert_eq!(
+        world.inside(&echo(PEER, HOST, true, outside.src_port)),
+        Err(Refused::NoMapping)
+    );
+}

@@ -117,7 +117,7 @@ fn forgetting_an_endpoint_ends_all_its_flows() {
     assert_eq!(world.nat.len(), 1);
     assert_eq!(world.nat.external_ports_free(Protocol::UDP), 999);
     assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1000);
-    assert_eq!(world.nat.external_ports_free(Protocol::ICMP), 65536);
+    assert_eq!(world.nat.external_ports_free(Protocol::ICMP), 65535);
     assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 0);
 }
 
