@@ -29,7 +29,6 @@ mod guard;
 mod icmp;
 pub mod io;
 pub mod ipv6;
-mod mtu;
 pub mod nd;
 pub mod neighbor;
 mod patience;

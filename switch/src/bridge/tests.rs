@@ -309,3 +309,15 @@ fn a_port_without_a_network_is_silent() {
         None
     );
 }
+
+#[test]
+fn less_than_a_header_is_no_frame() {
+    let mut lan = Lan::new(2).with(unguarded);
+    for length in 1..14 {
+        let short = &frame(mac(2), mac(1))[..length];
+        assert_eq!(lan.send(1, short), NO_ONE, "{length} bytes");
+        assert_eq!(lan.send(0, short), NO_ONE, "{length} bytes of the host");
+    }
+    assert_eq!(lan.drops(DropReason::Malformed), 26);
+    assert_eq!(lan.send(1, &frame(mac(2), mac(1))[..14]), [2]);
+}

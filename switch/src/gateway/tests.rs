@@ -1,7 +1,5 @@
 //! The gateway's IPv6, frame by frame. Ports: 0 the host, 1 and 2 containers, 3 the uplink.
 
-mod sizes;
-
 use std::net::Ipv6Addr;
 
 use nat::Protocol;
@@ -50,8 +48,6 @@ fn lan() -> Lan {
         config.uplinks.push(Uplink {
             port: PortId(3),
             mac: UPLINK,
-            mtu: 1500,
-            clamp_mss: false,
         });
         config.routes.push(Route {
             destination: "2001:db8::/32".parse().unwrap(),
