@@ -86,7 +86,6 @@ impl World {
                     gateway_addresses: vec![gateway],
                     subnets: vec![subnet],
                     host_port: None,
-                    mtu: 1500,
                     bridge: Bridge::default(),
                 }],
                 endpoints: containers
@@ -103,8 +102,6 @@ impl World {
                 uplinks: vec![Uplink {
                     port: uplink.0,
                     mac: UPLINK,
-                    mtu: 1500,
-                    clamp_mss: false,
                 }],
                 host_addresses: vec![gateway, own],
                 routes: vec![Route {

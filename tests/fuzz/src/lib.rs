@@ -1,0 +1,42 @@
+//! Bytes that nobody chose, against everything that reads bytes from outside.
+//!
+//! | target | what is fed with them | what must hold |
+//! |---|---|---|
+//! | [`frame`] | a whole data path on ports in memory: frames, vnet headers, time | checksums stay as good as they came, lengths too; no inside address on the uplink, none of one network in another |
+//! | [`nat`] | the NAT engine: packets, ICMP errors about them, rules, time | a refused packet is untouched; an answer finds its way back; no connection and no port is left over |
+//! | [`fragments`] | the engine again: datagrams in pieces | all of a datagram passes or nothing; no overlap passes; what is held back is untouched |
+//! | [`api`] | what people and programs say to the daemon: port mappings, modes, JSON | what was understood is written as it is read |
+//!
+//! Each target is an ordinary function. `tests/corpus.rs` calls it with every input that was kept
+//! in `corpus/TARGET.txt`, on any compiler; `targets/` hands it to libFuzzer. To look for more:
+//!
+//! ```text
+//! cargo install cargo-fuzz && rustup toolchain install nightly
+//! tests/fuzz/run frame 1800      # seconds; what is new and what crashed joins the corpus
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod corpus;
+
+mod fragments;
+mod frame;
+mod mapping;
+mod packet;
+mod sums;
+mod world;
+
+// The shapes and the grammar of the program's API, which stand alone; the program has no library.
+#[path = "../../../ctl/src/api.rs"]
+#[allow(dead_code, reason = "the program uses all of them")]
+mod api;
+#[path = "../../../ctl/src/spec.rs"]
+#[allow(dead_code, reason = "the program uses all of it")]
+mod spec;
+
+mod requests;
+
+pub use fragments::fragments;
+pub use frame::frame;
+pub use mapping::nat;
+pub use requests::api;
