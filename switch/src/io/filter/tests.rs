@@ -63,6 +63,34 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
     unreachable!("jumps only go forward")
 }
 
+/// The program, which the kernel must take: its check_load_and_stores() wants each load of a word of
+/// memory to come after a store, by jumps and by position.
+fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
+    let program = super::uplink_filter(filter);
+    let mut stored_at = vec![u16::MAX; program.len()];
+    let mut stored = 0;
+    for (at, instruction) in program.iter().enumerate() {
+        let sock_filter { code, jt, jf, k } = *instruction;
+        stored &= stored_at[at];
+        match u32::from(code) {
+            STORE_MEMORY => stored |= 1 << k,
+            LOAD_MEMORY => assert!(stored & 1 << k != 0, "nothing stored before {at}"),
+            GO => {
+                stored_at[at + 1 + k as usize] &= stored;
+                stored = u16::MAX;
+            }
+            IF_EQUAL | IF_GREATER | IF_NOT_LESS | IF_ANY_BIT => {
+                for skip in [jt, jf] {
+                    stored_at[at + 1 + usize::from(skip)] &= stored;
+                }
+                stored = u16::MAX;
+            }
+            _ => {}
+        }
+    }
+    program
+}
+
 fn accepts(program: &[sock_filter], packet: &[u8]) -> bool {
     run(program, packet, Ancillary::default()).0 != 0
 }
