@@ -195,7 +195,7 @@ struct Daemon {
     /// It was told that no further port for outgoing flows can be held.
     snat_exhausted: bool,
     next_network: u32,
-    next_rule: u32,
+    last_rule: u32,
     /// Takes the ids of containers whose process has ended.
     ends: mpsc::Sender<String>,
     view: watch::Sender<Arc<View>>,
@@ -259,7 +259,7 @@ impl Daemon {
             snat: SnatPorts::new(),
             snat_exhausted: false,
             next_network: 0,
-            next_rule: 0,
+            last_rule: 0,
             ends,
             view: watch::Sender::new(Arc::new(nothing)),
         };

@@ -37,6 +37,16 @@ pub(crate) struct HostLink {
     pub(crate) ours: bool,
 }
 
+/// An address of one of the host's links, usable by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostAddress {
+    pub(crate) ifindex: u32,
+    pub(crate) net: IpNet,
+    /// An IPv6 address that is not to begin flows from: deprecated (RFC 4862 clause 5.5.4), or a
+    /// temporary one (RFC 8981), which is gone in a day.
+    pub(crate) passing: bool,
+}
+
 /// A unicast route. One with several next hops is several of these.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HostRoute {
@@ -55,9 +65,9 @@ pub(crate) struct HostRoute {
 pub(crate) struct HostState {
     /// By index.
     pub(crate) links: Vec<HostLink>,
-    /// Interface index and address, in the kernel's order: an interface's primary address, the
-    /// one it sends from, comes before its secondary ones.
-    pub(crate) addresses: Vec<(u32, IpNet)>,
+    /// By link, and then in the kernel's order: an interface's primary address, the one it sends
+    /// from, comes before its secondary ones.
+    pub(crate) addresses: Vec<HostAddress>,
     /// Of the tables main and default, by destination and metric.
     pub(crate) routes: Vec<HostRoute>,
     /// Interface index, address and MAC of those that the kernel has resolved, without those
@@ -152,8 +162,8 @@ impl HostState {
         let addressed = self
             .addresses
             .iter()
-            .filter(|(_, address)| !is_link_local(address.addr()));
-        self.usable(addressed.map(|(index, _)| *index))
+            .filter(|address| !is_link_local(address.net.addr()));
+        self.usable(addressed.map(|address| address.ifindex))
     }
 
     /// Those of the links that can be an uplink and are up, each once, in this order.
@@ -169,7 +179,7 @@ impl HostState {
 
     /// Every subnet that the host has an address in or a route to, for choosing others.
     pub(crate) fn subnets(&self) -> Vec<IpNet> {
-        let addresses = self.addresses.iter().map(|(_, address)| address.trunc());
+        let addresses = self.addresses.iter().map(|address| address.net.trunc());
         let routes = self.routes.iter().map(|route| route.destination);
         let subnets: BTreeSet<IpNet> = addresses.chain(routes).collect();
         subnets.into_iter().collect()
@@ -183,7 +193,8 @@ pub(crate) fn uses_ipv6() -> bool {
     switch::io::has_ipv6() && off.is_ok_and(|off| off.trim() == "0")
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+/// An address that means another host on every link.
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),

@@ -11,8 +11,9 @@
 //! together take at most half of those that the process may have.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -103,6 +104,44 @@ impl Drop for Active {
     }
 }
 
+/// Where a relay leads: the container's address for clients of either family. They are the same if
+/// it has but one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) ipv4: SocketAddr,
+    pub(crate) ipv6: SocketAddr,
+}
+
+impl From<SocketAddr> for Target {
+    /// One address for everybody.
+    fn from(address: SocketAddr) -> Target {
+        Target {
+            ipv4: address,
+            ipv6: address,
+        }
+    }
+}
+
+impl Target {
+    /// An IPv4 client of a socket of both families shows as a mapped address.
+    fn for_client(&self, client: SocketAddr) -> SocketAddr {
+        match client.ip().to_canonical() {
+            IpAddr::V4(_) => self.ipv4,
+            IpAddr::V6(_) => self.ipv6,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ipv4)?;
+        if self.ipv6 != self.ipv4 {
+            write!(f, " and {}", self.ipv6)?;
+        }
+        Ok(())
+    }
+}
+
 /// One published socket that is being served. Dropping it ends it and cuts every flow in flight:
 /// TCP clients and the container get a reset. [`Relay::stop`] also waits until that is done and
 /// the port is free.
@@ -119,7 +158,8 @@ impl Relay {
     /// so; a reset on one side resets the other. Must be called in a runtime, which must be in the
     /// network namespace that reaches `target`. Fails if the listener can't be registered with the
     /// runtime.
-    pub(crate) fn tcp(listener: TcpListener, target: SocketAddr) -> io::Result<Relay> {
+    pub(crate) fn tcp(listener: TcpListener, target: impl Into<Target>) -> io::Result<Relay> {
+        let target = target.into();
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(Relay::start(|counters, stopped| {
@@ -130,13 +170,17 @@ impl Relay {
     /// Carries datagrams between the clients of `socket` and `target`. Each client gets a socket
     /// of its own towards `target`, until `idle` has passed without a datagram either way.
     /// Answers leave from the address that the client sent to. Otherwise as [`Relay::tcp`].
-    pub(crate) fn udp(socket: UdpSocket, target: SocketAddr, idle: Duration) -> io::Result<Relay> {
-        Relay::udp_bounded(socket, target, idle, udp::MAX_CLIENTS)
+    pub(crate) fn udp(
+        socket: UdpSocket,
+        target: impl Into<Target>,
+        idle: Duration,
+    ) -> io::Result<Relay> {
+        Relay::udp_bounded(socket, target.into(), idle, udp::MAX_CLIENTS)
     }
 
     fn udp_bounded(
         socket: UdpSocket,
-        target: SocketAddr,
+        target: Target,
         idle: Duration,
         max_clients: usize,
     ) -> io::Result<Relay> {
@@ -197,7 +241,7 @@ fn slots() -> Arc<Semaphore> {
 
 async fn serve_tcp(
     listener: tokio::net::TcpListener,
-    target: SocketAddr,
+    target: Target,
     counters: Arc<Counters>,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -213,7 +257,7 @@ async fn serve_tcp(
 /// Never ends by itself.
 async fn accept(
     listener: &tokio::net::TcpListener,
-    target: SocketAddr,
+    target: Target,
     counters: &Arc<Counters>,
     flows: &mut JoinSet<()>,
 ) {
@@ -224,13 +268,14 @@ async fn accept(
             Some(_) = flows.join_next() => continue,
         };
         match accepted {
-            Ok((client, _)) => {
+            Ok((client, address)) => {
                 pause = BACKOFF.0;
                 // Later clients wait in the listener's backlog meanwhile. A semaphore that is
                 // never closed always gives in.
                 let Ok(slot) = slots().acquire_owned().await else {
                     return;
                 };
+                let target = target.for_client(address);
                 flows.spawn(carry(client, target, Active::new(counters), slot));
             }
             // One that went away while it waited (accept(2) tells of it): the next one may do.

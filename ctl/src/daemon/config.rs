@@ -13,7 +13,7 @@ use super::publish::host_ports;
 use super::snat::SnatPorts;
 use super::uplink::{self, Uplink};
 use crate::api::Protocol;
-use crate::host::HostState;
+use crate::host::{HostState, is_link_local};
 
 /// The whole description. Endpoints of containers that have ended have no port and are left out.
 pub(super) fn build(
@@ -71,12 +71,12 @@ pub(super) fn build(
             .collect(),
         routes: uplink::routes(host, &ports),
         neighbors: uplink::neighbors(host, &ports),
-        nat: rules(networks, containers, host_addresses.clone()),
+        nat: rules(networks, containers, &host_addresses),
         host_addresses,
     }
 }
 
-fn rules(networks: &[Network], containers: &[Container], local: Vec<IpAddr>) -> nat::Rules {
+fn rules(networks: &[Network], containers: &[Container], local: &[IpAddr]) -> nat::Rules {
     nat::Rules {
         masquerade: networks
             .iter()
@@ -89,9 +89,14 @@ fn rules(networks: &[Network], containers: &[Container], local: Vec<IpAddr>) -> 
         publish: containers
             .iter()
             .flat_map(|container| &container.published)
-            .filter_map(|published| published.rule())
+            .flat_map(|published| published.rules().to_vec())
             .collect(),
-        local,
+        // Who asks at a link-local address has one as well, and no container could answer to that.
+        local: local
+            .iter()
+            .filter(|address| address.is_ipv4() || !is_link_local(**address))
+            .copied()
+            .collect(),
     }
 }
 
@@ -107,7 +112,7 @@ pub(super) fn filter(
         containers
             .iter()
             .flat_map(|container| &container.published)
-            .filter(move |it| it.mapping.protocol == protocol && it.rule().is_some())
+            .filter(move |it| it.mapping.protocol == protocol && !it.rules().is_empty())
             .map(|published| host_ports(&published.mapping))
     };
     let is_gateway = |ip: &IpAddr| {
@@ -135,6 +140,7 @@ mod tests {
     use crate::api::{Mode, PortKind, Status, Target};
     use crate::daemon::life::Identity;
     use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
+    use crate::host::HostAddress;
     use crate::ipam::Pools;
 
     fn ip(text: &str) -> IpAddr {
@@ -201,10 +207,13 @@ mod tests {
             container("elsewhere", Some(5), "another"),
         ];
         let host = HostState {
-            addresses: vec![
-                (1, "127.0.0.1/8".parse().unwrap()),
-                (2, "192.0.2.2/24".parse().unwrap()),
-            ],
+            addresses: [(1, "127.0.0.1/8"), (2, "192.0.2.2/24"), (2, "fe80::2/64")]
+                .map(|(ifindex, net)| HostAddress {
+                    ifindex,
+                    net: net.parse().unwrap(),
+                    passing: false,
+                })
+                .to_vec(),
             ..HostState::default()
         };
         let config = build(&[network()], &containers, &[], &host);
@@ -216,8 +225,9 @@ mod tests {
             .collect();
         assert_eq!(ports, [PortId(4)]);
         assert_eq!(config.endpoints[0].addresses, [ip("172.17.0.2")]);
-        assert_eq!(config.host_addresses, [ip("192.0.2.2"), ip("172.17.0.1")]);
-        assert_eq!(config.nat.local, config.host_addresses);
+        let own = ["192.0.2.2", "fe80::2", "172.17.0.1"].map(ip);
+        assert_eq!(config.host_addresses, own);
+        assert_eq!(config.nat.local, [own[0], own[2]]);
         assert_eq!(config.nat.masquerade.len(), 1);
         assert!(config.routes.is_empty() && config.uplinks.is_empty());
     }
@@ -225,12 +235,13 @@ mod tests {
     #[tokio::test]
     async fn published_ports_open_the_filter_and_make_rules_but_loopback_does_not() {
         use crate::api::PortMapping;
-        use crate::daemon::publish::reserve;
+        use crate::daemon::publish::{Destination, reserve};
 
         let mut web = container("web", Some(4), "n");
-        let to = ip("172.17.0.2");
+        let to = Destination::of(&["172.17.0.2/16".parse().unwrap()]);
         // Ports nobody else has: found by asking for any.
-        for (rule, host_ip) in [(1, None), (2, Some(ip("127.0.0.1")))] {
+        let mut last_rule = 0;
+        for host_ip in [None, Some(ip("127.0.0.1"))] {
             let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
             let host_port = free.local_addr().unwrap().port();
             drop(free);
@@ -241,8 +252,8 @@ mod tests {
                 container_port: 80,
                 count: 1,
             };
-            web.published
-                .push(reserve(&mapping, to, &[]).unwrap().serve(rule, to).unwrap());
+            let reserved = reserve(&mapping, to, &[]).unwrap();
+            web.published.push(reserved.serve(&mut last_rule).unwrap());
         }
         let wire = host_ports(&web.published[0].mapping);
         let (networks, containers) = ([network()], [web]);

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::interface;
 use super::life::{self, Watch};
 use super::network::{refused, remove_interface};
-use super::publish::Published;
+use super::publish::{Destination, Published};
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
 use crate::api::{self, PortMapping, Status, Target};
@@ -148,7 +148,7 @@ impl Daemon {
             });
         };
         let position = self.find_network(&endpoint.network)?;
-        let to = first_address(&endpoint)?;
+        let to = Destination::of(&endpoint.addresses);
         let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
         self.networks[position]
             .addresses
@@ -293,12 +293,4 @@ fn stop(published: Vec<Published>, told: impl Fn(&PortMapping)) {
         told(&published.mapping);
         runtime.block_on(published.stop());
     }
-}
-
-fn first_address(endpoint: &EndpointRecord) -> Result<IpAddr, Failure> {
-    endpoint
-        .addresses
-        .first()
-        .map(IpNet::addr)
-        .ok_or_else(|| Failure::Internal("the endpoint has no address".to_owned()))
 }

@@ -2,24 +2,31 @@
 //!
 //! A reserved socket keeps other processes off the port and the host's kernel silent on the wire;
 //! what it accepts, connections of the host to itself, a relay carries to the container. The
-//! switch translates what comes over an uplink. Order: reserve, then the rule; the rule goes
+//! switch translates what comes over an uplink. Order: reserve, then the rules; the rules go
 //! before the sockets.
+//!
+//! A mapping without an address is published on every address of the host, of both families, and
+//! each family reaches the container's address of that family. For a family that the container
+//! lacks there is no translation. The relay can do without, so the loopback address of that family
+//! is served (`localhost` is `::1` first), and every other one refuses, on the wire and off it.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
 use switch::io::filter::local_only_filter;
-use switch::io::{bind_udp, listen_tcp, replace_filter};
+use switch::io::{bind_udp, has_ipv6, listen_tcp, replace_filter};
 use tokio::task::JoinSet;
 
 use super::failure::Failure;
 use crate::api::{PortMapping, Protocol};
-use crate::relay::{Relay, RelayCounters};
+use crate::host::is_link_local;
+use crate::relay::{Relay, RelayCounters, Target};
 
 /// How long the relay remembers a UDP client that says nothing: the engine's own minimum for UDP
 /// mappings (RFC 4787 clause 4.3).
@@ -31,18 +38,111 @@ const SPARE_DESCRIPTORS: u64 = 128;
 /// One mapping of a running container.
 pub(super) struct Published {
     pub mapping: PortMapping,
-    /// Id of the engine's rule, never reused.
-    pub rule: u32,
-    pub to: IpAddr,
+    to: Destination,
+    /// What the switch does with packets to it, a rule a family.
+    rules: Vec<nat::Publish>,
     /// The reserved sockets once more, for renewing their filters.
     sockets: Vec<OwnedFd>,
     relays: Vec<Relay>,
 }
 
+/// Where published ports lead: the container's first address of each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Destination {
+    ipv4: Option<IpAddr>,
+    ipv6: Option<IpAddr>,
+}
+
+impl Destination {
+    pub(super) fn of(addresses: &[IpNet]) -> Destination {
+        let mut all = addresses.iter().map(IpNet::addr);
+        Destination {
+            ipv4: all.clone().find(IpAddr::is_ipv4),
+            ipv6: all.find(IpAddr::is_ipv6),
+        }
+    }
+
+    /// The container's address of the same family.
+    fn like(&self, ip: IpAddr) -> Option<IpAddr> {
+        match ip {
+            IpAddr::V4(_) => self.ipv4,
+            IpAddr::V6(_) => self.ipv6,
+        }
+    }
+
+    /// For a relay, which carries from either family to the other where it must.
+    fn target(&self, port: u16) -> Option<Target> {
+        let address = |ip: IpAddr| SocketAddr::new(ip, port);
+        Some(Target {
+            ipv4: address(self.ipv4.or(self.ipv6)?),
+            ipv6: address(self.ipv6.or(self.ipv4)?),
+        })
+    }
+}
+
+/// One of the addresses that a mapping's ports are held on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bind {
+    /// None for every address of both families, by one socket.
+    host: Option<IpAddr>,
+    /// A host that has not got this address does without.
+    optional: bool,
+}
+
+impl Bind {
+    const fn on(host: Option<IpAddr>) -> Bind {
+        Bind {
+            host,
+            optional: false,
+        }
+    }
+
+    const fn if_there(host: IpAddr) -> Bind {
+        Bind {
+            host: Some(host),
+            optional: true,
+        }
+    }
+
+    fn clashes(self, other: Bind) -> bool {
+        match (self.host, other.host) {
+            (None, _) | (_, None) => true,
+            (Some(one), Some(other)) => {
+                one == other
+                    || one.is_ipv4() == other.is_ipv4()
+                        && (one.is_unspecified() || other.is_unspecified())
+            }
+        }
+    }
+}
+
+/// Which addresses a mapping's ports are held on. See the module's description.
+fn binds(mapping: &PortMapping, to: Destination) -> Vec<Bind> {
+    const EVERY_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    const EVERY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    if mapping.host_ip.is_some() {
+        return vec![Bind::on(mapping.host_ip)];
+    }
+    match (to.ipv4, to.ipv6) {
+        (Some(_), Some(_)) => vec![Bind::on(None)],
+        (None, Some(_)) => vec![
+            Bind::on(Some(EVERY_IPV6)),
+            Bind::if_there(Ipv4Addr::LOCALHOST.into()),
+        ],
+        (_, None) if has_ipv6() => vec![
+            Bind::on(Some(EVERY_IPV4)),
+            Bind::if_there(Ipv6Addr::LOCALHOST.into()),
+        ],
+        (_, None) => vec![Bind::on(Some(EVERY_IPV4))],
+    }
+}
+
 /// A mapping whose ports are held but not yet served. Dropping it frees them.
 pub(super) struct Reservation {
     mapping: PortMapping,
-    sockets: Vec<Socket>,
+    to: Destination,
+    /// Each with the container's port.
+    sockets: Vec<(Socket, u16)>,
 }
 
 enum Socket {
@@ -50,16 +150,14 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// The mapping as it is kept: 0.0.0.0 is what no address means.
+/// The mapping as it is kept: a mapped IPv6 address is the IPv4 address that it stands for.
 pub(super) fn normalized(mapping: PortMapping) -> PortMapping {
-    let host_ip = mapping
-        .host_ip
-        .filter(|ip| *ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let host_ip = mapping.host_ip.map(|ip| ip.to_canonical());
     PortMapping { host_ip, ..mapping }
 }
 
 /// Whether a mapping means something for a container at `to`.
-pub(super) fn check(mapping: &PortMapping, to: IpAddr) -> Result<(), Failure> {
+pub(super) fn check(mapping: &PortMapping, to: Destination) -> Result<(), Failure> {
     let wrong = |why: String| {
         Err(Failure::Invalid(format!(
             "{} can't be published: {why}",
@@ -73,24 +171,36 @@ pub(super) fn check(mapping: &PortMapping, to: IpAddr) -> Result<(), Failure> {
     if u32::from(mapping.host_port.max(mapping.container_port)) + last > u32::from(u16::MAX) {
         return wrong("the range runs over port 65535".to_owned());
     }
-    match rule(mapping, 0, to).check() {
-        // Loopback is served by the relay alone, which reaches any container from any family.
-        Err(error) if mapping.host_ip.is_none_or(|ip| !ip.is_loopback()) => {
-            wrong(error.to_string())
-        }
-        _ => Ok(()),
+    let Some(ip) = mapping.host_ip else {
+        return Ok(());
+    };
+    if ip.is_ipv6() && !has_ipv6() {
+        return wrong("this kernel has no IPv6".to_owned());
     }
+    if ip.is_ipv6() && is_link_local(ip) {
+        return wrong("a link-local address is one of every link: name another one".to_owned());
+    }
+    // Loopback is served by the relay alone, which reaches any container from either family.
+    if !ip.is_loopback() && to.like(ip).is_none() {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        return wrong(format!(
+            "the container has no {family} address, and there is no translation between IPv4 and \
+             IPv6: name an address of the family that it has, or a loopback address"
+        ));
+    }
+    Ok(())
 }
 
-/// The first host port that two mappings would both take.
-pub(super) fn overlap(one: &PortMapping, other: &PortMapping) -> Option<u16> {
-    let same_address = match (one.host_ip, other.host_ip) {
-        (Some(one), Some(other)) => one == other,
-        // No address means every IPv4 one.
-        (Some(ip), None) | (None, Some(ip)) => ip.is_ipv4(),
-        (None, None) => true,
-    };
-    if one.protocol != other.protocol || !same_address {
+/// The first host port that two mappings would both take, each with where it leads.
+pub(super) fn overlap(
+    (one, one_to): (&PortMapping, Destination),
+    (other, other_to): (&PortMapping, Destination),
+) -> Option<u16> {
+    let others = binds(other, other_to);
+    let clash = binds(one, one_to)
+        .into_iter()
+        .any(|one| others.iter().any(|other| one.clashes(*other)));
+    if one.protocol != other.protocol || !clash {
         return None;
     }
     let (one, other) = (host_ports(one), host_ports(other));
@@ -102,41 +212,49 @@ pub(super) fn overlap(one: &PortMapping, other: &PortMapping) -> Option<u16> {
 /// interfaces whose traffic the sockets must not see. Must be called in a runtime.
 pub(super) fn reserve(
     mapping: &PortMapping,
-    to: IpAddr,
+    to: Destination,
     uplinks: &[u32],
 ) -> Result<Reservation, Failure> {
-    check_descriptors(mapping)?;
+    let binds = binds(mapping, to);
+    check_descriptors(mapping, binds.len())?;
     let filter = local_only_filter(uplinks);
-    let address = mapping.host_ip.unwrap_or(match to {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    });
-    let mut sockets = Vec::with_capacity(usize::from(mapping.count));
-    for port in host_ports(mapping) {
-        let socket = match mapping.protocol {
-            Protocol::Tcp => listen_tcp(Some(address), port, &filter).map(Socket::Tcp),
-            Protocol::Udp => bind_udp(Some(address), port, &filter).map(Socket::Udp),
-        };
-        sockets.push(socket.map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => Failure::Conflict(error.to_string()),
-            io::ErrorKind::AddrNotAvailable => Failure::Invalid(error.to_string()),
-            _ => Failure::Internal(error.to_string()),
-        })?);
+    let mut sockets = Vec::with_capacity(usize::from(mapping.count) * binds.len());
+    for bind in binds {
+        for (port, container_port) in host_ports(mapping).zip(mapping.container_port..=u16::MAX) {
+            let socket = match mapping.protocol {
+                Protocol::Tcp => listen_tcp(bind.host, port, &filter).map(Socket::Tcp),
+                Protocol::Udp => bind_udp(bind.host, port, &filter).map(Socket::Udp),
+            };
+            match socket {
+                Ok(socket) => sockets.push((socket, container_port)),
+                Err(error) if bind.optional && error.kind() == ErrorKind::AddrNotAvailable => {}
+                Err(error) => {
+                    return Err(match error.kind() {
+                        ErrorKind::AddrInUse => Failure::Conflict(error.to_string()),
+                        ErrorKind::AddrNotAvailable => Failure::Invalid(error.to_string()),
+                        _ => Failure::Internal(error.to_string()),
+                    });
+                }
+            }
+        }
     }
     Ok(Reservation {
         mapping: mapping.clone(),
+        to,
         sockets,
     })
 }
 
 impl Reservation {
-    /// Starts the relays towards the container at `to`. Must be called in a runtime.
-    pub(super) fn serve(self, rule: u32, to: IpAddr) -> io::Result<Published> {
+    /// Starts the relays. The rules get the ids after `last_rule`, which moves on. Must be called
+    /// in a runtime.
+    pub(super) fn serve(self, last_rule: &mut u32) -> io::Result<Published> {
         let mut sockets = Vec::with_capacity(self.sockets.len());
         let mut relays = Vec::with_capacity(self.sockets.len());
-        let ports = self.mapping.container_port..=u16::MAX;
-        for (socket, port) in self.sockets.into_iter().zip(ports) {
-            let target = SocketAddr::new(to, port);
+        for (socket, port) in self.sockets {
+            let target = self.to.target(port).ok_or_else(|| {
+                io::Error::new(ErrorKind::AddrNotAvailable, "the container has no address")
+            })?;
             match socket {
                 Socket::Tcp(listener) => {
                     sockets.push(listener.as_fd().try_clone_to_owned()?);
@@ -149,9 +267,9 @@ impl Reservation {
             }
         }
         Ok(Published {
+            rules: rules(&self.mapping, self.to, last_rule),
             mapping: self.mapping,
-            rule,
-            to,
+            to: self.to,
             sockets,
             relays,
         })
@@ -159,10 +277,23 @@ impl Reservation {
 }
 
 impl Published {
-    /// What the switch does with packets to it. None for loopback, which never comes over a wire.
-    pub(super) fn rule(&self) -> Option<nat::Publish> {
-        let on_the_wire = self.mapping.host_ip.is_none_or(|ip| !ip.is_loopback());
-        on_the_wire.then(|| rule(&self.mapping, self.rule, self.to))
+    /// What the switch does with packets to it. Nothing for loopback, which never comes over a wire.
+    pub(super) fn rules(&self) -> &[nat::Publish] {
+        &self.rules
+    }
+
+    /// Where it leads.
+    pub(super) fn destination(&self) -> Destination {
+        self.to
+    }
+
+    /// The container's addresses that are reached by it.
+    pub(super) fn reached(&self) -> Vec<IpAddr> {
+        let both = [self.to.ipv4, self.to.ipv6].into_iter().flatten();
+        match self.mapping.host_ip.and_then(|ip| self.to.like(ip)) {
+            Some(same_family) => vec![same_family],
+            None => both.collect(),
+        }
     }
 
     /// The set of uplinks has changed.
@@ -233,24 +364,33 @@ pub(super) fn describe(mapping: &PortMapping) -> String {
     }
 }
 
-fn rule(mapping: &PortMapping, id: u32, to: IpAddr) -> nat::Publish {
-    nat::Publish {
-        id,
-        protocol: protocol(mapping),
-        host: mapping.host_ip,
-        ports: host_ports(mapping),
-        to,
-        to_port: mapping.container_port,
-    }
+fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat::Publish> {
+    let to = match mapping.host_ip {
+        Some(ip) if ip.is_loopback() => [None, None],
+        Some(ip) => [to.like(ip), None],
+        None => [to.ipv4, to.ipv6],
+    };
+    let rules = to.into_iter().flatten().map(|to| {
+        *last_rule += 1;
+        nat::Publish {
+            id: *last_rule,
+            protocol: protocol(mapping),
+            host: mapping.host_ip.filter(|ip| !ip.is_unspecified()),
+            ports: host_ports(mapping),
+            to,
+            to_port: mapping.container_port,
+        }
+    });
+    rules.collect()
 }
 
 /// A range that can't be had is refused before half of it is bound.
-fn check_descriptors(mapping: &PortMapping) -> Result<(), Failure> {
+fn check_descriptors(mapping: &PortMapping, binds: usize) -> Result<(), Failure> {
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return Ok(());
     };
     let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    let needed = 2 * u64::from(mapping.count);
+    let needed = 2 * u64::from(mapping.count) * binds as u64;
     let left = limit.saturating_sub(open).saturating_sub(SPARE_DESCRIPTORS);
     if needed <= left {
         return Ok(());
@@ -263,98 +403,4 @@ fn check_descriptors(mapping: &PortMapping) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mapping(host_ip: Option<&str>, host_port: u16, count: u16) -> PortMapping {
-        PortMapping {
-            protocol: Protocol::Tcp,
-            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
-            host_port,
-            container_port: 80,
-            count,
-        }
-    }
-
-    const TO: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2));
-
-    #[test]
-    fn mappings_overlap_by_protocol_address_and_range() {
-        let all = mapping(None, 8000, 100);
-        assert_eq!(overlap(&all, &mapping(None, 8099, 5)), Some(8099));
-        assert_eq!(overlap(&mapping(None, 7990, 11), &all), Some(8000));
-        assert_eq!(overlap(&all, &mapping(None, 8100, 1)), None);
-        assert_eq!(
-            overlap(&all, &mapping(Some("127.0.0.1"), 8050, 1)),
-            Some(8050)
-        );
-        assert_eq!(overlap(&all, &mapping(Some("::1"), 8050, 1)), None);
-        let one = mapping(Some("192.0.2.1"), 80, 1);
-        assert_eq!(overlap(&one, &mapping(Some("192.0.2.2"), 80, 1)), None);
-        let udp = PortMapping {
-            protocol: Protocol::Udp,
-            ..all.clone()
-        };
-        assert_eq!(overlap(&all, &udp), None);
-    }
-
-    #[test]
-    fn what_means_nothing_is_refused() {
-        assert_eq!(check(&mapping(None, 65535, 1), TO), Ok(()));
-        assert!(check(&mapping(None, 65535, 2), TO).is_err());
-        assert!(check(&mapping(None, 0, 1), TO).is_err());
-        assert!(check(&mapping(None, 80, 0), TO).is_err());
-        let wide = PortMapping {
-            container_port: 65000,
-            ..mapping(None, 80, 1000)
-        };
-        assert!(check(&wide, TO).is_err());
-        assert!(check(&mapping(Some("2001:db8::1"), 80, 1), TO).is_err());
-        assert_eq!(
-            check(&mapping(Some("::1"), 80, 1), TO),
-            Ok(()),
-            "the relay serves it"
-        );
-    }
-
-    #[test]
-    fn the_unspecified_address_is_no_address() {
-        assert_eq!(
-            normalized(mapping(Some("0.0.0.0"), 80, 1)),
-            mapping(None, 80, 1)
-        );
-        let one = mapping(Some("192.0.2.1"), 80, 1);
-        assert_eq!(normalized(one.clone()), one);
-    }
-
-    #[tokio::test]
-    async fn a_port_of_another_process_is_a_clear_conflict_and_frees_the_rest() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let wanted = mapping(Some("127.0.0.1"), port - 1, 2);
-        let failure = reserve(&wanted, TO, &[]).err().unwrap();
-        assert_eq!(
-            failure,
-            Failure::Conflict(format!(
-                "port {port}/tcp on 127.0.0.1 is taken by another process (EADDRINUSE)"
-            ))
-        );
-        drop(taken);
-        let published = reserve(&wanted, TO, &[]).unwrap().serve(1, TO).unwrap();
-        assert!(published.rule().is_none());
-        published.renew_filter(&[7]);
-        published.stop().await;
-        TcpListener::bind(("127.0.0.1", port)).unwrap();
-    }
-
-    #[test]
-    fn a_range_beyond_the_limit_names_the_limit() {
-        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        if limit > 120_000 {
-            println!("skipped: 120000 descriptors are allowed here");
-            return;
-        }
-        let failure = check_descriptors(&mapping(None, 1024, 60_000)).unwrap_err();
-        assert!(failure.text().contains("LimitNOFILE"), "{failure}");
-    }
-}
+mod tests;

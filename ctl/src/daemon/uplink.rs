@@ -10,7 +10,7 @@ use switch::io::filter::{UplinkFilter, uplink_filter};
 use switch::io::{PacketOptions, Queue, open_packet, replace_filter};
 use switch::{PortId, Switch};
 
-use crate::host::{HostLink, HostState, UplinkChoice};
+use crate::host::{HostLink, HostState, UplinkChoice, is_link_local};
 
 /// An uplink that the switch has as a port.
 pub(super) struct Uplink {
@@ -195,7 +195,7 @@ pub(super) fn host_addresses(host: &HostState) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = host
         .addresses
         .iter()
-        .map(|(_, address)| address.addr())
+        .map(|address| address.net.addr())
         .filter(|address| !address.is_loopback())
         .collect();
     addresses.sort();
@@ -204,10 +204,12 @@ pub(super) fn host_addresses(host: &HostState) -> Vec<IpAddr> {
 }
 
 /// The host's routes over uplinks. `ports` are the uplinks' interface indexes and ports. A route
-/// over which nothing can be masqueraded, because the host has no address there, is left out.
+/// over which nothing can be masqueraded, because the host has no address there (or none but
+/// link-local and passing ones), is left out, as are those to the link alone.
 pub(super) fn routes(host: &HostState, ports: &[(u32, PortId)]) -> Vec<switch::config::Route> {
     host.routes
         .iter()
+        .filter(|route| !is_link_local(route.destination.addr()))
         .filter_map(|route| {
             let (_, uplink) = ports.iter().find(|(index, _)| *index == route.ifindex)?;
             let hop = route.via.unwrap_or(route.destination.addr());
@@ -225,24 +227,44 @@ pub(super) fn routes(host: &HostState, ports: &[(u32, PortId)]) -> Vec<switch::c
         .collect()
 }
 
-/// The address the host would send from: on the interface, of the destination's family, in the
-/// subnet of the next hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one.
+/// The address the host would send from, of those that it has on the interface: in IPv4 the one in
+/// the subnet of the next hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one; in
+/// IPv6 the one that is most like the destination (RFC 6724 clause 5, rules 2, 3 and 8). That puts a
+/// global address before a unique local one on a default route, whose destination is `::`.
 fn source_address(
     host: &HostState,
     ifindex: u32,
     destination: IpNet,
     hop: IpAddr,
 ) -> Option<IpAddr> {
-    let on_it: Vec<&IpNet> = host
+    let on_it: Vec<IpNet> = host
         .addresses
         .iter()
-        .filter(|(index, address)| {
-            *index == ifindex && address.addr().is_ipv4() == destination.addr().is_ipv4()
-        })
-        .map(|(_, address)| address)
+        .filter(|address| address.ifindex == ifindex && !address.passing)
+        .map(|address| address.net)
+        .filter(|net| net.addr().is_ipv4() == destination.addr().is_ipv4())
         .collect();
-    let near = on_it.iter().find(|address| address.contains(&hop));
-    near.or(on_it.first()).map(|address| address.addr())
+    let chosen = match destination {
+        IpNet::V4(_) => {
+            let near = on_it.iter().find(|net| net.contains(&hop));
+            near.or(on_it.first())
+        }
+        IpNet::V6(_) => on_it
+            .iter()
+            .filter(|net| !is_link_local(net.addr()))
+            .min_by_key(|net| bits_apart(net.addr(), destination.addr())),
+    };
+    chosen.map(IpNet::addr)
+}
+
+/// How many bits of two IPv6 addresses come after what they have in common.
+fn bits_apart(one: IpAddr, other: IpAddr) -> u32 {
+    match (one, other) {
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            u128::BITS - (one.to_bits() ^ other.to_bits()).leading_zeros()
+        }
+        _ => u128::BITS,
+    }
 }
 
 /// Neighbours beyond the uplinks that the kernel has resolved already.
@@ -262,7 +284,7 @@ pub(super) fn neighbors(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::HostRoute;
+    use crate::host::{HostAddress, HostRoute};
 
     fn route(
         destination: &str,
@@ -279,16 +301,26 @@ mod tests {
         }
     }
 
+    fn address(ifindex: u32, net: &str, passing: bool) -> HostAddress {
+        HostAddress {
+            ifindex,
+            net: net.parse().unwrap(),
+            passing,
+        }
+    }
+
     fn host() -> HostState {
         HostState {
             links: Vec::new(),
-            addresses: vec![
-                (1, "127.0.0.1/8".parse().unwrap()),
-                (2, "192.0.2.2/24".parse().unwrap()),
-                (2, "198.51.100.2/24".parse().unwrap()),
-                (2, "fe80::1/64".parse().unwrap()),
-                (3, "10.0.0.1/24".parse().unwrap()),
-            ],
+            addresses: [
+                (1, "127.0.0.1/8"),
+                (2, "192.0.2.2/24"),
+                (2, "198.51.100.2/24"),
+                (2, "fe80::1/64"),
+                (3, "10.0.0.1/24"),
+            ]
+            .map(|(ifindex, net)| address(ifindex, net, false))
+            .to_vec(),
             routes: vec![
                 route("0.0.0.0/0", Some("198.51.100.1"), 2, None),
                 route("192.0.2.0/24", None, 2, None),
@@ -318,6 +350,49 @@ mod tests {
         let expected = expected.map(|(net, source)| (net.to_owned(), source.to_owned()));
         assert_eq!(found, expected);
         assert!(routes.iter().all(|route| route.uplink == PortId(7)));
+    }
+
+    // Conforms: IPV6-source-address IPV6-link-local-next-hop
+    #[test]
+    fn ipv6_leaves_with_a_lasting_address_most_like_the_destination() {
+        let routes_with = |addresses: &[(&str, bool)]| -> Vec<(String, String)> {
+            let host = HostState {
+                addresses: addresses
+                    .iter()
+                    .map(|(net, passing)| address(2, net, *passing))
+                    .collect(),
+                routes: vec![
+                    route("::/0", Some("fe80::9"), 2, None),
+                    route("2001:db8:1::/64", None, 2, None),
+                    route("fd00:7::/64", None, 2, None),
+                    route("fe80::/64", None, 2, None),
+                ],
+                ..HostState::default()
+            };
+            routes(&host, &[(2, PortId(7))])
+                .iter()
+                .map(|it| (it.destination.to_string(), it.source.to_string()))
+                .collect()
+        };
+        let own = |net: &str, source: &str| (net.to_owned(), source.to_owned());
+        assert_eq!(
+            routes_with(&[
+                ("fd00:7::1/64", false),
+                ("2001:db8:1::aaaa/64", true),
+                ("2001:db8:1::1/64", false),
+                ("fe80::1/64", false),
+            ]),
+            [
+                own("::/0", "2001:db8:1::1"),
+                own("2001:db8:1::/64", "2001:db8:1::1"),
+                own("fd00:7::/64", "fd00:7::1"),
+            ]
+        );
+        // Without one there is no way out.
+        assert_eq!(
+            routes_with(&[("2001:db8:1::aaaa/64", true), ("fe80::1/64", false)]),
+            []
+        );
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn tell_rules(
                     .map(|published| api::PublishRule {
                         container: container.record.name.clone(),
                         mapping: published.mapping.clone(),
-                        to: vec![published.to],
+                        to: published.reached(),
                     })
             })
             .collect(),

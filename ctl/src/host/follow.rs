@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::MulticastGroup;
@@ -18,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::message::{News, address, host_routes, neighbor, news};
-use super::{HostLink, HostRoute, HostState};
+use super::{HostAddress, HostLink, HostRoute, HostState};
 use crate::link::{LinkInfo, errno};
 
 /// How long news gathers before the state is read anew: one `ip` command, or a link that comes
@@ -70,8 +69,8 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
         .try_collect()
         .await
         .map_err(|e| failed("addresses", &e))?;
-    let mut addresses: Vec<(u32, IpNet)> = addresses.iter().filter_map(address).collect();
-    addresses.sort_by_key(|(index, _)| *index);
+    let mut addresses: Vec<HostAddress> = addresses.iter().filter_map(address).collect();
+    addresses.sort_by_key(|address| address.ifindex);
 
     // Of family UNSPEC: every family that the kernel has, in one dump. A dump by family answers
     // with IPv4 where there is no IPv6.

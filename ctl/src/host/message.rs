@@ -15,7 +15,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use switch::frame::MacAddr;
 
-use super::HostRoute;
+use super::{HostAddress, HostRoute};
 
 /// Routing tables that rule what leaves the host without policy routing: `RT_TABLE_MAIN`, and
 /// `RT_TABLE_DEFAULT` behind it.
@@ -59,7 +59,7 @@ pub(super) fn news(message: &NetlinkMessage<RouteNetlinkMessage>) -> News {
 
 /// `None` for one that may not be used yet or any more: IPv6 addresses under duplicate address
 /// detection (RFC 4862 clause 5.4) or found to be duplicates.
-pub(super) fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
+pub(super) fn address(message: &AddressMessage) -> Option<HostAddress> {
     let header = &message.header;
     let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     if header.flags.intersects(unusable) && !header.flags.contains(AddressHeaderFlags::Optimistic) {
@@ -76,7 +76,13 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
         }
     }
     let net = IpNet::new(local.or(other)?, header.prefix_len).ok()?;
-    Some((header.index, net))
+    // IFA_F_TEMPORARY is IFA_F_SECONDARY, which means something else in IPv4 (linux/if_addr.h).
+    let passing = AddressHeaderFlags::Secondary | AddressHeaderFlags::Deprecated;
+    Some(HostAddress {
+        ifindex: header.index,
+        net,
+        passing: net.addr().is_ipv6() && header.flags.intersects(passing),
+    })
 }
 
 /// The usable next hops of a unicast route that is in a table that rules.

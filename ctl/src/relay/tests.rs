@@ -408,13 +408,38 @@ fn a_dual_stack_socket_serves_both() {
     });
 }
 
+// Conforms: IPV6-publish-both-families
+#[test]
+fn each_family_reaches_the_containers_address_of_it() {
+    on_loopback(async || {
+        let Ok(ipv6) = tokio::net::TcpListener::bind("[::1]:0").await else {
+            println!("each_family_reaches_the_containers_address_of_it: skipped, no IPv6 here");
+            return;
+        };
+        let ipv4 = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let published = TcpListener::bind("[::]:0").unwrap();
+        let port = published.local_addr().unwrap().port();
+        let target = Target {
+            ipv4: ipv4.local_addr().unwrap(),
+            ipv6: ipv6.local_addr().unwrap(),
+        };
+        let _relay = Relay::tcp(published, target).unwrap();
+        for (host, reached) in [("127.0.0.1", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)] {
+            let host: IpAddr = host.parse().unwrap();
+            let _client = TcpStream::connect((host, port)).await.unwrap();
+            let accepted = timeout(Duration::from_secs(5), reached.accept()).await;
+            assert!(matches!(accepted, Ok(Ok(_))), "{host}: {accepted:?}");
+        }
+    });
+}
+
 #[test]
 fn silent_clients_are_forgotten_and_the_oldest_makes_room() {
     on_loopback(async || {
         let published = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = published.local_addr().unwrap();
         let idle = Duration::from_millis(400);
-        let relay = Relay::udp_bounded(published, udp_echo().await, idle, 2).unwrap();
+        let relay = Relay::udp_bounded(published, udp_echo().await.into(), idle, 2).unwrap();
         let mut clients = Vec::new();
         for _ in 0..3 {
             let client = udp_client((local.ip(), local.port())).await;

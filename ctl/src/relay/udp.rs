@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Active, Counters, SCRATCH, slots};
+use super::{Active, Counters, SCRATCH, Target, slots};
 
 /// Clients of one published port at the same time.
 pub(super) const MAX_CLIENTS: usize = 1024;
@@ -55,7 +55,7 @@ struct Path {
 /// A published UDP socket.
 pub(super) struct Server {
     socket: Arc<UdpSocket>,
-    target: SocketAddr,
+    target: Target,
     idle: Duration,
     max_clients: usize,
     started: Instant,
@@ -64,7 +64,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(
         socket: std::net::UdpSocket,
-        target: SocketAddr,
+        target: Target,
         idle: Duration,
         max_clients: usize,
     ) -> io::Result<Server> {
@@ -166,13 +166,11 @@ impl Server {
             evict(paths, counters);
             None
         });
-        let opened = slot.and_then(|slot| match connect(self.target) {
+        let target = self.target.for_client(client.address);
+        let opened = slot.and_then(|slot| match connect(target) {
             Ok(upstream) => Some((upstream, slot)),
             Err(error) => {
-                tracing::debug!(
-                    "can't reach {} for a client on this host: {error}",
-                    self.target
-                );
+                tracing::debug!("can't reach {target} for a client on this host: {error}");
                 None
             }
         });

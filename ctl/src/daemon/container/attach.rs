@@ -7,12 +7,13 @@ use std::io;
 use ipnet::IpNet;
 use switch::frame::MacAddr;
 
-use super::{Container, first_address};
+use super::Container;
 use crate::api::{self, Attach, Mode, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life::{self, Identity};
 use crate::daemon::network::{list, refused, remove_interface};
+use crate::daemon::publish::Destination;
 use crate::daemon::store::{ContainerRecord, EndpointRecord};
 use crate::daemon::{Daemon, names, seconds_since_1970};
 use crate::ipam;
@@ -237,7 +238,7 @@ impl Daemon {
         let network = &self.networks[position].record;
         let (mode, mtu) = (Mode::Network(network.name.clone()), network.mtu);
         let link = self.container_link(position, &endpoint);
-        let to = first_address(&endpoint)?;
+        let to = Destination::of(&endpoint.addresses);
         // First, because it is what fails most.
         let published = self.publish_all(&candidate.name, to, candidate.request.publish.clone())?;
 

@@ -1,13 +1,10 @@
 //! Published ports of containers: all of a request, or none.
 
-use std::net::IpAddr;
-
 use super::stop;
 use crate::api::{self, Mode, PortMapping, Status};
 use crate::daemon::Daemon;
-use crate::daemon::container::first_address;
 use crate::daemon::failure::Failure;
-use crate::daemon::publish::{self, Published, Reservation};
+use crate::daemon::publish::{self, Destination, Published, Reservation};
 use crate::daemon::store::ContainerRecord;
 
 impl Daemon {
@@ -20,7 +17,7 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
-        let to = self.published_address(position)?;
+        let to = self.destination(position)?;
         let mut published = self.publish_all(&name, to, mappings)?;
         let mut record = self.containers[position].record.clone();
         record
@@ -74,7 +71,11 @@ impl Daemon {
 
     /// Publishes again what a container had published. A port that somebody took meanwhile is told
     /// of and given up: the container is worth more than one of its ports.
-    pub(super) fn republish(&mut self, record: &mut ContainerRecord, to: IpAddr) -> Vec<Published> {
+    pub(super) fn republish(
+        &mut self,
+        record: &mut ContainerRecord,
+        to: Destination,
+    ) -> Vec<Published> {
         let mut all = Vec::new();
         for mapping in record.published.clone() {
             match self.publish_all(&record.name, to, vec![mapping]) {
@@ -98,13 +99,13 @@ impl Daemon {
     pub(super) fn publish_all(
         &mut self,
         name: &str,
-        to: IpAddr,
+        to: Destination,
         mappings: Vec<PortMapping>,
     ) -> Result<Vec<Published>, Failure> {
         let mappings: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
         for (index, mapping) in mappings.iter().enumerate() {
             publish::check(mapping, to)?;
-            self.refuse_taken(name, mapping, &mappings[..index])?;
+            self.refuse_taken(name, (mapping, to), &mappings[..index])?;
         }
         let uplinks = self.uplinks.indexes();
         let reserved = mappings
@@ -113,8 +114,7 @@ impl Daemon {
             .collect::<Result<Vec<Reservation>, Failure>>()?;
         let mut published = Vec::with_capacity(reserved.len());
         for reservation in reserved {
-            self.next_rule += 1;
-            published.push(reservation.serve(self.next_rule, to)?);
+            published.push(reservation.serve(&mut self.last_rule)?);
         }
         Ok(published)
     }
@@ -123,7 +123,7 @@ impl Daemon {
     fn refuse_taken(
         &self,
         name: &str,
-        mapping: &PortMapping,
+        (mapping, to): (&PortMapping, Destination),
         earlier: &[PortMapping],
     ) -> Result<(), Failure> {
         let protocol = publish::protocol(mapping);
@@ -132,10 +132,11 @@ impl Daemon {
             container
                 .published
                 .iter()
-                .map(move |published| (name, &published.mapping))
+                .map(move |published| (name, &published.mapping, published.destination()))
         });
-        for (holder, other) in others.chain(earlier.iter().map(|other| (name, other))) {
-            if let Some(port) = publish::overlap(mapping, other) {
+        let earlier = earlier.iter().map(|other| (name, other, to));
+        for (holder, other, other_to) in others.chain(earlier) {
+            if let Some(port) = publish::overlap((mapping, to), (other, other_to)) {
                 let range = match other.count {
                     1 => String::new(),
                     _ => format!(" ({})", publish::describe(other)),
@@ -155,10 +156,10 @@ impl Daemon {
         Ok(())
     }
 
-    fn published_address(&self, position: usize) -> Result<IpAddr, Failure> {
+    fn destination(&self, position: usize) -> Result<Destination, Failure> {
         let record = &self.containers[position].record;
         match &record.endpoint {
-            Some(endpoint) => first_address(endpoint),
+            Some(endpoint) => Ok(Destination::of(&endpoint.addresses)),
             None if record.status == Status::Exited => Err(Failure::Conflict(format!(
                 "container {} has exited: it can publish nothing",
                 record.name
