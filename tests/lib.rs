@@ -73,6 +73,19 @@ pub fn is_root_or_skip() -> bool {
     root
 }
 
+/// Whether this kernel has IPv6.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
+/// Whether this kernel has IPv6; if not, skips the calling test.
+pub fn has_ipv6_or_skip() -> bool {
+    if !has_ipv6() {
+        skip("needs a kernel with IPv6");
+    }
+    has_ipv6()
+}
+
 /// Looks until `condition` holds, and returns what it found.
 ///
 /// # Panics

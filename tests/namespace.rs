@@ -115,9 +115,12 @@ impl Namespace {
         if !tables.stdout.trim().is_empty() {
             found.push(format!("iptables tables: {}", tables.stdout));
         }
-        let forwarding = run(self.command("cat").arg("/proc/sys/net/ipv4/ip_forward"));
-        if forwarding.stdout.trim() != "0" {
-            found.push(format!("ip_forward is {}", forwarding.stdout));
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            // The second one is not there on a kernel without IPv6.
+            let forwarding = run(self.command("cat").arg(format!("/proc/sys/net/{setting}")));
+            if !matches!(forwarding.stdout.trim(), "0" | "") {
+                found.push(format!("{setting} is {}", forwarding.stdout));
+            }
         }
         found
     }

@@ -1,15 +1,18 @@
 //! A host with a pontoon daemon, and an outside host at the other end of its uplink.
 //!
 //! ```text
-//!   container ── switch ── host ─ eth0 ════ eth0 ─ outside
-//!   172.17.0.x          192.0.2.1, .9       192.0.2.2
-//!                       203.0.113.5 (lo)    198.51.100.7 (lo)
+//!   container ── switch ── host ─ eth0 ════════════ eth0 ─ outside
+//!   172.17.0.x          192.0.2.1, .9               192.0.2.2
+//!                       203.0.113.5 (lo)            198.51.100.7 (lo)
+//!   fd…::x              2001:db8:1::1, ::9          2001:db8:1::2, fe80::2
+//!                       2001:db8:5::5 (lo)          2001:db8:7::7 (lo)
 //! ```
 //!
 //! The outside knows nothing of the containers' addresses: what is not translated gets no answer.
+//! On a kernel without IPv6 there is none in the scene.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -21,7 +24,7 @@ use serde_json::Value;
 
 use crate::namespace::{Namespace, join};
 use crate::process::{Background, Output, kill_marked, run, run_within};
-use crate::{eventually, is_root_or_skip, pontoon};
+use crate::{eventually, has_ipv6, is_root_or_skip, pontoon};
 
 /// The host's first address on its uplink, which masqueraded flows leave with.
 pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -35,6 +38,21 @@ pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 pub const BEYOND: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// The host's IPv6 address on its uplink, which masqueraded flows leave with.
+pub const HOST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+/// A second one there that no flow should begin from: deprecated.
+pub const HOST6_SECOND: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9));
+/// An IPv6 address of the host that is on no wire.
+pub const HOST6_INNER: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 5, 0, 0, 0, 0, 5));
+/// The outside host, a neighbour on the uplink.
+pub const OUTSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
+/// The outside host's link-local address, by which the host's default route leads.
+pub const ROUTER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
+/// An address of the outside host that is reached by the host's default route.
+pub const BEYOND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7));
+pub const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Both kinds of port a container can have.
 pub const PORT_KINDS: [&str; 2] = ["tap", "veth"];
@@ -80,6 +98,17 @@ impl Scene {
         host.ip(&format!("route add default via {OUTSIDE}"));
         outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
         outside.ip(&format!("addr add {BEYOND}/32 dev lo"));
+        if has_ipv6() {
+            host.ip(&format!("addr add {HOST6}/64 dev eth0 nodad"));
+            host.ip(&format!(
+                "addr add {HOST6_SECOND}/64 dev eth0 nodad preferred_lft 0"
+            ));
+            host.ip(&format!("addr add {HOST6_INNER}/128 dev lo nodad"));
+            outside.ip(&format!("addr add {OUTSIDE6}/64 dev eth0 nodad"));
+            outside.ip(&format!("addr add {ROUTER6}/64 dev eth0 nodad"));
+            outside.ip(&format!("addr add {BEYOND6}/128 dev lo nodad"));
+            host.ip(&format!("route add default via {ROUTER6} dev eth0"));
+        }
         let directory = tempfile::Builder::new()
             .prefix("pontoon-test-")
             .tempdir()
@@ -227,8 +256,11 @@ impl Scene {
         let arguments = [&["attach", "--netns", path, "--name", name], options].concat();
         self.pontoon(&arguments).success();
         let container = self.json(&["inspect", name]);
-        let address = address_of(&container);
-        Container { namespace, address }
+        Container {
+            namespace,
+            address: address_of(&container),
+            addresses: addresses_of(&container),
+        }
     }
 
     /// A redis server in the container `redis`, published on port 6379 and writing nothing.
@@ -335,7 +367,24 @@ impl Drop for Scene {
 /// says nothing would.
 pub struct Container {
     pub namespace: Namespace,
+    /// The first one: of IPv4, if there is one.
     pub address: IpAddr,
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Container {
+    /// Its IPv6 address.
+    ///
+    /// # Panics
+    ///
+    /// It has none.
+    #[track_caller]
+    pub fn ipv6(&self) -> IpAddr {
+        let mut addresses = self.addresses.iter();
+        *addresses.find(|ip| ip.is_ipv6()).unwrap_or_else(|| {
+            panic!("no IPv6 among {:?}", self.addresses);
+        })
+    }
 }
 
 /// The first address of a container, as the API tells it.
@@ -345,13 +394,22 @@ pub struct Container {
 /// It has none.
 #[track_caller]
 pub fn address_of(container: &Value) -> IpAddr {
+    let addresses = addresses_of(container);
+    *addresses
+        .first()
+        .unwrap_or_else(|| panic!("no address in {container}"))
+}
+
+/// The addresses of a container, as the API tells them.
+pub fn addresses_of(container: &Value) -> Vec<IpAddr> {
     // `inspect` of one name may tell of it alone or in a list of one, as `docker inspect` does.
     let container = container.get(0).unwrap_or(container);
-    container["endpoints"][0]["addresses"][0]
-        .as_str()
-        .and_then(|network| network.parse::<ipnet::IpNet>().ok())
-        .unwrap_or_else(|| panic!("no address in {container}"))
-        .addr()
+    let addresses = container["endpoints"][0]["addresses"].as_array();
+    let networks = addresses.into_iter().flatten().filter_map(Value::as_str);
+    networks
+        .filter_map(|network| network.parse::<ipnet::IpNet>().ok())
+        .map(|network| network.addr())
+        .collect()
 }
 
 /// The interfaces of a namespace, by name.
