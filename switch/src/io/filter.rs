@@ -198,7 +198,9 @@ fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
         })
         .collect();
     if wanted.is_empty() && !addresses.is_empty() {
-        return vec![exit(DROP)];
+        // Never stored: the kernel checks that M[0] is written by reading the program from top to
+        // bottom, past the return as well (check_load_and_stores in net/core/filter.c).
+        return vec![exit(DROP), load(STORE_MEMORY, 0)];
     }
     let next_header = load(LOAD_BYTE, 14 + 6);
     let mut program = vec![next_header];
