@@ -520,6 +520,28 @@ fn without_a_global_address_there_is_no_way_out() {
     });
 }
 
+// Conforms: CVE-2024-32473 IPV6-off-by-default
+#[test]
+fn a_host_that_turned_ipv6_off_gets_none() {
+    if !has_ipv6_or_skip() {
+        return;
+    }
+    let Some(mut scene) = Scene::without_daemon(PORT_KINDS[0]) else {
+        return;
+    };
+    let off = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6";
+    scene.host.sh(off);
+    scene.start_daemon();
+    let web = scene.container("web", &["-p", "8080:80"]);
+    assert_eq!((ipv6_of(&web).as_str(), web.addresses.len()), ("", 1));
+    let listener = listen(&web.namespace, (ANY, 80));
+    // There is no [::1] to serve.
+    for (from, to) in [(&scene.outside, HOST), (&scene.host, LOOPBACK)] {
+        let mut flow = Flow::open(from, (to, 8080), &listener).unwrap();
+        flow.exchange().unwrap();
+    }
+}
+
 // Conforms: IPV6-off-by-default
 #[test]
 fn a_daemon_told_to_makes_ipv4_networks_only() {
