@@ -94,7 +94,9 @@ impl Pass<'_> {
             return match self.translate(Path::Hairpin, &mut packet) {
                 Ok(_) => {
                     let inside = route_hop(&mut packet)?;
-                    self.to_endpoint(inside, frame)
+                    // Translated as it is, an error would quote to its sender what it never sent.
+                    let unexplained = |_| DropReason::EgressGone;
+                    self.to_endpoint(inside, frame).map_err(unexplained)
                 }
                 Err(Refused::NotPublished | Refused::UnsupportedProtocol) => host.map(Egress::Port),
                 Err(refused) => Err(refused.into()),
