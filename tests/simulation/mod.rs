@@ -12,13 +12,15 @@
 //! moves, then the clock jumps to the next thing that a frame on its way, a host's timers or the
 //! switch's housekeeping wait for. So an hour passes in no time, and every run is the same.
 //!
-//! [`Network`] is a small network for tests written by hand.
+//! [`Network`] is a small network for tests written by hand; a [`World`](world::World) is drawn
+//! from a seed, with faults on its links and accidents in its life.
 
 mod capture;
 mod host;
 mod ipv6;
 mod link;
 mod network;
+pub mod world;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -312,6 +314,13 @@ impl Simulation {
         }
     }
 
+    /// A host forgets all its sockets, and says no more than its answers to ARP and echo.
+    pub fn silence(&mut self, id: HostId) {
+        let host = self.host_mut(id);
+        host.sockets = SocketSet::new(Vec::new());
+        host.touched = true;
+    }
+
     /// The simulated time since the start.
     pub fn now(&self) -> Duration {
         self.now
@@ -383,10 +392,9 @@ impl Simulation {
         self.hosts[id.0].as_mut().expect("the host is there")
     }
 
-    /// Carries frames until none moves now, then lets time jump to what is next, but not beyond
-    /// `end`.
-    pub fn step(&mut self, end: Duration) {
-        self.settle();
+    /// Lets time jump to what is next, but not beyond `end`. All that moves now has been carried
+    /// before, by [`settle`](Self::settle).
+    pub fn advance(&mut self, end: Duration) {
         let housekeeping = self.kept_house + self.patience;
         let next = self.hosts.iter().flatten().filter_map(Host::next);
         let next = next.chain([housekeeping, end]).min();
@@ -398,9 +406,13 @@ impl Simulation {
         }
     }
 
-    /// Carries frames until none moves now.
-    pub fn settle(&mut self) {
-        while self.carry() {}
+    /// Carries frames until none moves now; whether any did.
+    pub fn settle(&mut self) -> bool {
+        let mut moved = false;
+        while self.carry() {
+            moved = true;
+        }
+        moved
     }
 
     /// One round: hosts, links, switch. Whether anything moved.

@@ -147,7 +147,8 @@ impl Network {
         self.publish_to(id, protocol, port, (to.address6().into(), to_port));
     }
 
-    fn publish_to(&mut self, id: u32, protocol: Protocol, port: u16, to: (IpAddr, u16)) {
+    /// The same by address, whether a container has it or not.
+    pub fn publish_to(&mut self, id: u32, protocol: Protocol, port: u16, to: (IpAddr, u16)) {
         let rules = &mut self.simulation.config.nat;
         rules.publish.push(nat::Publish {
             id,
@@ -232,8 +233,9 @@ impl Network {
             if self.now() >= end {
                 return false;
             }
-            // Settles first: what `done` did may have given a socket something to say at once.
-            self.simulation.step(end);
+            // What `done` did may have given a socket something to say at once.
+            self.simulation.settle();
+            self.simulation.advance(end);
         }
     }
 

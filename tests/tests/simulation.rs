@@ -155,6 +155,21 @@ fn hairpin() {
 }
 
 #[test]
+fn a_hairpin_to_nobody_is_told_nothing_untrue() {
+    let mut network = Network::new();
+    network.publish_to(1, Protocol::UDP, 5353, ([10, 88, 0, 99].into(), 53));
+    network.ping(Who::A, GATEWAY).unwrap();
+    let datagram = udp(4000, 5353, b"anybody?");
+    let (mine, gateway) = ([2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 1]);
+    let frame = ethernet(gateway, mine, 0x0800, &ipv4(A, HOST, 17, &datagram));
+    // The packet is translated by the time that nobody is found: an error would quote to A, and
+    // address to the host, what A never sent.
+    let seen = network.watch(Who::A, |network| network.inject(Who::A, &frame));
+    assert!(seen.iter().all(|seen| !seen.sent), "{seen:?}");
+    assert_eq!(network.drops(DropReason::EgressGone), 1);
+}
+
+#[test]
 fn unpublishing_ends_the_flow() {
     let mut network = Network::new();
     network.publish(1, Protocol::TCP, PUBLISHED, Who::A, WEB);

@@ -1,0 +1,206 @@
+//! What must hold at every moment, whatever happens: of each frame that the switch sends, and of
+//! its table of connections.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use nat::{ConnectionInfo, Kind, Limits, Nat, Protocol, Time};
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet, IpProtocol, Ipv4Packet,
+    TcpPacket, UdpPacket,
+};
+
+use super::plan::{HOST, Party};
+use crate::simulation::UPLINK_MAC;
+
+/// Where a port of the switch leads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Inside(Party),
+    Uplink,
+}
+
+/// The network of a container's address. A gateway's is the host's, which may be seen in any
+/// network as the source of a hairpin.
+fn inside(address: Ipv4Addr) -> Option<usize> {
+    match address.octets() {
+        [10, network @ 80..=255, _, 2..=255] => Some(usize::from(network - 80)),
+        _ => None,
+    }
+}
+
+/// A frame that the switch sends at `place`. `sound` wires damage no frame, so whatever leaves has
+/// right checksums.
+pub(super) fn sent(place: Place, bytes: &[u8], sound: bool) -> Result<(), String> {
+    let frame = EthernetFrame::new_checked(bytes).map_err(|_| "shorter than a header")?;
+    let from = frame.src_addr().0;
+    match place {
+        Place::Inside(party) => {
+            let network = party.network().expect("an inside port has a network");
+            if (from[1], usize::from(from[2])) != (1, network) {
+                return Err(format!("comes from {}, of no one here", frame.src_addr()));
+            }
+        }
+        Place::Uplink if from != UPLINK_MAC.0 => {
+            return Err(format!("comes from {}, not the uplink", frame.src_addr()));
+        }
+        Place::Uplink => {}
+    }
+    match frame.ethertype() {
+        EthernetProtocol::Ipv4 => ipv4(place, from, frame.payload(), sound),
+        EthernetProtocol::Arp => {
+            let sender: Option<[u8; 4]> = bytes.get(28..32).and_then(|at| at.try_into().ok());
+            match place {
+                Place::Uplink if sender != Some(HOST.octets()) => {
+                    Err(format!("ARP on the uplink in the name of {sender:?}"))
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), String> {
+    let Ok(packet) = Ipv4Packet::new_checked(bytes) else {
+        // The bridge looks into no packet, so it carries a damaged one within a network.
+        return if sound { Err("no IPv4".into()) } else { Ok(()) };
+    };
+    let (source, destination) = (packet.src_addr(), packet.dst_addr());
+    match place {
+        Place::Uplink => {
+            if source != HOST {
+                return Err(format!("leaves by the uplink from {source}"));
+            }
+            if inside(destination).is_some() {
+                return Err(format!("leaves by the uplink to {destination}"));
+            }
+            if let Some(hidden) = quoted(&packet).filter(|&address| inside(address).is_some()) {
+                return Err(format!("tells the outside of {hidden}, in an ICMP error"));
+            }
+        }
+        Place::Inside(party) => {
+            let routed = from
+                == Party::Host {
+                    network: party.network().unwrap_or(0),
+                }
+                .mac(0)
+                .0;
+            let foreign = inside(source).is_some_and(|network| Some(network) != party.network());
+            if foreign {
+                return Err(format!("comes from {source}, of another network"));
+            }
+            // A container has one address; what the router brings it is for that one.
+            let misled = party.is_container() && destination != party.address();
+            if misled && routed && sound && !destination.is_broadcast() {
+                return Err(format!(
+                    "is routed to {}, for {destination}",
+                    party.address()
+                ));
+            }
+        }
+    }
+    if sound { whole(&packet) } else { Ok(()) }
+}
+
+/// The destination that an ICMP error quotes: whom somebody outside had written to.
+fn quoted(packet: &Ipv4Packet<&[u8]>) -> Option<Ipv4Addr> {
+    if packet.next_header() != IpProtocol::Icmp {
+        return None;
+    }
+    let icmp = Icmpv4Packet::new_checked(packet.payload()).ok()?;
+    let is_error = matches!(
+        icmp.msg_type(),
+        Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded | Icmpv4Message::ParamProblem
+    );
+    let quote: [u8; 4] = packet.payload().get(24..28)?.try_into().ok()?;
+    is_error.then(|| quote.into())
+}
+
+fn whole(packet: &Ipv4Packet<&[u8]>) -> Result<(), String> {
+    let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
+    let payload = packet.payload();
+    let right = packet.verify_checksum()
+        && match packet.next_header() {
+            IpProtocol::Tcp => TcpPacket::new_checked(payload)
+                .is_ok_and(|segment| segment.verify_checksum(&source, &destination)),
+            IpProtocol::Udp => UdpPacket::new_checked(payload)
+                .is_ok_and(|datagram| datagram.verify_checksum(&source, &destination)),
+            IpProtocol::Icmp => {
+                Icmpv4Packet::new_checked(payload).is_ok_and(|message| message.verify_checksum())
+            }
+            _ => true,
+        };
+    if right {
+        Ok(())
+    } else {
+        Err(format!(
+            "a checksum is wrong, from {source} to {destination}"
+        ))
+    }
+}
+
+/// The table of connections: within its limits, no two entries for one packet, and the mappings of
+/// inside ports to external ones a bijection.
+pub(super) fn table(nat: &Nat, now: Time) -> Result<(), String> {
+    let connections = nat.connections(now);
+    let stats = nat.stats();
+    let Limits {
+        max_connections,
+        max_per_address,
+        ..
+    } = *nat.limits();
+    if connections.len() > max_connections {
+        return Err(format!("{} connections in all", connections.len()));
+    }
+    let mut held: HashMap<IpAddr, usize> = HashMap::new();
+    let mut tuples = HashSet::new();
+    for connection in &connections {
+        let held = held.entry(connection.inside).or_default();
+        *held += 1;
+        if *held > max_per_address {
+            return Err(format!("{held} connections of {}", connection.inside));
+        }
+        for tuple in [connection.original, connection.reply] {
+            if !tuples.insert(tuple) {
+                return Err(format!("{tuple} belongs to two connections"));
+            }
+        }
+    }
+    // Ports under pressure are shared among peers, or given up early; then one inside port may have
+    // several. What is true of every tuple, above, stays so.
+    if stats.shared == 0 && stats.recycled == 0 {
+        bijection(&connections)?;
+    }
+    Ok(())
+}
+
+fn bijection(connections: &[ConnectionInfo]) -> Result<(), String> {
+    type Side = (Protocol, IpAddr, IpAddr, u16);
+    let mut outward: HashMap<Side, u16> = HashMap::new();
+    let mut inward: HashMap<(Protocol, IpAddr, u16), (IpAddr, u16)> = HashMap::new();
+    for connection in connections {
+        if !matches!(connection.kind, Kind::Masquerade | Kind::Hairpin(_)) {
+            continue;
+        }
+        let (original, reply) = (connection.original, connection.reply);
+        let source = (original.src, original.src_port);
+        let protocol = original.protocol;
+        let port = *outward
+            .entry((protocol, reply.dst, source.0, source.1))
+            .or_insert(reply.dst_port);
+        if port != reply.dst_port {
+            let other = reply.dst_port;
+            return Err(format!(
+                "{original} has {other}, and {port} to another peer"
+            ));
+        }
+        let owner = *inward
+            .entry((protocol, reply.dst, reply.dst_port))
+            .or_insert(source);
+        if owner != source {
+            return Err(format!("{original} has {port}, and so has {owner:?}"));
+        }
+    }
+    Ok(())
+}
