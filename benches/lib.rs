@@ -86,6 +86,7 @@ impl World {
                     gateway_addresses: vec![gateway],
                     subnets: vec![subnet],
                     host_port: None,
+                    mtu: 1500,
                     bridge: Bridge::default(),
                 }],
                 endpoints: containers
@@ -102,6 +103,8 @@ impl World {
                 uplinks: vec![Uplink {
                     port: uplink.0,
                     mac: UPLINK,
+                    mtu: 1500,
+                    clamp_mss: false,
                 }],
                 host_addresses: vec![gateway, own],
                 routes: vec![Route {

@@ -82,6 +82,8 @@ pub(crate) struct DaemonOptions {
     pub port_kind: Option<PortKind>,
     /// Whether new networks have IPv6 unless told otherwise; if the host uses it when absent.
     pub ipv6: Option<bool>,
+    /// Lower the TCP segment size announced over an uplink to what fits its MTU.
+    pub clamp_mss: bool,
 }
 
 /// Runs a daemon in the calling thread's network namespace until SIGTERM or SIGINT. Containers
@@ -191,6 +193,7 @@ struct Daemon {
     /// In the order of their attachment.
     containers: Vec<Container>,
     uplinks: Uplinks,
+    clamp_mss: bool,
     snat: SnatPorts,
     /// It was told that no further port for outgoing flows can be held.
     snat_exhausted: bool,
@@ -256,6 +259,7 @@ impl Daemon {
             networks: Vec::new(),
             containers: Vec::new(),
             uplinks: Uplinks::new(options.uplink.clone()),
+            clamp_mss: options.clamp_mss,
             snat: SnatPorts::new(),
             snat_exhausted: false,
             next_network: 0,
@@ -318,6 +322,7 @@ impl Daemon {
             &self.containers,
             uplinks,
             &self.host,
+            self.clamp_mss,
         ));
         let view = View::new(&self.networks, &self.containers, uplinks, &self.host);
         self.view.send_replace(Arc::new(view));

@@ -55,6 +55,8 @@ pub struct Network {
     pub subnets: Vec<IpNet>,
     /// The interface by which host processes reach this network.
     pub host_port: Option<PortId>,
+    /// The largest IP packet that its endpoints take, in bytes.
+    pub mtu: u32,
     pub bridge: Bridge,
 }
 
@@ -140,6 +142,12 @@ pub struct Endpoint {
 pub struct Uplink {
     pub port: PortId,
     pub mac: MacAddr,
+    /// The largest IP packet that it carries, in bytes.
+    pub mtu: u32,
+    /// Lower the TCP maximum segment size that is announced over this uplink, in both directions,
+    /// to what fits `mtu`: for paths on which ICMP's Packet Too Big gets lost. A segment size is the
+    /// business of the two ends, so only when asked.
+    pub clamp_mss: bool,
 }
 
 /// A route over an uplink. `source` is the address masqueraded flows leave with.

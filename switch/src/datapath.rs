@@ -11,7 +11,6 @@
 //! [`Datapath`] is what all workers share. A [`Pass`] carries one vector of frames through the
 //! stages; each stage either names the egress or the reason of the drop.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
-use nat::{Nat, Protocol, Time};
+use nat::{Nat, Protocol, Refused, Time};
 use parking_lot::Mutex;
 
 use crate::config::{Config, NetworkId, PortId};
@@ -175,6 +174,12 @@ impl Datapath {
     /// again for neighbours that stay silent.
     pub fn tick(&self, now: Time) {
         self.nat.expire(now);
+        let lost = self.nat.lost_fragments(now);
+        self.count_drops(
+            self.workers(),
+            DropReason::Nat(Refused::FragmentUnfinished),
+            lost,
+        );
         let topology = self.topology.load();
         for segment in &topology.networks {
             segment.fdb.age(now);
@@ -195,7 +200,7 @@ impl Datapath {
         for question in questions {
             let mut frame = Frame::new();
             let (Some(mac), Some(port)) = (
-                topology.uplink_mac(question.uplink),
+                topology.uplink(question.uplink).map(|uplink| uplink.mac),
                 topology.port(question.uplink),
             ) else {
                 continue;
@@ -316,12 +321,28 @@ fn no_drops() -> CachePadded<[AtomicU64; DropReason::COUNT]> {
 /// One vector's way through the stages: a moment, a topology, and the frames that were set free.
 pub(crate) struct Pass<'a> {
     pub(crate) now: Time,
+    pub(crate) worker: usize,
     pub(crate) datapath: &'a Datapath,
     pub(crate) topology: &'a Topology,
     /// Where a frame goes that is for [`Egress::Several`].
     pub(crate) egresses: &'a mut Vec<PortId>,
-    /// Frames that waited for a neighbour that has just answered: the uplink, its MAC, the frames.
-    pub(crate) released: &'a mut Vec<(PortId, MacAddr, VecDeque<Frame>)>,
+    /// Frames that leave besides the vector's, each with its egress: those that waited for a
+    /// neighbour or for a first fragment, and the further fragments of a packet cut here.
+    pub(crate) released: &'a mut Vec<(PortId, Frame)>,
+    /// Fragments that the engine held until their first one came with this vector: IP packets, to
+    /// be sent on behind it by [`follow`](Pass::follow).
+    pub(crate) followers: &'a mut Vec<Box<[u8]>>,
+    /// What the last frame dropped as [`DropReason::MtuExceeded`] was too big for.
+    pub(crate) narrow: Narrow,
+}
+
+/// A link that a packet was too big for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Narrow {
+    pub(crate) mtu: u32,
+    /// The network that the packet, already translated, was about to enter; none when it was about
+    /// to leave by an uplink, as its sender made it.
+    pub(crate) entering: Option<usize>,
 }
 
 impl Pass<'_> {
@@ -372,23 +393,81 @@ impl Pass<'_> {
         }
     }
 
-    /// Tells a container why its frame was dropped, if that is a thing to tell: turns the frame
+    /// Sends fragments on behind the first one of their datagram, by the way that it took.
+    pub(crate) fn follow(&mut self, ingress: PortId) {
+        for packet in std::mem::take(self.followers) {
+            let topology = self.topology;
+            let mut frame = Frame::new();
+            let outcome = match topology.role(ingress) {
+                Role::Container { network, endpoint } => {
+                    let segment = &topology.networks[network];
+                    let macs = (
+                        segment.network.gateway_mac,
+                        topology.endpoints[endpoint].mac,
+                    );
+                    frame.set_packet(macs, &packet);
+                    self.gateway_from_inside(segment, ingress, &mut frame)
+                }
+                Role::Uplink { uplink } => {
+                    let uplink = &topology.uplinks[uplink];
+                    frame.set_packet((uplink.mac, MacAddr::default()), &packet);
+                    self.gateway_from_uplink(uplink, &mut frame)
+                }
+                Role::Host { .. } | Role::Unassigned => Err(DropReason::PortUnassigned),
+            };
+            self.release(outcome, frame);
+        }
+    }
+
+    /// Sends a frame that is none of the vector's where it is to go.
+    pub(crate) fn release(&mut self, outcome: Result<Egress, DropReason>, frame: Frame) {
+        match outcome {
+            Ok(Egress::Port(port)) => self.released.push((port, frame)),
+            // Nothing that is routed goes to several ports.
+            Ok(Egress::Several | Egress::Consumed) => {}
+            Err(reason) => self.datapath.count_drops(self.worker, reason, 1),
+        }
+    }
+
+    /// Tells the sender of a frame why it was dropped, if that is a thing to tell: turns the frame
     /// into the ICMP error, which leaves by the port returned.
+    ///
+    /// Only containers are told, but for the MTU, of which the world should know too.
     pub(crate) fn explain(
-        &self,
+        &mut self,
         ingress: PortId,
         reason: DropReason,
         frame: &mut Frame,
     ) -> Option<PortId> {
-        let Role::Container { network, .. } = self.topology.role(ingress) else {
-            return None;
+        let (complaint, entering) = match reason {
+            DropReason::MtuExceeded => (Complaint::TooBig(self.narrow.mtu), self.narrow.entering),
+            reason => (Complaint::about(reason)?, None),
         };
-        let complaint = Complaint::about(reason)?;
-        let network = &self.topology.networks[network].network;
-        let gateway = (network.gateway_mac, &network.gateway_addresses[..]);
+        let network = match (entering, self.topology.role(ingress)) {
+            (Some(network), _) | (None, Role::Container { network, .. }) => network,
+            _ => return None,
+        };
+        let topology = self.topology;
+        let segment = &topology.networks[network];
+        let gateway = (
+            segment.network.gateway_mac,
+            &segment.network.gateway_addresses[..],
+        );
         let limit = &self.datapath.icmp_limit;
         let told = icmp::turn_into_error(frame, complaint, gateway)
             && limit.admit(self.now, icmp::ERRORS_PER_SECOND);
-        told.then_some(ingress)
+        if !told {
+            return None;
+        }
+        if entering.is_none() {
+            return Some(ingress);
+        }
+        // The error quotes what the packet was translated to, as a router inside would. Like that
+        // router's it is translated on its way out: the sender sees the address it talked to, and
+        // its own packet (RFC 5508 REQ-5).
+        match self.gateway_from_inside(segment, ingress, frame) {
+            Ok(Egress::Port(port)) => Some(port),
+            _ => None,
+        }
     }
 }

@@ -173,6 +173,17 @@ impl Frame {
         self.bytes_mut().copy_from_slice(&bytes[..len]);
     }
 
+    /// Replaces the contents by an IP packet, of a version that its first byte tells, to and from
+    /// these MACs.
+    pub(crate) fn set_packet(&mut self, macs: (MacAddr, MacAddr), packet: &[u8]) {
+        let ethertype = match packet.first().map(|first| first >> 4) {
+            Some(6) => ethertype::IPV6,
+            _ => ethertype::IPV4,
+        };
+        let header = [&macs.0.0[..], &macs.1.0, &ethertype.to_be_bytes()].concat();
+        self.set_bytes(&[&header, packet].concat());
+    }
+
     /// Bytes of the Ethernet frame.
     pub fn len(&self) -> usize {
         self.len

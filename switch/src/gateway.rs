@@ -12,10 +12,11 @@ use std::net::IpAddr;
 
 use nat::{Checksum, Packet, Path, Refused, Translated};
 
-use crate::config::{PortId, Uplink};
-use crate::datapath::{Egress, Pass};
+use crate::config::{Network, PortId, Uplink};
+use crate::datapath::{Egress, Narrow, Pass};
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, ethertype};
+use crate::mtu::{self, Fit};
 use crate::neighbor::{Heard, Question, Resolution};
 use crate::topology::{Role, Segment};
 use crate::{arp, nd};
@@ -77,6 +78,7 @@ impl Pass<'_> {
             }
             _ => return Err(DropReason::NotIp),
         }
+        let vnet = frame.vnet();
         let mut packet = parse(frame)?;
         let (source, destination) = (packet.src(), packet.dst());
         if is_link_local(destination) {
@@ -92,12 +94,16 @@ impl Pass<'_> {
                 return host.map(Egress::Port);
             }
             return match self.translate(Path::Hairpin, &mut packet) {
-                Ok(_) => {
+                Ok(Some(_)) => {
                     let inside = route_hop(&mut packet)?;
                     // Translated as it is, an error would quote to its sender what it never sent.
-                    let unexplained = |_| DropReason::EgressGone;
-                    self.to_endpoint(inside, frame).map_err(unexplained)
+                    // One about its size is translated back.
+                    self.deliver(inside, frame).map_err(|reason| match reason {
+                        DropReason::UnknownEndpoint => DropReason::EgressGone,
+                        other => other,
+                    })
                 }
+                Ok(None) => Ok(Egress::Consumed),
                 Err(Refused::NotPublished | Refused::UnsupportedProtocol) => host.map(Egress::Port),
                 Err(refused) => Err(refused.into()),
             };
@@ -113,7 +119,7 @@ impl Pass<'_> {
                 return Err(DropReason::Isolated);
             }
             let inside = route_hop(&mut packet)?;
-            return self.to_endpoint(inside, frame);
+            return self.deliver(inside, frame);
         }
         if self.topology.is_inside(destination) {
             return Err(DropReason::UnknownEndpoint);
@@ -125,25 +131,46 @@ impl Pass<'_> {
             .ok_or(DropReason::NoRoute)?;
         let uplink = self
             .topology
-            .uplink_mac(route.uplink)
+            .uplink(route.uplink)
             .ok_or(DropReason::NoRoute)?;
         if packet.ttl() <= 1 {
             return Err(DropReason::TtlExceeded);
         }
-        self.translate(
-            Path::Outbound {
-                external: route.source,
-            },
-            &mut packet,
-        )?;
+        // Asked before the translation, so that the sender hears of the packet that it sent.
+        let fit = mtu::fit(&packet, vnet, uplink.mtu);
+        if fit == Fit::Never {
+            self.narrow = Narrow {
+                mtu: uplink.mtu,
+                entering: None,
+            };
+            return Err(DropReason::MtuExceeded);
+        }
+        let path = Path::Outbound {
+            external: route.source,
+        };
+        if self.translate(path, &mut packet)?.is_none() {
+            return Ok(Egress::Consumed);
+        }
+        if uplink.clamp_mss {
+            packet.clamp_mss(uplink.mtu);
+        }
         route_hop(&mut packet)?;
         let question = Question {
             uplink: route.uplink,
             source: route.source,
             target: route.via.unwrap_or(destination),
         };
-        frame::set_source(frame.bytes_mut(), uplink);
-        self.to_neighbor(question, uplink, frame)
+        frame::set_source(frame.bytes_mut(), uplink.mac);
+        let pieces = match fit {
+            Fit::Divided => self.divide(frame, uplink.mtu),
+            Fit::AsItIs | Fit::Never => Vec::new(),
+        };
+        let egress = self.to_neighbor(question, uplink.mac, frame)?;
+        for mut piece in pieces {
+            let outcome = self.to_neighbor(question, uplink.mac, &mut piece);
+            self.release(outcome, piece);
+        }
+        Ok(egress)
     }
 
     /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP or neighbour
@@ -188,12 +215,16 @@ impl Pass<'_> {
             return Err(DropReason::Martian);
         }
         match self.translate(Path::Inbound, &mut packet) {
-            Ok(_) => {}
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(Egress::Consumed),
             Err(Refused::NoMapping | Refused::NotPublished) => return Err(DropReason::NotForUs),
             Err(refused) => return Err(refused.into()),
         }
+        if uplink.clamp_mss {
+            packet.clamp_mss(uplink.mtu);
+        }
         let inside = route_hop(&mut packet)?;
-        self.to_endpoint(inside, frame)
+        self.deliver(inside, frame)
     }
 
     /// Learns from neighbour discovery on an uplink (RFC 4861 7.2.3, 7.2.5).
@@ -222,24 +253,42 @@ impl Pass<'_> {
     fn observe(&mut self, uplink: &Uplink, neighbor: IpAddr, heard: Heard) {
         let neighbors = self.datapath.neighbors();
         let waited = neighbors.observe(self.now, uplink.port, neighbor, heard);
-        if let Some(mac) = heard.mac
-            && !waited.is_empty()
-        {
-            self.released.push((uplink.port, mac, waited));
+        if let Some(mac) = heard.mac {
+            for mut frame in waited {
+                frame::set_destination(frame.bytes_mut(), mac);
+                self.released.push((uplink.port, frame));
+            }
         }
     }
 
-    fn translate(&self, path: Path, packet: &mut Packet) -> Result<Translated, Refused> {
-        let translated = self.datapath.nat().translate(self.now, path, packet)?;
-        if translated.new {
+    /// Translates a packet. None when it is a fragment that waits for the first one of its
+    /// datagram.
+    fn translate(
+        &mut self,
+        path: Path,
+        packet: &mut Packet,
+    ) -> Result<Option<Translated>, Refused> {
+        let nat = self.datapath.nat();
+        let translated = if packet.is_fragment() {
+            nat.translate_fragment(self.now, path, packet, self.followers)?
+        } else {
+            Some(nat.translate(self.now, path, packet)?)
+        };
+        if translated.is_some_and(|translated| translated.new) {
             self.datapath
                 .watch_external_ports(self.now, packet.protocol());
         }
         Ok(translated)
     }
 
+    /// Cuts the packet in a frame, and returns what does not stay in it.
+    fn divide(&self, frame: &mut Frame, mtu: u32) -> Vec<Frame> {
+        let nat = self.datapath.nat();
+        mtu::divide(frame, mtu, || nat.fresh_identification())
+    }
+
     /// Hands a routed frame to the container that has `address`.
-    fn to_endpoint(&self, address: IpAddr, frame: &mut Frame) -> Result<Egress, DropReason> {
+    fn deliver(&mut self, address: IpAddr, frame: &mut Frame) -> Result<Egress, DropReason> {
         let endpoint = self
             .topology
             .endpoint_at(address)
@@ -247,9 +296,29 @@ impl Pass<'_> {
         let Role::Container { network, .. } = self.topology.role(endpoint.port) else {
             return Err(DropReason::EgressGone);
         };
-        let gateway_mac = self.topology.networks[network].network.gateway_mac;
+        let &Network {
+            gateway_mac, mtu, ..
+        } = &self.topology.networks[network].network;
+        let fit = if frame.len() <= ETHERNET_HEADER + mtu as usize {
+            Fit::AsItIs
+        } else {
+            let vnet = frame.vnet();
+            mtu::fit(&parse(frame)?, vnet, mtu)
+        };
+        if fit == Fit::Never {
+            self.narrow = Narrow {
+                mtu,
+                entering: Some(network),
+            };
+            return Err(DropReason::MtuExceeded);
+        }
         frame::set_destination(frame.bytes_mut(), endpoint.mac);
         frame::set_source(frame.bytes_mut(), gateway_mac);
+        if fit == Fit::Divided {
+            let pieces = self.divide(frame, mtu).into_iter();
+            self.released
+                .extend(pieces.map(|piece| (endpoint.port, piece)));
+        }
         Ok(Egress::Port(endpoint.port))
     }
 
@@ -287,6 +356,10 @@ fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
     let transport = ETHERNET_HEADER + packet.header_len();
     if vnet.needs_csum() && usize::from(vnet.csum_start) == transport {
         packet.set_checksum(Checksum::Partial);
+    }
+    // No device sums or cuts over the borders of a packet, so no kernel asks for it.
+    if packet.is_fragment() && (vnet.needs_csum() || vnet.is_gso()) {
+        return Err(DropReason::Malformed);
     }
     Ok(packet)
 }

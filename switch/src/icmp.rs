@@ -21,12 +21,15 @@ pub(crate) enum Complaint {
     NoRoute,
     AddressUnreachable,
     Prohibited,
+    /// The packet may not be fragmented, and the next link carries this many bytes.
+    TooBig(u32),
     /// The source address is good on its own link only (RFC 4291 2.5.6).
     BeyondScope,
 }
 
 impl Complaint {
-    /// The complaint about a packet dropped for `reason`; none where silence is right.
+    /// The complaint about a packet dropped for `reason`; none where silence is right, and none
+    /// about its size, which takes the size that would do.
     pub(crate) fn about(reason: DropReason) -> Option<Complaint> {
         match reason {
             DropReason::TtlExceeded => Some(Complaint::TimeExceeded),

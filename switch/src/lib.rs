@@ -29,6 +29,7 @@ mod guard;
 mod icmp;
 pub mod io;
 pub mod ipv6;
+mod mtu;
 pub mod nd;
 pub mod neighbor;
 mod patience;

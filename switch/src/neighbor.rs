@@ -29,13 +29,28 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// Frames that wait for one neighbour. RFC 1122 2.3.2.2 asks for at least one.
 const WAITING: usize = 8;
-/// Neighbours remembered in all: a scan of a big on-link subnet must not eat the memory.
+/// Neighbours remembered in all.
 const CAPACITY: usize = 4096;
+/// Of these, neighbours that have not answered yet. A scan of a big subnet on the link (any IPv6
+/// one is) must cost neither the memory nor those that are known (RFC 6583): who is asked for next
+/// takes the place of who has been silent longest.
+const UNANSWERED: usize = 1024;
 
 /// See the module's description. Shared by all workers.
 #[derive(Debug, Default)]
 pub struct Neighbors {
-    table: RwLock<HashMap<(PortId, IpAddr), Entry, RandomState>>,
+    table: RwLock<Table>,
+}
+
+type Key = (PortId, IpAddr);
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<Key, Entry, RandomState>,
+    /// Who was asked for without being known, oldest first, until the next tick even once known.
+    unanswered: VecDeque<Key>,
+    /// Frames dropped since the last tick, because those that they waited for had to give way.
+    lost: usize,
 }
 
 #[derive(Debug)]
@@ -110,24 +125,20 @@ impl Neighbors {
     /// table and an empty one left in its place.
     pub fn resolve(&self, now: Time, question: Question, frame: &mut Frame) -> Resolution {
         let key = (question.uplink, question.target);
-        if let Some(entry) = self.table.read().get(&key)
+        if let Some(entry) = self.table.read().entries.get(&key)
             && let Some(mac) = entry.mac
-            && now - entry.confirmed < FRESH
+            && (now - entry.confirmed < FRESH || entry.attempts > 0)
         {
+            // Fresh, or about to be asked.
             return Resolution::Known(mac);
         }
         let mut table = self.table.write();
-        if !table.contains_key(&key) && table.len() >= CAPACITY {
-            let idle = table.iter().filter(|(_, entry)| entry.waiting.is_empty());
-            let Some(oldest) = idle
-                .min_by_key(|(_, entry)| entry.confirmed)
-                .map(|(&key, _)| key)
-            else {
-                return Resolution::Full;
-            };
-            table.remove(&oldest);
+        if !table.entries.contains_key(&key) {
+            table.make_room();
+            table.unanswered.push_back(key);
         }
         let entry = table
+            .entries
             .entry(key)
             .or_insert_with(|| Entry::unknown(now, question.source));
         entry.source = question.source;
@@ -150,12 +161,15 @@ impl Neighbors {
     /// Remembers a neighbour the host's kernel knows, unless it is known or asked for already.
     pub fn introduce(&self, now: Time, uplink: PortId, address: IpAddr, mac: MacAddr) {
         let mut table = self.table.write();
-        if mac.is_unicast() && table.len() < CAPACITY {
+        if mac.is_unicast() && table.entries.len() < CAPACITY {
             let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            table.entry((uplink, address)).or_insert_with(|| Entry {
-                mac: Some(mac),
-                ..Entry::unknown(now, unspecified)
-            });
+            table
+                .entries
+                .entry((uplink, address))
+                .or_insert_with(|| Entry {
+                    mac: Some(mac),
+                    ..Entry::unknown(now, unspecified)
+                });
         }
     }
 
@@ -170,11 +184,13 @@ impl Neighbors {
     ) -> VecDeque<Frame> {
         let key = (uplink, address);
         // Most of what is heard on a wire is of strangers, and stops no worker.
-        if heard.mac.is_some_and(|mac| !mac.is_unicast()) || !self.table.read().contains_key(&key) {
+        if heard.mac.is_some_and(|mac| !mac.is_unicast())
+            || !self.table.read().entries.contains_key(&key)
+        {
             return VecDeque::new();
         }
         let mut table = self.table.write();
-        let Some(entry) = table.get_mut(&key) else {
+        let Some(entry) = table.entries.get_mut(&key) else {
             return VecDeque::new();
         };
         // RFC 4861 7.2.5, and 7.2.3 for what a solicitation tells of its sender.
@@ -199,14 +215,21 @@ impl Neighbors {
 
     /// Forgets neighbours behind ports that are gone.
     pub fn retain_ports(&self, keep: impl Fn(PortId) -> bool) {
-        self.table.write().retain(|&(uplink, _), _| keep(uplink));
+        let mut table = self.table.write();
+        table.entries.retain(|&(uplink, _), _| keep(uplink));
     }
 
     /// Returns the questions to ask again, and how many waiting frames nobody answered for.
     pub fn tick(&self, now: Time) -> (Vec<Question>, usize) {
+        let mut table = self.table.write();
+        let Table {
+            entries,
+            unanswered,
+            lost,
+        } = &mut *table;
         let mut questions = Vec::new();
-        let mut unresolved = 0;
-        self.table.write().retain(|&(uplink, target), entry| {
+        let mut unresolved = std::mem::take(lost);
+        entries.retain(|&(uplink, target), entry| {
             let silent = entry.attempts >= ATTEMPTS && now - entry.asked >= ASK_INTERVAL;
             if silent || now - entry.confirmed >= STALE && entry.attempts == 0 {
                 unresolved += entry.waiting.len();
@@ -222,7 +245,38 @@ impl Neighbors {
             }
             true
         });
+        unanswered.retain(|key| entries.get(key).is_some_and(|entry| entry.mac.is_none()));
         (questions, unresolved)
+    }
+}
+
+impl Table {
+    /// Makes room for one more neighbour to be asked for.
+    fn make_room(&mut self) {
+        while self.unanswered.len() >= UNANSWERED
+            && let Some(oldest) = self.unanswered.pop_front()
+        {
+            if self
+                .entries
+                .get(&oldest)
+                .is_some_and(|entry| entry.mac.is_none())
+            {
+                self.remove(&oldest);
+            }
+        }
+        if self.entries.len() >= CAPACITY {
+            let known = self.entries.iter().filter(|(_, entry)| entry.mac.is_some());
+            let oldest = known.min_by_key(|(_, entry)| entry.confirmed);
+            if let Some(oldest) = oldest.map(|(&key, _)| key) {
+                self.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.lost += entry.waiting.len();
+        }
     }
 }
 
@@ -251,6 +305,8 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -391,5 +447,42 @@ mod tests {
             ..by_link_local
         };
         assert!(!impossible.write(MAC, &mut frame));
+    }
+
+    // Conforms: IPV6-neighbor-exhaustion
+    #[test]
+    fn a_scan_costs_neither_memory_nor_those_who_are_known() {
+        let neighbors = Neighbors::default();
+        let target = |n: u32| Question {
+            target: Ipv6Addr::from(0xfd00 << 112 | u128::from(n)).into(),
+            source: "fd00::1".parse().unwrap(),
+            ..question()
+        };
+        neighbors.introduce(at(0), PortId(3), question().target, MAC);
+        let resolve = |question| {
+            let mut frame = Frame::from_bytes(b"x");
+            neighbors.resolve(at(1), question, &mut frame)
+        };
+        for n in 0..5000 {
+            assert_eq!(resolve(target(n)), Resolution::Waiting { ask: true });
+        }
+        assert_eq!(resolve(question()), Resolution::Known(MAC));
+        assert_eq!(neighbors.table.read().entries.len(), UNANSWERED + 1);
+        // The last ones may still answer, and what waited for the others is counted.
+        let answered = |n| {
+            let target = target(n).target;
+            let heard = Heard::answer(MAC);
+            neighbors.observe(at(1), PortId(3), target, heard).len()
+        };
+        assert_eq!(answered(4999), 1);
+        assert_eq!(answered(0), 0);
+        assert_eq!(neighbors.tick(at(1)), (vec![], 5000 - UNANSWERED));
+        // Who is known is limited too, and the one heard of longest ago goes.
+        for n in 0..CAPACITY as u32 {
+            resolve(target(n));
+            assert_eq!(answered(n), 1);
+        }
+        assert_eq!(neighbors.table.read().entries.len(), CAPACITY);
+        assert_eq!(resolve(question()), Resolution::Waiting { ask: true });
     }
 }

@@ -65,6 +65,7 @@ impl Lan {
                 gateway_addresses: vec![gateway],
                 subnets: vec!["10.0.0.0/24".parse().expect("a subnet")],
                 host_port: Some(PortId(0)),
+                mtu: 1500,
                 bridge: Bridge::default(),
             }],
             endpoints: (1..=endpoints)

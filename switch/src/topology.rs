@@ -182,9 +182,9 @@ impl Topology {
         self.routes.lookup(destination)
     }
 
-    pub fn uplink_mac(&self, port: PortId) -> Option<MacAddr> {
+    pub fn uplink(&self, port: PortId) -> Option<&Uplink> {
         match self.role(port) {
-            Role::Uplink { uplink } => Some(self.uplinks[uplink].mac),
+            Role::Uplink { uplink } => Some(&self.uplinks[uplink]),
             _ => None,
         }
     }

@@ -7,16 +7,15 @@
 //! [`Worker`] is the work, without a thread or a clock: a simulation drives it by
 //! [`poll`](Worker::poll), and the threads of the [`crew`](crate::crew) do.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use nat::Time;
 
 use crate::config::PortId;
-use crate::datapath::{Datapath, Egress, Event, Pass};
+use crate::datapath::{Datapath, Egress, Event, Narrow, Pass};
 use crate::drop::DropReason;
-use crate::frame::{self, Frame, MacAddr};
+use crate::frame::Frame;
 use crate::io::{Queue, Sent};
 use crate::port::Port;
 use crate::topology::Topology;
@@ -34,7 +33,10 @@ pub struct Worker {
     departures: Vec<(PortId, u32)>,
     /// Where the frame at hand goes, when to several ports.
     egresses: Vec<PortId>,
-    released: Vec<(PortId, MacAddr, VecDeque<Frame>)>,
+    /// Frames that leave besides those just read.
+    released: Vec<(PortId, Frame)>,
+    /// Fragments whose first one is among the frames just read.
+    followers: Vec<Box<[u8]>>,
 }
 
 impl Worker {
@@ -48,6 +50,7 @@ impl Worker {
             departures: Vec::with_capacity(VECTOR),
             egresses: Vec::new(),
             released: Vec::new(),
+            followers: Vec::new(),
         }
     }
 
@@ -98,10 +101,13 @@ impl Worker {
     fn forward(&mut self, now: Time, topology: &Topology, ingress: PortId, received: usize) {
         let mut pass = Pass {
             now,
+            worker: self.index,
             datapath: &self.datapath,
             topology,
             egresses: &mut self.egresses,
             released: &mut self.released,
+            followers: &mut self.followers,
+            narrow: Narrow::default(),
         };
         for (index, frame) in self.frames[..received].iter_mut().enumerate() {
             match pass.forward(ingress, frame) {
@@ -120,6 +126,7 @@ impl Worker {
                 }
             }
         }
+        pass.follow(ingress);
     }
 
     /// Writes the frames out, one run a port, in the order they came.
@@ -139,13 +146,12 @@ impl Worker {
         }
         self.departures.clear();
 
-        for (uplink, mac, mut waited) in std::mem::take(&mut self.released) {
-            let Some(port) = topology.port(uplink) else {
-                continue;
-            };
-            for frame in &mut waited {
-                frame::set_destination(frame.bytes_mut(), mac);
-                self.transmit(port, &[frame]);
+        for (egress, frame) in std::mem::take(&mut self.released) {
+            match topology.port(egress) {
+                Some(port) => self.transmit(port, &[&frame]),
+                None => self
+                    .datapath
+                    .count_drops(self.index, DropReason::EgressGone, 1),
             }
         }
     }

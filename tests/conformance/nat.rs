@@ -452,6 +452,18 @@ const SWITCH: Section = Section {
             "SWITCH-storm-control",
             "floods of broadcast and unknown unicast are limited by port",
         ),
+        row(
+            "SWITCH-mtu-fragments",
+            "an IPv4 packet too big for the next link is cut, if it may be (RFC 1812 4.2.2.7)",
+        ),
+        row(
+            "SWITCH-mtu-super-frames",
+            "a super-frame is as big as the packets that it is cut into",
+        ),
+        row(
+            "SWITCH-mss-clamp",
+            "segment sizes announced over an uplink are lowered to its MTU, when asked for",
+        ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
     ],
 };
@@ -474,6 +486,10 @@ const IPV6: Section = Section {
         row(
             "IPV6-nd-uplink",
             "next hops are found, confirmed and corrected as RFC 4861 section 7.2 says",
+        ),
+        row(
+            "IPV6-neighbor-exhaustion",
+            "a scan of a subnet on the link costs nobody his neighbours (RFC 6583)",
         ),
         row(
             "IPV6-link-local-scope",

@@ -129,6 +129,8 @@ impl Simulation {
             uplinks: vec![Uplink {
                 port: uplink.port,
                 mac: UPLINK_MAC,
+                mtu: 1500,
+                clamp_mss: false,
             }],
             host_addresses: vec![address.into()],
             nat: nat::Rules {
@@ -178,6 +180,7 @@ impl Simulation {
             gateway_addresses: vec![gateway.1.into()],
             subnets: vec![subnet.into()],
             host_port: Some(attachment.port),
+            mtu: 1500,
             bridge: Bridge::default(),
         };
         self.config.networks.push(network);

@@ -46,6 +46,10 @@ pub(super) struct DaemonArgs {
     /// Whether new networks have IPv6 unless told otherwise [default: if the host has it]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv6: Option<bool>,
+    /// Lower the segment size that TCP announces over an uplink to what fits its MTU; for paths
+    /// that lose the messages by which the ends would find out
+    #[arg(long)]
+    clamp_mss: bool,
 }
 
 impl DaemonArgs {
@@ -62,6 +66,7 @@ impl DaemonArgs {
             busy_poll: self.busy_poll.0,
             port_kind: self.port_kind,
             ipv6: self.ipv6,
+            clamp_mss: self.clamp_mss,
         })
     }
 }

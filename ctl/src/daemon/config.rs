@@ -21,6 +21,7 @@ pub(super) fn build(
     containers: &[Container],
     uplinks: &[Uplink],
     host: &HostState,
+    clamp_mss: bool,
 ) -> Config {
     let ports: Vec<(u32, PortId)> = uplinks
         .iter()
@@ -42,6 +43,7 @@ pub(super) fn build(
                 gateway_addresses: network.record.gateways.clone(),
                 subnets: network.record.subnets.clone(),
                 host_port: Some(network.port),
+                mtu: network.record.mtu,
                 bridge: Bridge::default(),
             })
             .collect(),
@@ -67,6 +69,8 @@ pub(super) fn build(
             .map(|uplink| SwitchUplink {
                 port: uplink.port,
                 mac: uplink.link.mac,
+                mtu: uplink.link.mtu,
+                clamp_mss,
             })
             .collect(),
         routes: uplink::routes(host, &ports),
@@ -216,7 +220,7 @@ mod tests {
                 .to_vec(),
             ..HostState::default()
         };
-        let config = build(&[network()], &containers, &[], &host);
+        let config = build(&[network()], &containers, &[], &host, false);
         assert_eq!(config.networks.len(), 1);
         let ports: Vec<PortId> = config
             .endpoints
@@ -257,7 +261,7 @@ mod tests {
         }
         let wire = host_ports(&web.published[0].mapping);
         let (networks, containers) = ([network()], [web]);
-        let config = build(&networks, &containers, &[], &HostState::default());
+        let config = build(&networks, &containers, &[], &HostState::default(), false);
         assert_eq!(config.nat.publish.len(), 1);
         assert_eq!(config.nat.publish[0].ports, wire);
         let filter = filter(

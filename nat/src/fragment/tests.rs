@@ -67,7 +67,7 @@ fn pieces(src: &str, identification: u32) -> Vec<Vec<u8>> {
     cut(&whole, 20, identification, &[800, 1600, 2400, 3200])
 }
 
-// Conforms: RFC4787-14 OVS-frag-limits
+// Conforms: RFC4787-14
 #[test]
 fn a_source_holds_no_more_than_its_share_and_all_no_more_than_theirs() {
     let mut table = Table::new(Limits {

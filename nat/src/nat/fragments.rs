@@ -79,6 +79,12 @@ impl Nat {
         fragments.take_lost()
     }
 
+    /// An identification for an IPv4 packet that the caller cuts into fragments, of the same kind as
+    /// those that the engine gives: no other datagram has had it for long.
+    pub fn fresh_identification(&self) -> u16 {
+        self.fragments.lock().fresh_identification(true) as u16
+    }
+
     fn translate_first(
         &self,
         now: Time,

@@ -128,6 +128,7 @@ fn configure(datapath: &Datapath, ports: [PortId; 2]) {
         gateway_addresses: Vec::new(),
         subnets: Vec::new(),
         host_port: None,
+        mtu: 1500,
         bridge: Bridge::default(),
     };
     let endpoints = ports.map(|port| Endpoint {

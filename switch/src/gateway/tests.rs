@@ -1,5 +1,7 @@
 //! The gateway's IPv6, frame by frame. Ports: 0 the host, 1 and 2 containers, 3 the uplink.
 
+mod sizes;
+
 use std::net::Ipv6Addr;
 
 use nat::Protocol;
@@ -48,6 +50,8 @@ fn lan() -> Lan {
         config.uplinks.push(Uplink {
             port: PortId(3),
             mac: UPLINK,
+            mtu: 1500,
+            clamp_mss: false,
         });
         config.routes.push(Route {
             destination: "2001:db8::/32".parse().unwrap(),

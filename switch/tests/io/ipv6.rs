@@ -124,6 +124,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             gateway_addresses: vec![ip(GATEWAY)],
             subnets: vec![subnet],
             host_port: Some(host_port),
+            mtu: 1500,
             bridge: Bridge::default(),
         }],
         endpoints: vec![Endpoint {
@@ -137,6 +138,8 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
         uplinks: vec![Uplink {
             port: uplink,
             mac: UPLINK_MAC,
+            mtu: 1500,
+            clamp_mss: false,
         }],
         routes: vec![Route {
             destination: "::/0".parse().unwrap(),

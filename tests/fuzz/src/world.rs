@@ -130,6 +130,7 @@ impl World {
                 format!("fd0{id}::/64").parse().expect("a subnet"),
             ],
             host_port: Some(self.port(host)),
+            mtu: 1500,
             bridge: Bridge {
                 macs_per_port: 4,
                 macs: 10,
@@ -185,6 +186,9 @@ impl World {
             uplinks: vec![Uplink {
                 port: uplink,
                 mac: UPLINK,
+                // Narrower than the networks, so that packets are cut, and refused.
+                mtu: 1400,
+                clamp_mss: true,
             }],
             host_addresses: [3, 4]
                 .iter()

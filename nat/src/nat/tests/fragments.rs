@@ -94,7 +94,7 @@ fn identification(bytes: &[u8]) -> u32 {
     packet.piece().unwrap().identification
 }
 
-// Conforms: RFC4787-14 OVS-frag-ipv4 OVS-frag-ipv6 OVS-frag-with-nat OVS-frag-out-of-order
+// Conforms: RFC4787-14 OVS-frag-out-of-order OVS-frag-nat
 #[test]
 fn fragments_in_any_order_leave_as_the_whole_would_with_the_first_one_ahead() {
     for family in [4, 6] {
@@ -122,7 +122,7 @@ fn fragments_in_any_order_leave_as_the_whole_would_with_the_first_one_ahead() {
     }
 }
 
-// Conforms: OVS-frag-ipv6-extension-headers IPV6-extension-headers
+// Conforms: OVS-frag-extension-headers IPV6-extension-headers
 #[test]
 fn extension_headers_may_stand_before_and_behind_the_fragment_header() {
     for (before, behind) in [(&[0][..], &[][..]), (&[0, 60], &[60]), (&[], &[60, 60, 60])] {
@@ -197,7 +197,6 @@ fn a_second_end_or_data_beyond_the_end_is_an_overlap() {
     }
 }
 
-// Conforms: LINUX-frag-duplicate
 #[test]
 fn an_exact_duplicate_is_dropped_alone() {
     for family in [4, 6] {
@@ -358,7 +357,7 @@ fn what_the_first_one_is_refused_for_all_are() {
     }
 }
 
-// Conforms: LINUX-frag-tiny IPV6-frag-header-chain
+// Conforms: IPV6-frag-header-chain
 #[test]
 fn a_first_fragment_must_hold_the_transport_header() {
     for family in [4, 6] {
@@ -477,7 +476,7 @@ fn scattered() -> impl Strategy<Value = (bool, usize, Vec<usize>, Vec<prop::samp
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    // Conforms: RFC4787-14
+    // Conforms: RFC4787-14 OVS-frag-out-of-order
     #[test]
     fn any_pieces_in_any_order_are_the_translated_datagram((v4, length, cuts, order) in scattered()) {
         let payload: Vec<u8> = (0..length).map(|at| (at * 7 % 253) as u8).collect();
@@ -516,6 +515,7 @@ proptest! {
         prop_assert_eq!(together, expected);
     }
 
+    // Conforms: CVE-2020-1983
     #[test]
     fn fragments_of_any_bytes_neither_panic_nor_hold_more_than_they_may(
         noise in prop::collection::vec((any::<u16>(), 0..12u16, 0..40usize, any::<bool>(), any::<bool>()), 1..200)
