@@ -3,10 +3,21 @@
 //! Waking an idle CPU costs some 30 µs, so while frames keep coming soon after each other it pays
 //! to look for the next one awake. The spell grows to its limit when a frame comes within it, and
 //! shrinks to nothing when none does, so that an idle switch takes no CPU.
+//!
+//! On a machine without an idle CPU there is nothing to gain: whoever polls spends its share of the
+//! CPU, and is then kept off it when frames come, while a sleeper would be woken at once. So a
+//! thread that lost its CPU to others while it polled leaves polling be for a while.
 
 use std::time::Duration;
 
 use nat::Time;
+
+/// A look takes a microsecond. One that took this long waited for a process that had the CPU for a
+/// whole slice of the scheduler (3 ms); peers of a conversation block sooner.
+const LOST_CPU: Duration = Duration::from_millis(2);
+/// How long polling is left be after that, at first; twice as long each time it happens soon again.
+const SHORTEST_REST: Duration = Duration::from_millis(20);
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -16,6 +27,11 @@ pub(crate) struct Patience {
     /// When the last frame came; the spell is counted from here.
     last: Time,
     awake: bool,
+    /// When it looked last.
+    looked: Time,
+    /// No polling before this time.
+    resting_until: Time,
+    rest: Duration,
 }
 
 impl Patience {
@@ -26,6 +42,9 @@ impl Patience {
             spell: Duration::ZERO,
             last: Time::ZERO,
             awake: false,
+            looked: Time::ZERO,
+            resting_until: Time::ZERO,
+            rest: SHORTEST_REST,
         }
     }
 
@@ -40,12 +59,23 @@ impl Patience {
         if self.awake || now - self.last < 2 * self.limit {
             self.spell = self.limit;
         }
-        self.awake = !self.spell.is_zero();
+        self.awake = !self.spell.is_zero() && now >= self.resting_until;
         self.last = now;
+        self.looked = now;
     }
 
     /// A look found nothing.
     pub(crate) fn saw_nothing(&mut self, now: Time) {
+        if self.awake && now - self.looked >= LOST_CPU {
+            let soon = now - self.resting_until < 4 * self.rest;
+            self.rest = if soon {
+                LONGEST_REST.min(2 * self.rest)
+            } else {
+                SHORTEST_REST
+            };
+            self.resting_until = now + self.rest;
+        }
+        self.looked = now;
         if self.awake && now - self.last >= self.spell {
             self.spell /= 2;
             self.awake = false;
@@ -110,5 +140,37 @@ mod tests {
             patience.saw_frames(at(micros));
             assert!(!patience.is_awake());
         }
+    }
+
+    /// Polls from one time, with the CPU lost for `lost` at a look, until it sleeps.
+    fn poll_and_lose(patience: &mut Patience, from: u64, lost: u64) {
+        patience.saw_frames(at(from));
+        patience.saw_frames(at(from + 10));
+        patience.saw_nothing(at(from + 11));
+        patience.saw_nothing(at(from + 12 + lost));
+        assert!(!patience.is_awake());
+    }
+
+    fn polls(patience: &mut Patience, from: u64) -> bool {
+        patience.saw_frames(at(from));
+        patience.saw_frames(at(from + 10));
+        patience.is_awake()
+    }
+
+    #[test]
+    fn whoever_loses_the_cpu_while_polling_sleeps_for_a_while() {
+        let mut patience = Patience::new(LIMIT);
+        poll_and_lose(&mut patience, 1_000_000, 1_900);
+        assert!(polls(&mut patience, 1_002_000), "a peer took its turn");
+        poll_and_lose(&mut patience, 1_100_000, 3_000);
+        assert!(!polls(&mut patience, 1_122_000));
+        assert!(polls(&mut patience, 1_124_000));
+        // Soon again: twice as long.
+        poll_and_lose(&mut patience, 1_130_000, 3_000);
+        assert!(!polls(&mut patience, 1_172_000));
+        assert!(polls(&mut patience, 1_174_000));
+        // Much later it starts anew.
+        poll_and_lose(&mut patience, 9_000_000, 3_000);
+        assert!(polls(&mut patience, 9_024_000));
     }
 }
