@@ -1,8 +1,11 @@
 //! What passes through a port must come out as it went in.
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use switch::frame::{Frame, MAX_FRAME, ethertype, ethertype_behind_tags};
 
 use crate::harness::*;
@@ -58,6 +61,53 @@ fn frames_that_gro_joined_arrive_with_their_header() {
         "{from_wire:?}"
     );
     assert_eq!(from_wire.sent.rejected, 0);
+}
+
+/// UDP that the sender hands over in one piece to be cut into datagrams (UDP_SEGMENT, as QUIC does)
+/// passes in one piece too, where the kernel has TUN_F_USO4 (6.2).
+// Conforms: SWITCH-udp-super-frames
+#[test]
+fn datagrams_to_be_cut_pass_in_one_piece() {
+    const SEGMENT: usize = 1200;
+    const SEGMENTS: usize = 40;
+    needs_root!(tun);
+    let (host, one, two) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let tap = tap_queue(&host, &one);
+    let veth = host.packet_queue(host.veth("vhost", &two, "eth0"));
+    two.ip("addr add 10.9.0.2/24 dev eth0");
+    for (from, to, [near, far]) in [
+        (&one, &two, ["10.9.0.1:7000", "10.9.0.2:7000"]),
+        (&two, &one, ["10.9.0.2:7001", "10.9.0.1:7001"]),
+    ] {
+        let bind = |namespace: &Namespace, address: &str| {
+            let socket = namespace.run(|| UdpSocket::bind(address)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            socket
+        };
+        let (sender, receiver) = (bind(from, near), bind(to, far));
+        if setsockopt(&sender, sockopt::UdpGsoSegment, &(SEGMENT as i32)).is_err() {
+            eprintln!("skipped: this kernel does not cut datagrams (UDP_SEGMENT, 4.18)");
+            return;
+        }
+        let payload: Vec<u8> = (0..SEGMENTS * SEGMENT).map(|at| (at / 7) as u8).collect();
+        let seen = forward_while(&tap, &veth, || {
+            sender.send_to(&payload, far).unwrap();
+            let mut datagram = [0; 2048];
+            for expected in payload.chunks(SEGMENT) {
+                let length = receiver.recv(&mut datagram).unwrap();
+                assert_eq!(&datagram[..length], expected);
+            }
+        });
+        let count = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
+        let cut_before = count(|seen| seen.frames) >= SEGMENTS;
+        assert!(
+            count(|seen| seen.super_frames) == 1 || cut_before,
+            "{seen:?}"
+        );
+        assert_eq!(count(|seen| seen.sent.rejected), 0, "{seen:?}");
+    }
 }
 
 // Conforms: SWITCH-vlan-transparent
