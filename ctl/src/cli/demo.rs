@@ -2,7 +2,8 @@
 //!
 //! A host and an outside host in namespaces of their own, a wire between them, the daemon and two
 //! containers on the host; then four conversations, each shown with what the server saw, how long
-//! it took and what the switch remembers of it. Nothing printed is known beforehand: every
+//! it took and what the switch remembers of it, and the same in brief by IPv6 where the kernel has
+//! it. Nothing printed is known beforehand: every
 //! address, entry and table is read back from the programs that run.
 //!
 //! | file | what |
@@ -10,7 +11,7 @@
 //! | `privilege.rs` | the right to make namespaces, for root and for ordinary users |
 //! | `stage.rs` | namespaces, daemon, containers, commands; taking it all down |
 //! | `wire.rs` | the cable between host and outside |
-//! | `conversation.rs` | the four conversations, and what is right about each |
+//! | `conversation.rs` | the conversations, and what is right about each |
 //! | `peer.rs`, `answer.rs` | the small server and its client, and what they say |
 //! | `report.rs` | how it is printed |
 //! | `interrupt.rs` | Ctrl-C |
@@ -27,20 +28,21 @@ mod wire;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use ipnet::IpNet;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, getuid};
 
-use crate::api::{Connection, Container, Info, Network, PortKind};
-use conversation::{Cast, SERVER_PORT, paths, walk};
+use crate::api::{Connection, Container, Endpoint, Info, Network, PortKind};
+use conversation::{Cast, SERVER_PORT, paths, walk, walk_briefly};
 use report::{Report, Topology};
-use stage::{OUTSIDE, Place, Stage, UPLINK, kind_name, typed};
+use stage::{OUTSIDE, OUTSIDE_V6, Place, Stage, UPLINK, UPLINK_V6, kind_name, typed};
 
 /// A path that fails is tried again and again, and each try leaves an entry.
 const MOST_CONNECTIONS: usize = 12;
@@ -200,10 +202,17 @@ fn is_broken_pipe<T>(outcome: &Result<T>) -> bool {
 
 /// The play itself; returns how many paths failed.
 fn show(stage: &mut Stage, report: &mut Report<'_>, port_kind: Option<PortKind>) -> Result<usize> {
-    let cast = set_up(stage, report, port_kind)?;
+    let (cast, by_ipv6) = set_up(stage, report, port_kind)?;
     let mut failed = 0;
     for (index, path) in paths(&cast).iter().enumerate() {
         if !walk(stage, report, index + 1, path)? {
+            failed += 1;
+        }
+    }
+    if let Some(cast) = by_ipv6 {
+        let title = "5. the same four by IPv6";
+        let story = "neighbour discovery in place of ARP; unique local addresses inside (RFC 4193)";
+        if !walk_briefly(stage, report, title, story, &paths(&cast))? {
             failed += 1;
         }
     }
@@ -244,7 +253,12 @@ fn tables(stage: &mut Stage, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) -> Result<Cast> {
+/// Who plays by IPv4, and by IPv6 where there is any.
+fn set_up(
+    stage: &mut Stage,
+    report: &mut Report<'_>,
+    kind: Option<PortKind>,
+) -> Result<(Cast, Option<Cast>)> {
     let forwarding = stage.forbid_kernel_forwarding()?;
     report.note(&format!(
         "a host and an outside host in fresh namespaces: no bridge, no netfilter rule, \
@@ -278,27 +292,39 @@ fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) ->
             .cloned()
             .ok_or_else(|| anyhow!("container {} has no endpoint", container.name))
     };
-    let address = |container: &Container| -> Result<IpAddr> {
-        let first = endpoint(container)?
-            .addresses
-            .first()
-            .map(|address| address.addr());
-        first.with_context(|| format!("container {} has no address", container.name))
+    let (web_endpoint, client_endpoint) = (endpoint(&web)?, endpoint(&client)?);
+    let address = |endpoint: &Endpoint, is_ipv6: bool| {
+        let mut addresses = endpoint.addresses.iter().map(IpNet::addr);
+        addresses.find(|address| address.is_ipv6() == is_ipv6)
     };
-    let web_endpoint = endpoint(&web)?;
-    let gateway = *web_endpoint
-        .gateways
-        .first()
-        .context("the network has no gateway")?;
+    let gateway = |is_ipv6: bool| {
+        let mut gateways = web_endpoint.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv6() == is_ipv6)
+    };
     let network = networks
         .iter()
         .find(|network| network.name == web_endpoint.network)
         .with_context(|| format!("pontoon network ls has no {}", web_endpoint.network))?;
+    let gateway_v4 = gateway(false).context("the network has no gateway")?;
     let cast = Cast {
-        client: address(&client)?,
-        web: address(&web)?,
-        gateway,
+        client: address(&client_endpoint, false).context("container client has no address")?,
+        web: address(&web_endpoint, false).context("container web has no address")?,
+        gateway: gateway_v4,
+        uplink: UPLINK.into(),
+        outside: OUTSIDE.into(),
+        loopback: Ipv4Addr::LOCALHOST.into(),
     };
+    let by_ipv6 = || {
+        Some(Cast {
+            client: address(&client_endpoint, true)?,
+            web: address(&web_endpoint, true)?,
+            gateway: gateway(true)?,
+            uplink: UPLINK_V6.into(),
+            outside: OUTSIDE_V6.into(),
+            loopback: Ipv6Addr::LOCALHOST.into(),
+        })
+    };
+    let by_ipv6 = if stage.has_ipv6() { by_ipv6() } else { None };
     report.picture(&Topology {
         containers: vec![
             ("client".to_owned(), cast.client),
@@ -306,14 +332,14 @@ fn set_up(stage: &mut Stage, report: &mut Report<'_>, kind: Option<PortKind>) ->
         ],
         port_kind: kind_name(web_endpoint.port_kind).to_owned(),
         wire: kind_name(stage.wire_kind()).to_owned(),
-        gateway,
+        gateway: gateway_v4,
         host_interface: network.host_interface.clone(),
         workers: info.workers,
         uplink: info.uplinks.join(", "),
         uplink_address: UPLINK.into(),
         outside_address: OUTSIDE.into(),
     })?;
-    Ok(cast)
+    Ok((cast, by_ipv6))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The four conversations of the demo: who asks whom, what should come of it, and whether it did.
+//! The conversations of the demo: who asks whom, what should come of it, and whether it did.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::answer::{Answer, Echo, Timing};
 use super::interrupt;
 use super::report::Report;
-use super::stage::{OUTSIDE, Place, Stage, UPLINK, typed};
+use super::stage::{Place, Stage, typed};
 use crate::api::{Connection, FdbEntry, Flow};
 
 /// Where the servers listen, in the container and outside.
@@ -15,11 +15,14 @@ pub(super) const SERVER_PORT: u16 = 80;
 /// What the container's server is published on.
 const PUBLISHED_PORT: u16 = 8080;
 
-/// Who plays, as the daemon tells.
+/// Who plays, by their addresses of one family; those of pontoon's as the daemon tells.
 pub(super) struct Cast {
     pub(super) client: IpAddr,
     pub(super) web: IpAddr,
     pub(super) gateway: IpAddr,
+    pub(super) uplink: IpAddr,
+    pub(super) outside: IpAddr,
+    pub(super) loopback: IpAddr,
 }
 
 /// One conversation, and what is right about it.
@@ -46,7 +49,7 @@ pub(super) struct Path {
 
 pub(super) fn paths(cast: &Cast) -> [Path; 4] {
     let web = SocketAddr::new(cast.web, SERVER_PORT);
-    let outside = SocketAddr::new(OUTSIDE.into(), SERVER_PORT);
+    let outside = SocketAddr::new(cast.outside, SERVER_PORT);
     let v4 = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,
@@ -72,10 +75,10 @@ pub(super) fn paths(cast: &Cast) -> [Path; 4] {
             place: Place::Host,
             container: Some("client"),
             ask: outside,
-            ping: Some(OUTSIDE),
+            ping: v4(cast.outside),
             server: "outside",
             me: outside,
-            you: UPLINK.into(),
+            you: cast.uplink,
             whose: "the host's uplink address",
             translated_from: Some(cast.client),
             untranslated: "no connection entry",
@@ -85,13 +88,13 @@ pub(super) fn paths(cast: &Cast) -> [Path; 4] {
             story: "NAT sends port 8080 of the host to port 80 of web, and leaves the source alone",
             place: Place::Outside,
             container: None,
-            ask: SocketAddr::new(UPLINK.into(), PUBLISHED_PORT),
+            ask: SocketAddr::new(cast.uplink, PUBLISHED_PORT),
             ping: None,
             server: "web",
             me: web,
-            you: OUTSIDE.into(),
+            you: cast.outside,
             whose: "the outside client's own address",
-            translated_from: Some(OUTSIDE.into()),
+            translated_from: Some(cast.outside),
             untranslated: "no connection entry",
         },
         Path {
@@ -99,7 +102,7 @@ pub(super) fn paths(cast: &Cast) -> [Path; 4] {
             story: "loopback never reaches a wire: a relay accepts, and asks web for the caller",
             place: Place::Host,
             container: None,
-            ask: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PUBLISHED_PORT),
+            ask: SocketAddr::new(cast.loopback, PUBLISHED_PORT),
             ping: None,
             server: "web",
             me: web,
@@ -145,23 +148,9 @@ pub(super) fn walk(
     let mut good = true;
     let mut asked = Vec::new();
     for (protocol, question) in &questions {
-        let mut command = Vec::new();
-        if let Some(container) = path.container {
-            command.extend(["exec", container, "--", "pontoon"]);
-        }
-        command.push("demo");
-        command.extend(question);
-        report.command(path.place.name(), &typed(&command))?;
-        match converse(stage, path, protocol, &command) {
-            Ok(outcome) => {
-                report.answer(protocol, &outcome.said, outcome.timing)?;
-                asked.push(outcome);
-            }
-            Err(error) => {
-                interrupt::check()?;
-                report.no_answer(protocol, &format!("{error:#}"))?;
-                good = false;
-            }
+        match put(stage, report, path, protocol, question)? {
+            Some(outcome) => asked.push(outcome),
+            None => good = false,
         }
     }
     for (right, text) in judge(path, &asked) {
@@ -187,6 +176,57 @@ pub(super) fn walk(
         }
     }
     Ok(good)
+}
+
+/// Has conversations over TCP alone, prints who was seen, and tells whether all was right.
+pub(super) fn walk_briefly(
+    stage: &mut Stage,
+    report: &mut Report<'_>,
+    title: &str,
+    story: &str,
+    paths: &[Path],
+) -> Result<bool> {
+    report.section(title)?;
+    report.note(story)?;
+    let mut good = true;
+    for path in paths {
+        let ask = path.ask.to_string();
+        let asked = put(stage, report, path, "tcp", &["--ask", &ask])?;
+        good &= asked.is_some();
+        for (right, text) in judge(path, asked.as_slice()) {
+            report.check(right, &text)?;
+            good &= right;
+        }
+    }
+    Ok(good)
+}
+
+/// Puts a question, and prints it and its answer. None when there was no answer.
+fn put(
+    stage: &mut Stage,
+    report: &mut Report<'_>,
+    path: &Path,
+    protocol: &'static str,
+    question: &[&str],
+) -> Result<Option<Asked>> {
+    let mut command = Vec::new();
+    if let Some(container) = path.container {
+        command.extend(["exec", container, "--", "pontoon"]);
+    }
+    command.push("demo");
+    command.extend(question);
+    report.command(path.place.name(), &typed(&command))?;
+    match converse(stage, path, protocol, &command) {
+        Ok(outcome) => {
+            report.answer(protocol, &outcome.said, outcome.timing)?;
+            Ok(Some(outcome))
+        }
+        Err(error) => {
+            interrupt::check()?;
+            report.no_answer(protocol, &format!("{error:#}"))?;
+            Ok(None)
+        }
+    }
 }
 
 /// Asks, and looks the connection up before the client closes it.
@@ -306,6 +346,7 @@ fn judge(path: &Path, asked: &[Asked]) -> Vec<(bool, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stage::{OUTSIDE, UPLINK};
     use super::*;
 
     fn cast() -> Cast {
@@ -313,6 +354,9 @@ mod tests {
             client: "172.17.0.3".parse().unwrap(),
             web: "172.17.0.2".parse().unwrap(),
             gateway: "172.17.0.1".parse().unwrap(),
+            uplink: UPLINK.into(),
+            outside: OUTSIDE.into(),
+            loopback: Ipv4Addr::LOCALHOST.into(),
         }
     }
 

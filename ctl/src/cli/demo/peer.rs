@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
+use switch::io::has_ipv6;
 
 use super::answer::{Answer, Echo, Timing, parse_sentence, sentence};
 
@@ -38,10 +39,16 @@ const ROUNDS_TIME: Duration = Duration::from_millis(100);
 const LONGEST_LINE: u64 = 512;
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Answers on `port` of every IPv4 address, over TCP and UDP. Returns when the demo that started
+/// Answers on `port` of every address, over TCP and UDP. Returns when the demo that started
 /// it has gone; on its own it serves until it is ended.
 pub(super) fn serve(port: u16) -> Result<ExitCode> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let everywhere = if has_ipv6() {
+        // IPv4 too, unless net.ipv6.bindv6only says otherwise, which no fresh namespace does.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    let address = SocketAddr::new(everywhere, port);
     let listener =
         TcpListener::bind(address).with_context(|| format!("listen on tcp {address}"))?;
     let socket = UdpSocket::bind(address).with_context(|| format!("bind udp {address}"))?;
@@ -91,7 +98,7 @@ fn serve_tcp(listener: &TcpListener) {
 fn answer_lines(stream: &TcpStream, peer: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE))?;
-    let answer = sentence(peer, stream.local_addr()?) + "\n";
+    let answer = sentence(plain(peer), plain(stream.local_addr()?)) + "\n";
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
     loop {
@@ -114,8 +121,8 @@ fn serve_udp(socket: &UdpSocket) {
     loop {
         match socket.recv_from(&mut question) {
             Ok((_, peer)) => {
-                if let Ok(ip) = address_towards(peer) {
-                    let answer = sentence(peer, SocketAddr::new(ip, port)) + "\n";
+                if let Ok(ip) = address_towards(plain(peer)) {
+                    let answer = sentence(plain(peer), SocketAddr::new(ip, port)) + "\n";
                     // Lost like any datagram: the caller asks again.
                     let _ = socket.send_to(answer.as_bytes(), peer);
                 }
@@ -125,13 +132,27 @@ fn serve_udp(socket: &UdpSocket) {
     }
 }
 
+/// An IPv4 peer of a socket of both families shows as a mapped address.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A UDP socket of the peer's family, connected to it.
+fn connected(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match peer {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket)
+}
+
 /// The address that the kernel gives packets to `peer`. A socket bound to every address does not
 /// tell which one a datagram came to; a connected one tells where its answers leave from, which
-/// is the same in a container with one address.
+/// is the same in a container with one address of the family.
 fn address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
-    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    probe.connect(peer)?;
-    Ok(probe.local_addr()?.ip())
+    Ok(connected(peer)?.local_addr()?.ip())
 }
 
 /// Asks the server at `address` over TCP, or UDP, and prints the answer.
@@ -184,8 +205,7 @@ fn ask_tcp(address: SocketAddr) -> Result<(Answer, Open)> {
 }
 
 fn ask_udp(address: SocketAddr) -> Result<(Answer, Open)> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect(address)?;
+    let socket = connected(address)?;
     socket.set_read_timeout(Some(ATTEMPT))?;
     let (you, me, rounds) = timed(|| {
         socket.send(b"who am I?\n")?;

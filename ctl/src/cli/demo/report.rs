@@ -173,19 +173,20 @@ impl<'a> Report<'a> {
     /// Both tuples of a connection, one below the other.
     pub(super) fn connection(&mut self, connection: &Connection) -> io::Result<()> {
         let name = format!("{} {}", connection.protocol, connection.state);
-        let rows = [
-            (name.as_str(), &connection.original, 0),
-            ("and back", &connection.reply, 1),
-        ];
-        for (name, flow, direction) in rows {
-            let (source, destination) = ends(&connection.protocol, flow);
+        let flows = [&connection.original, &connection.reply];
+        let flows = flows.map(|flow| ends(&connection.protocol, flow));
+        // IPv4 ends fit in this, IPv6 ones need not.
+        let width = flows.iter().map(|(source, _)| source.len()).max();
+        let width = width.unwrap_or(0).max(21);
+        for (direction, (source, destination)) in flows.iter().enumerate() {
+            let name = if direction == 0 { &name } else { "and back" };
             let amount = format!(
                 "{:>4} packets {:>9}",
                 connection.packets[direction],
                 output::bytes(connection.bytes[direction])
             );
             let text = format!(
-                "     {name:<16} {source:<21} → {destination:<21}{}",
+                "     {name:<16} {source:<width$} → {destination:<21}{}",
                 self.paint(Style::Dim, &amount)
             );
             self.line(&text)?;

@@ -4,7 +4,7 @@
 //! All that is done to pontoon is done by its own commands, as a user would type them.
 
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,17 +18,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
+use switch::io::has_ipv6;
 use tempfile::TempDir;
 
 use super::interrupt;
 use super::peer;
-use super::wire::{End, Wire};
+use super::wire::{End, Wire, add_ipv6};
 use crate::api::{Container, PortKind, Target};
 use crate::netns::Netns;
 
 /// The two ends of the wire (RFC 5737: TEST-NET-1, for documentation).
 pub(super) const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The same by IPv6 (RFC 3849), where the kernel has it.
+pub(super) const UPLINK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(super) const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 /// No step takes this long on any machine the demo runs on; it ends rather than hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +64,7 @@ pub(super) struct Stage {
     host: Netns,
     outside: Netns,
     wire: Wire,
+    ipv6: bool,
     daemon: Option<Child>,
     server: Option<Child>,
     /// The processes that hold the containers' namespaces.
@@ -88,11 +93,14 @@ impl Stage {
             },
             wire,
         )?;
+        // A sandbox may have IPv6 and forbid its use: then the demo does without.
+        let ipv6 = has_ipv6() && add_ipv6((&host, UPLINK_V6), (&outside, OUTSIDE_V6)).is_ok();
         Ok(Stage {
             directory,
             host,
             outside,
             wire,
+            ipv6,
             daemon: None,
             server: None,
             containers: Vec::new(),
@@ -102,6 +110,11 @@ impl Stage {
 
     pub(super) fn wire_kind(&self) -> PortKind {
         self.wire.kind()
+    }
+
+    /// Whether host and outside have IPv6.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.ipv6
     }
 
     /// Turns the kernel's own forwarding off in the host's namespace, so that nothing but pontoon

@@ -2,7 +2,7 @@
 //! two TAPs with a thread that carries every frame from one to the other.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,6 +21,7 @@ use crate::netns::Netns;
 pub(super) const INTERFACE: &str = "eth0";
 /// TEST-NET-1 is a /24 (RFC 5737).
 const PREFIX: u8 = 24;
+const PREFIX_V6: u8 = 64;
 /// Frames carried from one TAP to the other at a time.
 const BATCH: usize = 16;
 /// How soon the thread notices that it shall end, in milliseconds.
@@ -62,8 +63,7 @@ impl Wire {
         for end in [host, outside] {
             let address = IpNet::new(end.address.into(), PREFIX)?;
             end.netns.run(|| {
-                // Kernels without IPv6 have nothing to quiet; elsewhere it keeps the drop
-                // counters free of neighbour discovery that nobody asked about.
+                // Until it gets IPv6 addresses, the wire is silent.
                 let _ = link::quiet_ipv6(INTERFACE, false);
                 link::add_address(INTERFACE, address)?;
                 link::set_up(INTERFACE)
@@ -81,6 +81,22 @@ impl Wire {
             Wire::Taps { .. } => PortKind::Tap,
         }
     }
+}
+
+/// Gives both ends IPv6 addresses, and the host a default route to the outside.
+pub(super) fn add_ipv6(
+    (host, uplink): (&Netns, Ipv6Addr),
+    (outside, address): (&Netns, Ipv6Addr),
+) -> Result<()> {
+    for (netns, address) in [(host, uplink), (outside, address)] {
+        let address = IpNet::new(address.into(), PREFIX_V6)?;
+        netns.run(|| {
+            link::quiet_ipv6(INTERFACE, true)?;
+            link::add_address(INTERFACE, address)
+        })??;
+    }
+    host.run(|| link::set_default_route(address.into(), INTERFACE))??;
+    Ok(())
 }
 
 impl Drop for Wire {
