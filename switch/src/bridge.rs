@@ -10,7 +10,7 @@ use nat::Time;
 use crate::config::PortId;
 use crate::datapath::{Egress, Pass};
 use crate::drop::DropReason;
-use crate::frame::{self, MacAddr};
+use crate::frame::{self, Frame, MacAddr};
 use crate::topology::{Member, Segment};
 
 /// 802.1D table 7-10: addresses that no bridge forwards (spanning tree, pause, LACP, LLDP).
@@ -40,7 +40,7 @@ pub(crate) fn learn(
 
 /// Why a frame goes to many.
 #[derive(Clone, Copy)]
-enum Flood {
+pub(crate) enum Flood {
     Broadcast,
     Multicast,
     UnknownUnicast,
@@ -53,9 +53,10 @@ impl Pass<'_> {
         segment: &Segment,
         sender: Member,
         destination: MacAddr,
+        frame: &Frame,
     ) -> Result<Egress, DropReason> {
         if destination.is_multicast() {
-            return self.bridge_group(segment, sender, destination);
+            return self.bridge_group(segment, sender, destination, frame);
         }
         let receiver = segment
             .station(destination)
@@ -73,12 +74,18 @@ impl Pass<'_> {
         segment: &Segment,
         sender: Member,
         destination: MacAddr,
+        frame: &Frame,
     ) -> Result<Egress, DropReason> {
         if destination.is_broadcast() {
             return self.flood(segment, sender, Flood::Broadcast);
         }
         if destination.0[..5] == LINK_LOCAL_GROUP && destination.0[5] <= 0x0f {
             return Err(DropReason::ReservedAddress);
+        }
+        if let Some(snooping) = &segment.network.bridge.snooping
+            && let Some(egress) = self.snoop(segment, sender, snooping, frame)?
+        {
+            return Ok(egress);
         }
         self.flood(segment, sender, Flood::Multicast)
     }
@@ -116,7 +123,7 @@ impl Pass<'_> {
     }
 
     /// Storm control: counts a flooded frame against its sender's limit.
-    fn admit_flood(
+    pub(crate) fn admit_flood(
         &self,
         segment: &Segment,
         sender: Member,

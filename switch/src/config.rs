@@ -70,6 +70,8 @@ pub struct Bridge {
     /// that holds most loses its oldest.
     pub macs: usize,
     pub storm: StormLimits,
+    /// Whether IP multicast goes to those who asked for its group; `None` to send it to everyone.
+    pub snooping: Option<Snooping>,
 }
 
 impl Default for Bridge {
@@ -80,6 +82,31 @@ impl Default for Bridge {
             macs_per_port: 64,
             macs: 65_536,
             storm: StormLimits::default(),
+            snooping: Some(Snooping::default()),
+        }
+    }
+}
+
+/// How the bridge finds out who listens to which group (IGMP, MLD).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snooping {
+    /// Groups known in the network, of each address family. Others go to everyone.
+    pub groups: usize,
+    /// Groups that one port may listen to, of each address family. One that wants more gets all
+    /// multicast there is.
+    pub groups_per_port: usize,
+    /// The gateway asks for listeners every 125 s. Without it, and without another querier, all
+    /// multicast goes to everyone.
+    pub querier: bool,
+}
+
+impl Default for Snooping {
+    /// As many groups as a Linux bridge knows.
+    fn default() -> Snooping {
+        Snooping {
+            groups: 4096,
+            groups_per_port: 256,
+            querier: true,
         }
     }
 }

@@ -28,6 +28,8 @@ use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
 use crate::icmp::{self, Complaint};
 use crate::io::Queue;
+use crate::multicast::groups::Row as GroupRow;
+use crate::multicast::querier;
 use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
@@ -148,7 +150,7 @@ impl Datapath {
         };
         *slot = None;
         for segment in &topology.networks {
-            segment.fdb.retain_ports(|other| other != port);
+            segment.forget_port(port);
         }
         self.neighbors.retain_ports(|uplink| uplink != port);
         self.topology.store(Arc::new(topology.with_ports(ports)));
@@ -165,7 +167,7 @@ impl Datapath {
         let ports = previous.ports().to_vec();
         let topology = Topology::new(ports, config, &previous);
         for segment in &topology.networks {
-            segment.forget_strangers();
+            segment.settle(now);
         }
         self.topology.store(Arc::new(topology));
     }
@@ -184,6 +186,7 @@ impl Datapath {
         for segment in &topology.networks {
             segment.fdb.age(now);
         }
+        querier::tick(now, &topology);
         // A packet socket is told only once that its interface is gone, and mixes that up with its
         // going down; so look.
         for port in topology.ports().iter().flatten() {
@@ -244,6 +247,18 @@ impl Datapath {
             rows[start..].sort_by_key(|row| row.mac);
         }
         rows
+    }
+
+    /// Who listens to which multicast group, of every network.
+    pub fn groups(&self, now: Time) -> Vec<(NetworkId, GroupRow)> {
+        let topology = self.topology.load();
+        let networks = topology.networks.iter();
+        networks
+            .flat_map(|segment| {
+                let rows = segment.multicast.rows(now).into_iter();
+                rows.map(|row| (segment.network.id, row))
+            })
+            .collect()
     }
 
     /// How each network's table of learned addresses fares.
@@ -377,14 +392,14 @@ impl Pass<'_> {
                 {
                     return Ok(answer);
                 }
-                self.bridge(segment, Member::endpoint(endpoint), destination)
+                self.bridge(segment, Member::endpoint(endpoint), destination, frame)
             }
             Role::Host { network } => {
                 let segment = &self.topology.networks[network];
                 let own = segment.network.gateway_mac;
                 bridge::learn(self.now, segment, (ingress, own), frame.bytes())?;
                 let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
-                self.bridge(segment, Member::host(ingress), destination)
+                self.bridge(segment, Member::host(ingress), destination, frame)
             }
             Role::Uplink { uplink } => {
                 self.gateway_from_uplink(&self.topology.uplinks[uplink], frame)

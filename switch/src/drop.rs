@@ -120,7 +120,7 @@ impl fmt::Display for DropReason {
             }
             Self::MacTaken => "the source MAC is configured for another port, or is the gateway's",
             Self::SamePort => "the destination is on the port the frame came from",
-            Self::NobodyElse => "flooded, but the network has no other port",
+            Self::NobodyElse => "meant for many, but no other port is there to get it",
             Self::UnknownMac => "no port has the destination MAC, and none could have it unseen",
             Self::Isolated => "isolated endpoints of a network do not reach each other",
             Self::BroadcastStorm => "the port sent more broadcasts than its limit",

@@ -8,8 +8,8 @@
 //! - [`datapath`]: the page that strings the stages together. Start here.
 //! - `guard`, `bridge`, `gateway`: the stages. Who may speak; which port a MAC is behind; what is
 //!   routed, and how it is translated (by the `nat` crate).
-//! - [`fdb`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a network, next
-//!   hops beyond an uplink, and the compiled configuration.
+//! - [`fdb`], [`multicast`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a
+//!   network, who listens to which group, next hops beyond an uplink, and the compiled configuration.
 //! - [`config`]: what the control plane says, as plain data. [`port`] and [`io`]: ports, and the
 //!   kernel's side of them. [`frame`], [`arp`], [`nd`], [`ipv6`], `icmp`: bytes.
 //!
@@ -30,6 +30,7 @@ mod icmp;
 pub mod io;
 pub mod ipv6;
 mod mtu;
+pub mod multicast;
 pub mod nd;
 pub mod neighbor;
 mod patience;

@@ -133,7 +133,7 @@ fn link_layer_option(message: &[u8], wanted: u8) -> Option<Option<MacAddr>> {
     Some(mac)
 }
 
-fn has_valid_checksum(message: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> bool {
+pub(crate) fn has_valid_checksum(message: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> bool {
     Icmpv6Packet::new(message).is_some_and(|message| {
         message.get_checksum() == icmpv6::checksum(&message, &source, &destination)
     })

@@ -13,6 +13,7 @@ use crate::crew::Crew;
 use crate::datapath::{Counters, Datapath, Event, FdbRow};
 use crate::fdb::FdbStats;
 use crate::io::Queue;
+use crate::multicast::groups::Row as GroupRow;
 
 /// What a switch is started with.
 #[derive(Clone, Debug)]
@@ -137,6 +138,10 @@ impl Switch {
 
     pub fn fdb(&self) -> Vec<FdbRow> {
         self.datapath.fdb(self.now())
+    }
+
+    pub fn groups(&self) -> Vec<(NetworkId, GroupRow)> {
+        self.datapath.groups(self.now())
     }
 
     pub fn fdb_stats(&self) -> Vec<(NetworkId, FdbStats)> {

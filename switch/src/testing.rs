@@ -66,7 +66,11 @@ impl Lan {
                 subnets: vec!["10.0.0.0/24".parse().expect("a subnet")],
                 host_port: Some(PortId(0)),
                 mtu: 1500,
-                bridge: Bridge::default(),
+                bridge: Bridge {
+                    // Nothing moves unasked.
+                    snooping: None,
+                    ..Bridge::default()
+                },
             }],
             endpoints: (1..=endpoints)
                 .map(|n| Endpoint {

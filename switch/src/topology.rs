@@ -9,10 +9,12 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
+use nat::Time;
 
 use crate::config::{Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
 use crate::fdb::Fdb;
 use crate::frame::MacAddr;
+use crate::multicast::groups::Multicast;
 use crate::port::Port;
 
 /// See the module's description.
@@ -52,6 +54,8 @@ pub struct Segment {
     pub network: Network,
     /// Where the stations are that nobody configured.
     pub fdb: Arc<Fdb>,
+    /// Who listens to which group.
+    pub multicast: Arc<Multicast>,
     /// Its ports, the host's first.
     pub members: Vec<Member>,
     /// Who has the configured MACs: each endpoint's own, and the gateway's on the host port.
@@ -206,6 +210,7 @@ impl Segment {
             .find(|segment| segment.network.id == network.id);
         let mut segment = Segment {
             fdb: before.map_or_else(Arc::default, |before| Arc::clone(&before.fdb)),
+            multicast: before.map_or_else(Arc::default, |before| Arc::clone(&before.multicast)),
             members: Vec::new(),
             stations: HashMap::default(),
             network,
@@ -235,10 +240,18 @@ impl Segment {
         stations.map(|(&mac, member)| (mac, member.port))
     }
 
-    /// Forgets what was learned behind ports that have left the network.
-    pub(crate) fn forget_strangers(&self) {
-        self.fdb
-            .retain_ports(|port| self.members.iter().any(|member| member.port == port));
+    /// Forgets what was learned behind ports that have left the network, and notes which are new.
+    pub(crate) fn settle(&self, now: Time) {
+        let ports: HashSet<PortId, RandomState> =
+            self.members.iter().map(|member| member.port).collect();
+        self.fdb.retain_ports(|port| ports.contains(&port));
+        self.multicast.set_members(now, &ports);
+    }
+
+    /// Forgets what was learned behind `port`, which is gone.
+    pub(crate) fn forget_port(&self, port: PortId) {
+        self.fdb.retain_ports(|other| other != port);
+        self.multicast.retain_ports(|other| other != port);
     }
 }
 

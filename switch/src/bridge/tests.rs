@@ -45,7 +45,7 @@ fn a_configured_station_need_not_speak_to_be_found() {
     assert_eq!(lan.drops(DropReason::SamePort), 1);
 }
 
-// Conforms: LINUX-bridge-local-termination
+// Conforms: LINUX-local-termination
 #[test]
 fn the_host_hears_what_is_for_it_and_for_all() {
     let mut lan = Lan::new(2).with(unguarded);
@@ -64,7 +64,7 @@ fn the_host_hears_what_is_for_it_and_for_all() {
     assert_eq!(lan.send(1, &frame(mac(77), mac(1))), [2]);
 }
 
-// Conforms: LINUX-no-forwarding SWITCH-reserved-addresses
+// Conforms: SWITCH-reserved-groups
 #[test]
 fn frames_to_reserved_addresses_stay_on_their_link() {
     let mut lan = Lan::new(2).with(unguarded);
@@ -79,7 +79,7 @@ fn frames_to_reserved_addresses_stay_on_their_link() {
     assert_eq!(lan.send(1, &frame(garp, mac(1))), [0, 2]);
 }
 
-// Conforms: SWITCH-unknown-unicast
+// Conforms: LINUX-local-termination SWITCH-unknown-unicast
 #[test]
 fn unknown_unicast_goes_only_where_strangers_may_be() {
     let mut lan = Lan::new(3).with(|config| config.endpoints[2].guard = false);
@@ -104,6 +104,7 @@ fn nobody_takes_over_a_configured_address() {
     // Nor the host, nor time.
     assert_eq!(lan.send(0, &frame(BROADCAST, mac(2))), NO_ONE);
     lan.pass(1000);
+    lan.heard();
     assert_eq!(lan.send(3, &frame(mac(2), mac(3))), [2]);
     let rows = lan.datapath.fdb(lan.now);
     assert_eq!(rows.len(), 4);
@@ -294,6 +295,7 @@ fn vlan_tags_pass_untouched_guarded_or_not() {
     }
 }
 
+// Conforms: LINUX-no-forwarding
 #[test]
 fn a_port_without_a_network_is_silent() {
     let mut lan = Lan::new(2).with(|config| drop(config.endpoints.remove(1)));
