@@ -198,9 +198,26 @@ impl Datapath {
                 });
             }
         }
-        let (questions, unresolved) = self.neighbors.tick(now);
+        let due = self.neighbors.tick(now);
+        let unresolved = due.unanswered.len() + due.lost;
         self.count_drops(self.workers(), DropReason::NeighborUnresolved, unresolved);
-        for question in questions {
+        let mut pass = Pass {
+            now,
+            worker: self.workers(),
+            datapath: self,
+            topology: &topology,
+            egresses: &mut Vec::new(),
+            released: &mut Vec::new(),
+            followers: &mut Vec::new(),
+            narrow: Narrow::default(),
+        };
+        for (question, mut frame) in due.unanswered {
+            let told = pass.give_up(question, &mut frame);
+            if let Some(port) = told.and_then(|port| topology.port(port)) {
+                port.queue(0).transmit(&[&frame]);
+            }
+        }
+        for question in due.questions {
             let mut frame = Frame::new();
             let (Some(mac), Some(port)) = (
                 topology.uplink(question.uplink).map(|uplink| uplink.mac),
@@ -295,6 +312,11 @@ impl Datapath {
 
     pub(crate) fn neighbors(&self) -> &Neighbors {
         &self.neighbors
+    }
+
+    /// Whether one more ICMP error may be sent now.
+    pub(crate) fn admit_error(&self, now: Time) -> bool {
+        self.icmp_limit.admit(now, icmp::ERRORS_PER_SECOND)
     }
 
     pub(crate) fn count_drops(&self, worker: usize, reason: DropReason, frames: usize) {
@@ -468,9 +490,8 @@ impl Pass<'_> {
             segment.network.gateway_mac,
             &segment.network.gateway_addresses[..],
         );
-        let limit = &self.datapath.icmp_limit;
-        let told = icmp::turn_into_error(frame, complaint, gateway)
-            && limit.admit(self.now, icmp::ERRORS_PER_SECOND);
+        let told =
+            icmp::turn_into_error(frame, complaint, gateway) && self.datapath.admit_error(self.now);
         if !told {
             return None;
         }

@@ -16,10 +16,11 @@ use crate::config::{Network, PortId, Uplink};
 use crate::datapath::{Egress, Narrow, Pass};
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, ethertype};
+use crate::icmp::Complaint;
 use crate::mtu::{self, Fit};
 use crate::neighbor::{Heard, Question, Resolution};
 use crate::topology::{Role, Segment};
-use crate::{arp, nd};
+use crate::{arp, icmp, nd};
 
 impl Pass<'_> {
     /// Answers a multicast frame that asks for the gateway: in place, back to where it came from.
@@ -258,6 +259,26 @@ impl Pass<'_> {
                 frame::set_destination(frame.bytes_mut(), mac);
                 self.released.push((uplink.port, frame));
             }
+        }
+    }
+
+    /// Tells the sender of a packet whose next hop did not answer (RFC 4861 7.2.2, RFC 1812 4.3.3.1):
+    /// turns the frame into the error, which leaves by the port returned. As that of a router beyond
+    /// the uplink it is translated on its way in, for the packet was on its way out.
+    pub(crate) fn give_up(&mut self, question: Question, frame: &mut Frame) -> Option<PortId> {
+        let mac = self.topology.uplink(question.uplink)?.mac;
+        let router = (mac, &[question.source][..]);
+        let told = icmp::turn_into_error(frame, Complaint::AddressUnreachable, router)
+            && self.datapath.admit_error(self.now);
+        if !told {
+            return None;
+        }
+        let mut packet = parse(frame).ok()?;
+        self.translate(Path::Inbound, &mut packet).ok()??;
+        let inside = packet.dst();
+        match self.deliver(inside, frame) {
+            Ok(Egress::Port(port)) => Some(port),
+            _ => None,
         }
     }
 

@@ -120,6 +120,17 @@ impl Heard {
     }
 }
 
+/// What is to be done once a second.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Questions to ask again.
+    pub questions: Vec<Question>,
+    /// Frames whose next hop did not answer, with the question.
+    pub unanswered: Vec<(Question, Frame)>,
+    /// Frames dropped because those that they waited for had to give way.
+    pub lost: usize,
+}
+
 impl Neighbors {
     /// The MAC of `target` beyond `uplink`. When it has to be asked for, `frame` is taken into the
     /// table and an empty one left in its place.
@@ -219,34 +230,39 @@ impl Neighbors {
         table.entries.retain(|&(uplink, _), _| keep(uplink));
     }
 
-    /// Returns the questions to ask again, and how many waiting frames nobody answered for.
-    pub fn tick(&self, now: Time) -> (Vec<Question>, usize) {
+    /// What is to be done now; call it once a second.
+    pub fn tick(&self, now: Time) -> Due {
         let mut table = self.table.write();
         let Table {
             entries,
             unanswered,
             lost,
         } = &mut *table;
-        let mut questions = Vec::new();
-        let mut unresolved = std::mem::take(lost);
+        let mut due = Due {
+            lost: std::mem::take(lost),
+            ..Due::default()
+        };
         entries.retain(|&(uplink, target), entry| {
+            let question = Question {
+                uplink,
+                source: entry.source,
+                target,
+            };
             let silent = entry.attempts >= ATTEMPTS && now - entry.asked >= ASK_INTERVAL;
             if silent || now - entry.confirmed >= STALE && entry.attempts == 0 {
-                unresolved += entry.waiting.len();
+                let waiting = std::mem::take(&mut entry.waiting).into_iter();
+                due.unanswered
+                    .extend(waiting.map(|frame| (question, frame)));
                 return false;
             }
             if entry.attempts > 0 && now - entry.asked >= ASK_INTERVAL {
                 entry.asked(now);
-                questions.push(Question {
-                    uplink,
-                    source: entry.source,
-                    target,
-                });
+                due.questions.push(question);
             }
             true
         });
         unanswered.retain(|key| entries.get(key).is_some_and(|entry| entry.mac.is_none()));
-        (questions, unresolved)
+        due
     }
 }
 
@@ -323,6 +339,12 @@ mod tests {
         Time::ZERO + Duration::from_secs(seconds)
     }
 
+    /// The questions that are due, and how many frames are dropped.
+    fn tick(neighbors: &Neighbors, now: Time) -> (Vec<Question>, usize) {
+        let due = neighbors.tick(now);
+        (due.questions, due.unanswered.len() + due.lost)
+    }
+
     #[test]
     fn frames_wait_for_the_answer_in_order() {
         let neighbors = Neighbors::default();
@@ -349,9 +371,9 @@ mod tests {
         }
         let one_more = neighbors.resolve(at(1), question(), &mut Frame::from_bytes(b"x"));
         assert_eq!(one_more, Resolution::Full);
-        assert_eq!(neighbors.tick(at(2)), (vec![question()], 0));
-        assert_eq!(neighbors.tick(at(3)), (vec![question()], 0));
-        assert_eq!(neighbors.tick(at(4)), (vec![], WAITING));
+        assert_eq!(tick(&neighbors, at(2)), (vec![question()], 0));
+        assert_eq!(tick(&neighbors, at(3)), (vec![question()], 0));
+        assert_eq!(tick(&neighbors, at(4)), (vec![], WAITING));
         let again = neighbors.resolve(at(5), question(), &mut Frame::from_bytes(b"x"));
         assert_eq!(again, Resolution::Waiting { ask: true });
     }
@@ -365,14 +387,14 @@ mod tests {
             neighbors.resolve(at(29), question(), &mut frame),
             Resolution::Known(MAC)
         );
-        assert_eq!(neighbors.tick(at(30)), (vec![], 0));
+        assert_eq!(tick(&neighbors, at(30)), (vec![], 0));
         assert_eq!(
             neighbors.resolve(at(31), question(), &mut frame),
             Resolution::Known(MAC)
         );
-        assert_eq!(neighbors.tick(at(32)).0.len(), 1);
-        assert_eq!(neighbors.tick(at(33)).0.len(), 1);
-        assert_eq!(neighbors.tick(at(34)).0.len(), 0);
+        assert_eq!(tick(&neighbors, at(32)).0.len(), 1);
+        assert_eq!(tick(&neighbors, at(33)).0.len(), 1);
+        assert_eq!(tick(&neighbors, at(34)).0.len(), 0);
         let gone = neighbors.resolve(at(35), question(), &mut frame);
         assert_eq!(gone, Resolution::Waiting { ask: true });
     }
@@ -409,19 +431,19 @@ mod tests {
         assert_eq!(hear(&neighbors, heard(None, true, true)), 0);
         assert_eq!(hear(&neighbors, heard(Some(MAC), true, false)), 1);
         assert_eq!(known(&neighbors), Resolution::Known(MAC));
-        assert_eq!(neighbors.tick(at + ASK_INTERVAL), (vec![], 0));
+        assert_eq!(tick(&neighbors, at + ASK_INTERVAL), (vec![], 0));
         // Another MAC that does not override only sows doubt.
         hear(&neighbors, heard(Some(other), true, false));
         assert_eq!(known(&neighbors), Resolution::Known(MAC));
-        assert_eq!(neighbors.tick(at + 2 * ASK_INTERVAL).0, [question()]);
+        assert_eq!(tick(&neighbors, at + 2 * ASK_INTERVAL).0, [question()]);
         // One that does is believed, and asked, since nobody had asked for it.
         hear(&neighbors, heard(Some(MAC), true, false));
         hear(&neighbors, heard(Some(other), false, true));
         assert_eq!(known(&neighbors), Resolution::Known(other));
-        assert_eq!(neighbors.tick(at + 4 * ASK_INTERVAL).0, [question()]);
+        assert_eq!(tick(&neighbors, at + 4 * ASK_INTERVAL).0, [question()]);
         // "I am where you think" confirms.
         hear(&neighbors, heard(None, true, false));
-        assert_eq!(neighbors.tick(at + 6 * ASK_INTERVAL), (vec![], 0));
+        assert_eq!(tick(&neighbors, at + 6 * ASK_INTERVAL), (vec![], 0));
     }
 
     // Conforms: IPV6-nd-uplink
@@ -476,7 +498,7 @@ mod tests {
         };
         assert_eq!(answered(4999), 1);
         assert_eq!(answered(0), 0);
-        assert_eq!(neighbors.tick(at(1)), (vec![], 5000 - UNANSWERED));
+        assert_eq!(tick(&neighbors, at(1)), (vec![], 5000 - UNANSWERED));
         // Who is known is limited too, and the one heard of longest ago goes.
         for n in 0..CAPACITY as u32 {
             resolve(target(n));

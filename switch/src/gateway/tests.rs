@@ -397,6 +397,27 @@ fn a_hopeless_packet_is_explained() {
     }
 }
 
+// Conforms: IPV6-icmp-errors IPV6-nd-uplink
+#[test]
+fn a_next_hop_that_stays_silent_is_unreachable() {
+    let mut lan = lan();
+    let sent = routed(1, FAR, 64, (4242, 53));
+    assert_eq!(lan.send(1, &sent), [3]);
+    lan.pass(2);
+    assert_eq!(lan.heard().len(), 2, "it is asked twice more");
+    lan.pass(1);
+    let (port, heard) = only(lan.heard());
+    assert_eq!(port, 1);
+    assert_eq!(frame::destination(&heard), Some(mac(1)));
+    assert_eq!(frame::source(&heard), Some(GATEWAY));
+    // It quotes the packet as the container sent it.
+    assert_eq!(error(&heard), (1, 3, ip(HOST), ip("fd00::1")));
+    let (source, destination, _, from, to) = read(&heard[UPPER + 8 - ETHERNET_HEADER..]);
+    assert_eq!((source, destination), (ip("fd00::1"), ip(FAR)));
+    assert_eq!((from, to), (4242, 53));
+    assert_eq!(lan.drops(DropReason::NeighborUnresolved), 1);
+}
+
 // Conforms: IPV6-icmp-errors RFC5508-4
 #[test]
 fn an_error_from_outside_reaches_the_one_it_is_about() {
