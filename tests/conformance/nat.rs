@@ -192,6 +192,14 @@ const STATE: Section = Section {
             "TCP-out-of-window",
             "a segment out of window is never answered with a RST, and not believed",
         ),
+        row(
+            "TCP-rst-exact",
+            "a RST is believed exactly where it is expected (RFC 5961 section 3.2)",
+        ),
+        row(
+            "TCP-window-scale",
+            "windows are scaled when both sides said so (RFC 7323)",
+        ),
     ],
 };
 
@@ -249,7 +257,7 @@ const OPEN_VSWITCH: Section = Section {
         ),
         row("OVS-frag-nat", "fragments of translated packets, both ways"),
         row(
-            "OVS-limit-by-zone",
+            "OVS-limit-by-endpoint",
             "each endpoint has its own limit of connections",
         ),
         row(
@@ -260,7 +268,7 @@ const OPEN_VSWITCH: Section = Section {
             "OVS-tcp-port-reuse",
             "a client that uses its port again gets a new connection",
         ),
-        row("OVS-tcp-pickup", "a connection is picked up in mid-stream"),
+        row("OVS-tcp-pick-up", "a connection is picked up in mid-stream"),
         row(
             "OVS-mac-table-fairness",
             "a sender of random addresses evicts its own from a full FDB",
@@ -292,8 +300,12 @@ const LINUX: Section = Section {
             "the table grows under traffic and loses nothing",
         ),
         row(
-            "LINUX-conntrack-sctp-collision",
+            "LINUX-sctp-collision",
             "SCTP associations that cross each other",
+        ),
+        row(
+            "LINUX-sctp-by-address",
+            "SCTP is translated by address alone, its ports and its checksum are left as they are",
         ),
         row(
             "LINUX-conntrack-tcp-unreplied",
@@ -356,7 +368,7 @@ const LINUX: Section = Section {
             "the table of groups is bounded, ages and is shown",
         ),
         row(
-            "LINUX-local-termination",
+            "LINUX-bridge-local-termination",
             "an interface gets what is for it, and what is for all, and no more",
         ),
         row(
@@ -374,15 +386,15 @@ const ENGINES: Section = Section {
             "a container reaches another, and itself, by its published port",
         ),
         row(
-            "MOBY-published-port-from-host",
+            "MOBY-access-published-port-from-host",
             "a published port is reached from the host itself, at every address of it",
         ),
         row(
-            "MOBY-published-port-from-remote-host",
+            "MOBY-access-published-port-from-remote-host",
             "from another host, whose own address the container sees",
         ),
         row(
-            "MOBY-published-port-from-container",
+            "MOBY-access-published-port-from-container",
             "from a container of the same network, and of another",
         ),
         row(
@@ -394,7 +406,7 @@ const ENGINES: Section = Section {
             "UDP that began before the port was published reaches the container after",
         ),
         row(
-            "CNI-udp-second-container",
+            "CNI-portmap-udp-second-container",
             "UDP to a published port follows it to the next container",
         ),
     ],
@@ -445,12 +457,28 @@ const SWITCH: Section = Section {
             "it gives no addresses to others: answers of DHCP servers stop at its port",
         ),
         row(
-            "SWITCH-reserved-groups",
+            "SWITCH-reserved-addresses",
             "frames to the link-local groups of 802.1D are not forwarded",
         ),
         row(
             "SWITCH-storm-control",
             "floods of broadcast, multicast and unknown unicast are limited by port",
+        ),
+        row(
+            "SWITCH-unknown-unicast",
+            "unknown unicast goes only where unknown stations may be",
+        ),
+        row(
+            "SWITCH-multicast-router-guard",
+            "a container cannot draw all groups to itself as a multicast router",
+        ),
+        row(
+            "SWITCH-order-across-threads",
+            "the frames of a flow stay in order when another thread takes over",
+        ),
+        row(
+            "SWITCH-udp-super-frames",
+            "datagrams that the kernel will cut pass in one piece",
         ),
         row(
             "SWITCH-mtu-fragments",
@@ -542,6 +570,67 @@ const IPV6: Section = Section {
         row(
             "IPV6-ula-prefix",
             "a network's own prefix is a unique local one, of a random global id (RFC 4193)",
+        ),
+        row(
+            "IPV6-between-containers",
+            "containers of one network reach each other",
+        ),
+        row(
+            "IPV6-host-to-container",
+            "the host reaches a container, and is reached",
+        ),
+        row(
+            "IPV6-masquerade",
+            "a container reaches the world, which sees the address of the host",
+        ),
+        row(
+            "IPV6-hairpin",
+            "a container reaches a published port of the host, also its own",
+        ),
+        row(
+            "IPV6-publish-both-families",
+            "one published port answers on the addresses of both families",
+        ),
+        row(
+            "IPV6-publish-wire",
+            "a published port is reached from the wire, and the container sees the client",
+        ),
+        row(
+            "IPV6-publish-loopback",
+            "a published port is reached at [::1]",
+        ),
+        row(
+            "IPV6-publish-host-address",
+            "a port published on one address is on that one alone",
+        ),
+        row(
+            "IPV6-source-address",
+            "flows leave with a lasting address, chosen as RFC 6724 says",
+        ),
+        row(
+            "IPV6-link-local-next-hop",
+            "a router known by its link-local address is a next hop",
+        ),
+        row(
+            "IPV6-no-route",
+            "without a global address there is no way out, and the container is told",
+        ),
+        row(
+            "IPV6-off",
+            "where a network or the host has no IPv6, nothing appears to have",
+        ),
+        row(
+            "IPV6-off-by-default",
+            "a daemon told so makes networks of IPv4 alone",
+        ),
+        row("IPV6-only", "a network of IPv6 alone"),
+        row(
+            "IPV6-static-addresses",
+            "subnets and addresses are as they were asked for",
+        ),
+        row(
+            "IPV6-restart",
+            "connections survive a restart of the daemon",
         ),
     ],
 };

@@ -435,6 +435,11 @@ impl Network {
         self.simulation.sockets_mut(self.hosts[who as usize])
     }
 
+    /// The next flow that `who` opens has the source port of its last one.
+    pub fn reuse_port(&mut self, who: Who) {
+        self.next_ports[who as usize] -= 1;
+    }
+
     fn next_port(&mut self, who: Who) -> u16 {
         let port = &mut self.next_ports[who as usize];
         *port += 1;

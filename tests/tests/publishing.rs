@@ -75,13 +75,13 @@ fn redis_answers(port_kind: &'static str) {
     }
 }
 
-// Conforms: MOBY-published-port-from-host
+// Conforms: MOBY-access-published-port-from-host
 #[test]
 fn redis_on_every_address_by_tap() {
     redis_answers(PORT_KINDS[0]);
 }
 
-// Conforms: MOBY-published-port-from-host
+// Conforms: MOBY-access-published-port-from-host
 #[test]
 fn redis_on_every_address_by_veth() {
     redis_answers(PORT_KINDS[1]);
@@ -123,13 +123,13 @@ fn the_wire_reaches_a_published_port(port_kind: &'static str) {
     );
 }
 
-// Conforms: MOBY-published-port-from-remote-host PROOF-end-to-end
+// Conforms: MOBY-access-published-port-from-remote-host PROOF-end-to-end
 #[test]
 fn the_wire_reaches_a_tap_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[0]);
 }
 
-// Conforms: MOBY-published-port-from-remote-host
+// Conforms: MOBY-access-published-port-from-remote-host
 #[test]
 fn the_wire_reaches_a_veth_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[1]);
@@ -149,7 +149,7 @@ fn udp_on_loopback() {
     }
 }
 
-// Conforms: MOBY-port-mapped-hairpin MOBY-published-port-from-container
+// Conforms: MOBY-port-mapped-hairpin MOBY-access-published-port-from-container
 #[test]
 fn hairpin() {
     let Some(scene) = Scene::new() else { return };

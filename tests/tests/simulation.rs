@@ -78,7 +78,7 @@ fn host_and_container() {
     network.transfer(&flow, 100_000).unwrap();
 }
 
-// Conforms: LINUX-nft-nat RFC4787-2
+// Conforms: LINUX-nft-nat RFC4787-2 RFC6888-2 OVS-snat-port-range
 #[test]
 fn snat() {
     let mut network = Network::new();
@@ -129,7 +129,7 @@ fn dnat_keeps_the_clients_own_address() {
     assert_eq!(seen.ip(), OUTSIDE);
 }
 
-// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-snat
+// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-snat OVS-multiple-traverse
 #[test]
 fn hairpin() {
     let mut network = Network::new();
@@ -160,13 +160,158 @@ fn a_hairpin_to_nobody_is_told_nothing_untrue() {
     network.publish_to(1, Protocol::UDP, 5353, ([10, 88, 0, 99].into(), 53));
     network.ping(Who::A, GATEWAY).unwrap();
     let datagram = udp(4000, 5353, b"anybody?");
-    let (mine, gateway) = ([2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 1]);
-    let frame = ethernet(gateway, mine, 0x0800, &ipv4(A, HOST, 17, &datagram));
+    let frame = ethernet(GATEWAY_MAC, A_MAC, 0x0800, &ipv4(A, HOST, 17, &datagram));
     // The packet is translated by the time that nobody is found: an error would quote to A, and
     // address to the host, what A never sent.
     let seen = network.watch(Who::A, |network| network.inject(Who::A, &frame));
     assert!(seen.iter().all(|seen| !seen.sent), "{seen:?}");
     assert_eq!(network.drops(DropReason::EgressGone), 1);
+}
+
+const A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
+const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const SYN: u8 = 0x02;
+const PUSH_ACK: u8 = 0x18;
+
+/// A TCP segment without a checksum, which the data path carries on as wrong as it is.
+fn segment(from: u16, to: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    segment.extend(0x0102_0304_u32.to_be_bytes());
+    segment.extend([0, 0, 0, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    segment.extend(payload);
+    segment
+}
+
+// Conforms: RFC4787-10 RFC5382-6
+#[test]
+fn nobody_looks_into_a_payload() {
+    let mut network = Network::new();
+    network.ping(Who::A, OUTSIDE).unwrap();
+    // What gateways for FTP and SIP rewrite: the inside address, in words.
+    let ftp = b"PORT 10,88,0,2,156,65\r\n";
+    let sip = b"INVITE sip:b@192.0.2.2\r\nContact: <sip:a@10.88.0.2:5060>\r\n\r\n";
+    let ftp_control = segment(40_021, 21, PUSH_ACK, ftp);
+    for (protocol, transport, payload) in [
+        (6, ftp_control, ftp.as_slice()),
+        (17, udp(5060, 5060, sip), sip.as_slice()),
+    ] {
+        let frame = ethernet(
+            GATEWAY_MAC,
+            A_MAC,
+            0x0800,
+            &ipv4(A, OUTSIDE, protocol, &transport),
+        );
+        let seen = network.watch(Who::Outside, |network| network.inject(Who::A, &frame));
+        let left: Vec<_> = seen.iter().filter(|seen| seen.sent).collect();
+        let [packet] = &left[..] else {
+            panic!("{left:?}")
+        };
+        assert_eq!(packet.bytes[26..30], HOST.octets(), "masqueraded");
+        assert!(packet.bytes.ends_with(payload), "{packet:?}");
+    }
+}
+
+// Conforms: RFC5382-4
+#[test]
+fn an_unsolicited_syn_gets_no_answer() {
+    let mut network = Network::new();
+    network.ping(Who::A, OUTSIDE).unwrap();
+    for port in [61_050, PUBLISHED] {
+        let packet = ipv4(OUTSIDE, HOST, 6, &segment(40_000, port, SYN, b""));
+        let frame = ethernet(UPLINK_MAC, OUTSIDE_MAC, 0x0800, &packet);
+        let seen = network.watch(Who::Outside, |network| {
+            network.inject(Who::Outside, &frame);
+            network.pass(Duration::from_secs(10));
+        });
+        let answered = |bytes: &[u8]| bytes[12..14] == [8, 0];
+        assert!(
+            !seen.iter().any(|seen| seen.sent && answered(&seen.bytes)),
+            "{seen:?}"
+        );
+    }
+}
+
+// Conforms: OVS-tcp-port-reuse TCP-time-wait-reuse
+#[test]
+fn a_client_uses_its_port_again() {
+    let mut network = Network::new();
+    network.publish(1, Protocol::TCP, PUBLISHED, Who::B, WEB);
+    for (client, to, server) in [
+        (Who::A, (OUTSIDE, WEB), Who::Outside),
+        (Who::Outside, (HOST, PUBLISHED), Who::B),
+        (Who::A, (HOST, PUBLISHED), Who::B),
+    ] {
+        for _ in 0..5 {
+            let flow = network.connect(client, to, server, WEB).unwrap();
+            network.transfer(&flow, 5000).unwrap();
+            network.close(flow);
+            network.reuse_port(client);
+        }
+        network.connect(client, to, server, WEB).unwrap();
+    }
+}
+
+// Conforms: LINUX-conntrack-tcp-unreplied
+#[test]
+fn a_syn_that_nobody_answered_does_not_block_its_port() {
+    let mut network = Network::new();
+    network.ping(Who::A, OUTSIDE).unwrap();
+    let all = Faults {
+        loss: 1,
+        ..Faults::default()
+    };
+    network.set_faults(all);
+    // Of the port that A's next connection has.
+    let syn = ipv4(A, OUTSIDE, 6, &segment(40_001, WEB, SYN, b""));
+    network.inject(Who::A, &ethernet(GATEWAY_MAC, A_MAC, 0x0800, &syn));
+    let open = network.connections();
+    assert!(
+        open.iter().any(|tuple| tuple.contains(":40001 ")),
+        "{open:?}"
+    );
+    network.set_faults(Faults::default());
+    let flow = network
+        .connect(Who::A, (OUTSIDE, WEB), Who::Outside, WEB)
+        .unwrap();
+    network.transfer(&flow, 5000).unwrap();
+}
+
+// Conforms: NETAVARK-udp-flush CNI-portmap-udp-second-container
+#[test]
+fn datagrams_follow_the_published_port() {
+    let mut network = Network::new();
+    let client = (HOST, 5353);
+    // One client that never changes its port: what it sends comes to whom the port leads.
+    for (id, server) in [(1, Who::A), (2, Who::B), (3, Who::A)] {
+        let nobody = network.ask(Who::Outside, client, server, 53);
+        nobody.expect_err("nothing is published now");
+        network.reuse_port(Who::Outside);
+        network.publish(id, Protocol::UDP, 5353, server, 53);
+        let seen = network.ask(Who::Outside, client, server, 53).unwrap();
+        assert_eq!(seen.ip(), OUTSIDE);
+        network.reuse_port(Who::Outside);
+        network.unpublish(id);
+    }
+}
+
+// Conforms: LINUX-bridge-local-termination
+#[test]
+fn a_port_gets_what_is_for_it_or_for_all() {
+    let mut network = Network::new();
+    network.ping(Who::A, B).unwrap();
+    network.ping(Who::Host, B).unwrap();
+    let (b_mac, datagram) = ([2, 0, 0, 0, 0, 0xb], udp(1, 2, b"x"));
+    let mut got = |who: Who, to: [u8; 6]| {
+        let frame = ethernet(to, A_MAC, 0x0800, &ipv4(A, B, 17, &datagram));
+        let seen = network.watch(who, |network| network.inject(Who::A, &frame));
+        seen.iter().any(|seen| seen.sent && seen.bytes == frame)
+    };
+    let all = [0xff; 6];
+    assert!(got(Who::B, b_mac) && !got(Who::Host, b_mac) && !got(Who::Outside, b_mac));
+    assert!(got(Who::B, all) && got(Who::Host, all) && !got(Who::Outside, all));
+    assert!(!got(Who::A, all), "what it said itself");
 }
 
 #[test]
