@@ -51,6 +51,9 @@ pub enum Kind {
     Publish(u32),
     /// From inside to a published port, by the rule of this id (DNAT and SNAT).
     Hairpin(u32),
+    /// From inside to the external port of another endpoint inside: its opener's half of the flow,
+    /// the other side having one of its own.
+    HairpinMapped,
 }
 
 /// One entry of the connection table, for people and for the API.
@@ -171,6 +174,7 @@ enum KindTag {
     Routed,
     Publish,
     Hairpin,
+    HairpinMapped,
 }
 
 impl Connection {
@@ -180,9 +184,10 @@ impl Connection {
             Kind::Routed => (KindTag::Routed, 0),
             Kind::Publish(id) => (KindTag::Publish, id),
             Kind::Hairpin(id) => (KindTag::Hairpin, id),
+            Kind::HairpinMapped => (KindTag::HairpinMapped, 0),
         };
         let other = match tag {
-            KindTag::Masquerade | KindTag::Routed => reply.dst,
+            KindTag::Masquerade | KindTag::Routed | KindTag::HairpinMapped => reply.dst,
             KindTag::Publish | KindTag::Hairpin => reply.src,
         };
         let connection = Connection {
@@ -213,13 +218,16 @@ impl Connection {
             KindTag::Routed => Kind::Routed,
             KindTag::Publish => Kind::Publish(self.publish),
             KindTag::Hairpin => Kind::Hairpin(self.publish),
+            KindTag::HairpinMapped => Kind::HairpinMapped,
         }
     }
 
     /// Source and destination of the reply tuple.
     fn reply_addresses(&self) -> (&Octets, &Octets) {
         match self.kind {
-            KindTag::Masquerade | KindTag::Routed => (&self.dst, &self.other),
+            KindTag::Masquerade | KindTag::Routed | KindTag::HairpinMapped => {
+                (&self.dst, &self.other)
+            }
             KindTag::Publish => (&self.other, &self.src),
             KindTag::Hairpin => (&self.other, &self.dst),
         }
@@ -285,8 +293,8 @@ impl Connection {
     /// asking one's.
     pub(crate) fn inside(&self) -> IpAddr {
         self.address(match self.kind {
-            KindTag::Masquerade | KindTag::Routed | KindTag::Hairpin => &self.src,
             KindTag::Publish => &self.other,
+            _ => &self.src,
         })
     }
 
@@ -298,7 +306,11 @@ impl Connection {
 
     /// Whether it holds an external port (or shares one): `reply.dst_port` on `reply.dst`.
     pub(crate) fn has_external_port(&self) -> bool {
-        matches!(self.kind, KindTag::Masquerade | KindTag::Hairpin)
+        let translated = matches!(
+            self.kind,
+            KindTag::Masquerade | KindTag::Hairpin | KindTag::HairpinMapped
+        );
+        translated && self.protocol.has_translated_ports()
     }
 
     pub(crate) fn is_expired(&self, now: Time) -> bool {
@@ -361,7 +373,8 @@ impl Connection {
             },
             Protocol::UDP if self.dst_port == 53 => timeouts.udp_dns,
             Protocol::UDP => timeouts.udp,
-            _ => timeouts.icmp,
+            Protocol::ICMP | Protocol::ICMPV6 => timeouts.icmp,
+            _ => timeouts.other,
         }
     }
 

@@ -93,7 +93,7 @@ impl Quote {
         };
         let header = bytes.get(transport..transport + QUOTED_TRANSPORT)?;
         let (src_port, dst_port) = match protocol {
-            Protocol::TCP | Protocol::UDP => (word(header, 0), word(header, 2)),
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => (word(header, 0), word(header, 2)),
             Protocol::ICMP | Protocol::ICMPV6 if protocol == error.protocol() => {
                 match kind(protocol, header[0]) {
                     IcmpKind::EchoRequest => (word(header, 4), 0),
@@ -101,6 +101,7 @@ impl Quote {
                     IcmpKind::Error | IcmpKind::Other => return None,
                 }
             }
+            protocol if protocol.is_translated_by_address() => (0, 0),
             _ => return None,
         };
         if src != error.dst() {

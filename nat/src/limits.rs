@@ -5,11 +5,18 @@ use std::time::Duration;
 /// Bounds of the connection table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all. A full table evicts one that is half open, of the inside address that
-    /// holds most; when there is none, the new flow is refused.
+    /// Connections in all. A full table evicts one that is half open or over, of the inside
+    /// address that holds most, and never of one that would then hold less than who asks; when
+    /// there is none, the new flow is refused.
     pub max_connections: usize,
-    /// Connections of one inside address (RFC 6888 REQ-4, REQ-5).
+    /// Connections of one inside address (RFC 6888 REQ-5). Keep it well below `max_connections`:
+    /// established flows give way to nobody, so this is what leaves room for others.
     pub max_per_address: usize,
+    /// External ports and ICMP identifiers of one inside address (RFC 6888 REQ-4); keep it below
+    /// what the caller reserves. With all that it may have, an address opens further UDP flows
+    /// and echoes only from ports that have a mapping, and TCP connections also by sharing a port
+    /// that is in use towards other peers.
+    pub max_ports_per_address: usize,
     /// Whether a TCP segment without SYN may open a connection. Needed for connections to live
     /// through a restart of the process: those to published ports are picked up whole, from either
     /// side; a masqueraded one gets a new external port, so its peer answers with a RST and the
@@ -32,6 +39,7 @@ impl Default for Limits {
         Limits {
             max_connections: 262_144,
             max_per_address: 65_536,
+            max_ports_per_address: 4096,
             pick_up_tcp: true,
             max_fragmented: 4096,
             // What Linux allows for reassembly (ipfrag_high_thresh).
@@ -64,6 +72,9 @@ pub struct Timeouts {
     /// ipfrag_time, 30 seconds). Their receiver waits as long or longer (RFC 1122 section 3.3.2,
     /// RFC 8200 section 4.5: 60 seconds), so what is late here is not worth much to it.
     pub fragment: Duration,
+    /// SCTP, and protocols translated by address alone: none has a state that we know. The
+    /// associations of SCTP beat every 30 seconds (RFC 9260 section 16), tunnels as they like.
+    pub other: Duration,
     /// How long a freed external port rests while others are free: 120 seconds (RFC 6888 REQ-8).
     pub port_rest: Duration,
 }
@@ -77,6 +88,7 @@ impl Default for Timeouts {
             udp_dns: Duration::from_secs(30),
             icmp: Duration::from_secs(60),
             fragment: Duration::from_secs(30),
+            other: Duration::from_secs(10 * 60),
             port_rest: Duration::from_secs(120),
         }
     }

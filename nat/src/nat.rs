@@ -4,6 +4,8 @@
 
 mod admission;
 mod fragments;
+mod hairpin;
+mod ledger;
 mod translate;
 
 use std::net::IpAddr;
@@ -13,14 +15,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use self::ledger::Ledger;
 use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard};
 use crate::fragment::Fragments;
 use crate::limits::Limits;
-use crate::ports::{Endpoint, Ports};
-use crate::rule::{RuleIndex, Rules};
+use crate::ports::Ports;
+use crate::rule::{RuleIndex, Rules, Target};
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple, TupleHash};
 
@@ -64,9 +66,10 @@ pub struct Stats {
     pub ended: u64,
     /// Of these, half-open ones that made room in a full table or quota.
     pub evicted: u64,
-    /// Of these, TCP connections that were over and gave up their external port early.
+    /// Of these, half-open ones and ones that were over that gave up their external port, when
+    /// there was no other.
     pub recycled: u64,
-    /// Connections that had to share an external port with another endpoint's.
+    /// TCP connections that had to share an external port with another endpoint's.
     pub shared: u64,
     /// TCP RSTs passed on, but not believed: not exactly where the receiver expects the next
     /// byte (RFC 5961 section 3), which is for the receiver to challenge.
@@ -89,12 +92,15 @@ struct Counters {
 /// The NAT engine. All methods take `&self`, and any thread may call them.
 ///
 /// Locks: a packet of a known flow takes its shard's; a new flow, and the end of one, also the
-/// ledger's, always after the shard's. A fragment takes that of the fragments before all others; a
+/// ledger's, always after the shard's. Who needs room looks for it in other shards too, but takes
+/// only locks that are free. A fragment takes that of the fragments before all others; a
 /// whole packet never does.
 pub struct Nat {
     limits: Limits,
     hash: TupleHash,
     rules: ArcSwap<RuleIndex>,
+    /// What [`Ports`] has been given, for looking up without its lock.
+    external_ports: ArcSwap<Vec<(Protocol, RangeInclusive<u16>)>>,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     ledger: Mutex<Ledger>,
     fragments: Mutex<Fragments>,
@@ -103,101 +109,66 @@ pub struct Nat {
     counters: CachePadded<Counters>,
 }
 
-/// What all shards share, and what only the beginning and the end of a connection touch.
-struct Ledger {
-    ports: Ports,
-    /// Connections of each inside address.
-    connections: HashMap<IpAddr, usize>,
-}
-
-impl Ledger {
-    fn count(&self, inside: IpAddr) -> usize {
-        self.connections.get(&inside).copied().unwrap_or(0)
-    }
-
-    fn open(&mut self, connection: &Connection) {
-        *self.connections.entry(connection.inside()).or_insert(0) += 1;
-    }
-
-    fn close(&mut self, now: Time, connection: &Connection) {
-        if let Some(count) = self.connections.get_mut(&connection.inside()) {
-            *count -= 1;
-            if *count == 0 {
-                self.connections.remove(&connection.inside());
-            }
-        }
-        if connection.has_external_port() {
-            let reply = connection.reply();
-            let endpoint = endpoint(&connection.original(), reply.dst);
-            if connection.shares_port {
-                let port = reply.dst_port;
-                self.ports
-                    .unshare(now, endpoint.protocol, endpoint.external, port);
-            } else {
-                self.ports.release(now, &endpoint);
-            }
-        }
-    }
-}
-
-/// The inside endpoint that opened a flow.
-fn endpoint(original: &Tuple, external: IpAddr) -> Endpoint {
-    Endpoint {
-        protocol: original.protocol,
-        external,
-        address: original.src,
-        port: original.src_port,
-    }
-}
-
 impl Nat {
     /// An engine without rules. `seed` is the secret behind hashes and port choice: random in
     /// production, fixed for a reproducible run.
     pub fn new(limits: Limits, seed: u64) -> Nat {
         let ports = Ports::new(seed, limits.timeouts.port_rest);
         Nat {
-            limits,
             hash: TupleHash::new(seed),
             rules: ArcSwap::from_pointee(RuleIndex::default()),
             shards: (0..SHARDS)
                 .map(|_| CachePadded::new(Mutex::default()))
                 .collect(),
-            ledger: Mutex::new(Ledger {
-                ports,
-                connections: HashMap::new(),
-            }),
+            external_ports: ArcSwap::default(),
+            ledger: Mutex::new(Ledger::new(ports, limits.max_ports_per_address)),
+            limits,
             fragments: Mutex::new(Fragments::new(seed)),
             len: AtomicUsize::new(0),
             counters: CachePadded::default(),
         }
     }
 
-    /// Replaces the rules, and ends the flows that they no longer allow: those of a publish rule
-    /// that is gone (by id), those of an inside port that is now published, and those whose source
-    /// is now masqueraded otherwise, or not at all. Packets in flight meet the old rules or the
-    /// new ones, and no flow opened by the old ones remains.
+    /// Replaces the rules, and ends the flows that they would not have let begin: those to a
+    /// published port that now leads elsewhere or nowhere, those from an inside port that is now
+    /// published, masqueraded or routed, and those whose source is now masqueraded otherwise, or
+    /// not at all. Packets in flight meet the old rules or the new ones, and no flow opened by the
+    /// old ones remains.
     pub fn set_rules(&self, now: Time, rules: Rules) {
         self.rules.store(Arc::new(RuleIndex::new(rules)));
         // A worker reads the rules under its shard's lock, so whatever it opened by the old ones
         // is in the shard when its turn comes here.
         let rules = self.rules.load();
         self.end_where(now, |connection| {
+            let (original, reply) = (connection.original(), connection.reply());
             let Tuple {
                 protocol,
                 src,
                 src_port,
-                ..
-            } = connection.original();
+                dst,
+                dst_port,
+            } = original;
             match connection.kind() {
-                Kind::Publish(id) | Kind::Hairpin(id) => !rules.has_publish(id),
-                Kind::Masquerade => match rules.masquerade(src) {
-                    None => true,
-                    Some(rule) => {
-                        rule.to.is_some_and(|to| to != connection.reply().dst)
-                            || rules.claim(protocol, src, src_port).is_some()
+                Kind::Publish(id) | Kind::Hairpin(id) => {
+                    let target = Target {
+                        id,
+                        address: reply.src,
+                        port: reply.src_port,
+                    };
+                    rules.published(protocol, dst, dst_port) != Some(target)
+                }
+                Kind::Masquerade | Kind::HairpinMapped => {
+                    let claimed = rules.published_as(protocol, src, src_port, reply.dst);
+                    match rules.masquerade(src) {
+                        None => true,
+                        Some(rule) => {
+                            rule.to.is_some_and(|to| to != reply.dst) || claimed.is_some()
+                        }
                     }
-                },
-                Kind::Routed => rules.masquerade(src).is_some(),
+                }
+                Kind::Routed => {
+                    rules.masquerade(src).is_some() || rules.is_published(protocol, src, src_port)
+                }
             }
         });
     }
@@ -224,7 +195,10 @@ impl Nat {
     /// holds them with sockets of its own, so that no process of the host can use them. ICMP
     /// identifiers need none. Ports added before are not added twice.
     pub fn add_external_ports(&self, protocol: Protocol, ports: RangeInclusive<u16>) {
-        self.ledger.lock().ports.reserve(protocol, ports);
+        let mut ledger = self.ledger.lock();
+        ledger.ports.reserve(protocol, ports);
+        self.external_ports
+            .store(Arc::new(ledger.ports.reserved().collect()));
     }
 
     /// External ports that no mapping holds, on the address that has fewest. The caller adds a
@@ -312,6 +286,10 @@ impl Nat {
         };
         // An ICMP identifier is the asking side's, so the far end has none.
         let port = if tuple.is_icmp() { 0 } else { port };
+        self.shard_of(address, port)
+    }
+
+    fn shard_of(&self, address: IpAddr, port: u16) -> &Mutex<Shard> {
         &self.shards[self.hash.peer(address, port) as usize % SHARDS]
     }
 

@@ -25,6 +25,7 @@ const FRAGMENT_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
+const SCTP_HEADER: usize = 12;
 
 /// Why some bytes are not an IP packet that can be worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,13 +100,13 @@ pub struct Packet<'a> {
 /// What a packet is to a NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// TCP, UDP or ICMP echo.
+    /// TCP, UDP, SCTP or ICMP echo, or a protocol that is translated by address.
     Flow(Tuple),
     /// An ICMP error, about the packet that it quotes.
     IcmpError,
     /// A piece of a packet, which may lack the transport header.
     Fragment,
-    /// A protocol or an ICMP message that has no ports and no identifier.
+    /// A protocol or an ICMP message that can't be translated.
     Other,
 }
 
@@ -339,7 +340,7 @@ impl<'a> Packet<'a> {
     }
 
     /// The flow this packet belongs to. None for fragments, for ICMP other than echo, and for
-    /// protocols other than TCP, UDP and ICMP.
+    /// protocols that can't be translated.
     pub fn tuple(&self) -> Option<Tuple> {
         match self.content() {
             Content::Flow(tuple) => Some(tuple),
@@ -352,7 +353,7 @@ impl<'a> Packet<'a> {
             return Content::Fragment;
         }
         let (src_port, dst_port) = match self.protocol {
-            Protocol::TCP | Protocol::UDP => {
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => {
                 (self.word(self.transport), self.word(self.transport + 2))
             }
             Protocol::ICMP | Protocol::ICMPV6 if self.icmp_fits_version() => {
@@ -363,6 +364,7 @@ impl<'a> Packet<'a> {
                     IcmpKind::Other => return Content::Other,
                 }
             }
+            protocol if protocol.is_translated_by_address() => (0, 0),
             _ => return Content::Other,
         };
         let protocol = self.protocol;
@@ -599,6 +601,7 @@ fn check_transport(protocol: Protocol, bytes: &[u8]) -> Result<(), Malformed> {
     let least = match protocol {
         Protocol::TCP => TCP_HEADER,
         Protocol::UDP => UDP_HEADER,
+        Protocol::SCTP => SCTP_HEADER,
         Protocol::ICMP | Protocol::ICMPV6 => ICMP_HEADER,
         _ => return Ok(()),
     };

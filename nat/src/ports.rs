@@ -6,16 +6,17 @@
 //! rests while others are free (RFC 6888 REQ-8).
 //!
 //! A port is chosen at random among the free ones of the same parity (RFC 4787 REQ-4), then of the
-//! other parity, then the one that has rested longest. Only TCP, when none of these is left, gives
-//! one port to several endpoints, towards different peers: that a peer does not see two flows of
-//! one port is for the connection table to know, so it chooses, and the counts are kept here.
+//! other parity, then the one that has rested longest. Only TCP, when none of these is left or the
+//! endpoint's address has its quota, gives one port to several endpoints, towards different peers:
+//! that a peer does not see two flows of one port is for the connection table to know, so it
+//! chooses, and the counts are kept here.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::time::Time;
 use crate::tuple::Protocol;
@@ -84,6 +85,14 @@ impl Ports {
         }
     }
 
+    /// All ports that were reserved, as ranges without overlaps; identifiers too.
+    pub(crate) fn reserved(&self) -> impl Iterator<Item = (Protocol, RangeInclusive<u16>)> {
+        let ranges = self.reserved.iter();
+        ranges.flat_map(|(&protocol, ranges)| {
+            ranges.iter().map(move |range| (protocol, range.clone()))
+        })
+    }
+
     /// Ports without a mapping, on the external address that has fewest.
     pub(crate) fn free(&self, protocol: Protocol) -> usize {
         let pools = self.pools.iter().filter(|((of, _), _)| *of == protocol);
@@ -115,6 +124,7 @@ impl Ports {
             return Some(mapping.port);
         }
         let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
+        pool.owned.insert(port);
         pool.mappings.insert(
             inside,
             Mapping {
@@ -133,25 +143,38 @@ impl Ports {
             .map_or(0, |mapping| mapping.connections)
     }
 
-    /// One connection less for an endpoint; its last one frees the port.
-    pub(crate) fn release(&mut self, now: Time, endpoint: &Endpoint) {
+    /// Whether the end of one connection of an endpoint frees its port.
+    pub(crate) fn is_last(&self, endpoint: &Endpoint) -> bool {
+        let pool = self.pools.get(&(endpoint.protocol, endpoint.external));
+        pool.is_some_and(|pool| {
+            let mapping = pool.mappings.get(&(endpoint.address, endpoint.port));
+            mapping.is_some_and(|mapping| {
+                mapping.connections == 1 && !pool.shared.contains_key(&mapping.port)
+            })
+        })
+    }
+
+    /// One connection less for an endpoint; its last one ends the mapping, which is then true.
+    pub(crate) fn release(&mut self, now: Time, endpoint: &Endpoint) -> bool {
         let Some(pool) = self.pools.get_mut(&(endpoint.protocol, endpoint.external)) else {
-            return;
+            return false;
         };
         let inside = (endpoint.address, endpoint.port);
         let Some(mapping) = pool.mappings.get_mut(&inside) else {
-            return;
+            return false;
         };
         mapping.connections = mapping.connections.saturating_sub(1);
         if mapping.connections > 0 {
-            return;
+            return false;
         }
         let port = mapping.port;
         pool.mappings.remove(&inside);
+        pool.owned.remove(&port);
         match pool.shared.get_mut(&port) {
             Some(sharers) => sharers.has_owner = false,
             None => pool.resting.push_back((port, now)),
         }
+        true
     }
 
     /// A free port for one flow of an endpoint whose own port is taken towards the flow's peer.
@@ -170,32 +193,44 @@ impl Ports {
     }
 
     /// Ports to try for sharing, when `acquire` gave none: some of those reserved, from a random
-    /// one on.
-    pub(crate) fn candidates_to_share(&mut self, protocol: Protocol) -> Vec<u16> {
-        let ranges = self.reserved.get(&protocol).map_or(&[][..], Vec::as_slice);
+    /// one on. Not all of them are in use.
+    pub(crate) fn candidates_to_share(
+        &mut self,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = u16> + use<> {
+        let ranges = self.reserved.get(&protocol).cloned().unwrap_or_default();
         let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
-        if count == 0 {
-            return Vec::new();
-        }
-        let skip = self.random.below(count);
-        let all = || ranges.iter().cloned().flatten();
-        all()
-            .skip(skip)
-            .chain(all().take(skip))
-            .take(SHARE_ATTEMPTS)
-            .collect()
+        let start = self.random.below(count.max(1));
+        (0..count.min(SHARE_ATTEMPTS)).filter_map(move |step| {
+            let mut at = (start + step) % count;
+            for range in &ranges {
+                if at < range.len() {
+                    // Below the length of a range of ports.
+                    return Some(range.start() + at as u16);
+                }
+                at -= range.len();
+            }
+            None
+        })
     }
 
-    /// One more connection of an endpoint that does not own `port`, but whose peer nobody else has
-    /// reached from it.
+    /// Whether an endpoint has this port as its own, or connections share it.
+    pub(crate) fn is_in_use(&self, protocol: Protocol, external: IpAddr, port: u16) -> bool {
+        self.pools
+            .get(&(protocol, external))
+            .is_some_and(|pool| pool.owned.contains(&port) || pool.shared.contains_key(&port))
+    }
+
+    /// One more connection of an endpoint that does not own `port`, which is in use, but whose
+    /// peer nobody else has reached from it.
     pub(crate) fn share(&mut self, protocol: Protocol, external: IpAddr, port: u16) {
         let Some(pool) = self.pools.get_mut(&(protocol, external)) else {
             return;
         };
-        // Sharing begins only when every port has an owner or sharers.
+        let has_owner = pool.owned.contains(&port);
         let sharers = pool.shared.entry(port).or_insert(Sharers {
             count: 0,
-            has_owner: true,
+            has_owner,
         });
         sharers.count += 1;
     }
@@ -227,6 +262,8 @@ fn is_identifier(protocol: Protocol) -> bool {
 /// an owner, sharers or both.
 struct Pool {
     mappings: HashMap<(IpAddr, u16), Mapping>,
+    /// The ports of the mappings.
+    owned: HashSet<u16>,
     /// Rested ports, even ones and odd ones.
     free: [Vec<u16>; 2],
     /// Freed ports with the time they were freed, oldest first.
@@ -251,6 +288,7 @@ impl Pool {
         let free = [0, 1].map(|parity| ports().filter(|port| port % 2 == parity).collect());
         Pool {
             mappings: HashMap::new(),
+            owned: HashSet::new(),
             free,
             resting: VecDeque::new(),
             shared: HashMap::new(),

@@ -8,6 +8,10 @@ pub enum Refused {
     /// From an uplink, and part of no flow: it is the host's own, or unsolicited. RFC 5382 REQ-4
     /// wants silence, so the caller just lets go of it.
     NoMapping,
+    /// From inside to the external port of another endpoint, which has not sent to where this
+    /// comes from (RFC 4787 REQ-8, REQ-9). It has opened its sender's half of the flow all the
+    /// same, so that the other side may now send.
+    Filtered,
     /// To an address of the host, on a port that publishes nothing: it is for the host itself,
     /// to which the caller hands it untouched.
     NotPublished,
@@ -15,9 +19,9 @@ pub enum Refused {
     NotOpening,
     /// No external port or identifier is left for the flow.
     PortsExhausted,
-    /// The connection table is full, and nothing in it is half open.
+    /// The connection table is full, and nothing in it is dispensable.
     TableFull,
-    /// The inside address holds all the connections it may.
+    /// The inside address holds all the connections, or all the external ports, that it may.
     QuotaExceeded,
     /// Another connection already uses these addresses and ports towards the same peer.
     TupleInUse,
@@ -57,8 +61,9 @@ pub enum Refused {
 
 impl Refused {
     /// Every variant, in the order of `as usize`: for tables of counters.
-    pub const ALL: [Refused; 21] = [
+    pub const ALL: [Refused; 22] = [
         Refused::NoMapping,
+        Refused::Filtered,
         Refused::NotPublished,
         Refused::NotOpening,
         Refused::PortsExhausted,
@@ -86,11 +91,14 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refused::NoMapping => "no flow and no published port takes this packet from outside",
+            Refused::Filtered => "the receiver of this external port has not sent to the sender",
             Refused::NotPublished => "the host address publishes nothing on this port",
             Refused::NotOpening => "the TCP segment belongs to no connection and opens none",
             Refused::PortsExhausted => "no external port is free for this flow",
             Refused::TableFull => "the connection table is full",
-            Refused::QuotaExceeded => "the inside address has reached its limit of connections",
+            Refused::QuotaExceeded => {
+                "the inside address has reached its limit of connections or of external ports"
+            }
             Refused::TupleInUse => "another connection uses the same addresses and ports",
             Refused::NoExternalAddress => {
                 "the route out has no source address of this packet's IP version"

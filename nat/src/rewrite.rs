@@ -21,6 +21,10 @@ pub(crate) fn rewrite(packet: &mut Packet<'_>, from: &Tuple, to: &Tuple) {
 /// Rewrites ports (or the ICMP identifier) and the transport checksum. `bytes` begins at the
 /// transport header and may end early, as in a quoted packet, but not before the eighth byte.
 pub(crate) fn rewrite_transport(bytes: &mut [u8], from: &Tuple, to: &Tuple, checksum: Checksum) {
+    if !from.protocol.has_translated_ports() {
+        // No port changes, and no sum of theirs has the addresses.
+        return;
+    }
     let asks = icmp::kind(from.protocol, bytes[0]) == IcmpKind::EchoRequest;
     let mut ports = Delta::default();
     let mut set = |at: usize, new: u16| {

@@ -47,7 +47,7 @@ pub struct Publish {
     pub ports: RangeInclusive<u16>,
     /// The container's address.
     pub to: IpAddr,
-    /// The container's port for the first port of the range.
+    /// The container's port for the first port of the range; of SCTP that port itself.
     pub to_port: u16,
 }
 
@@ -62,6 +62,9 @@ pub enum InvalidPublish {
     Family { host: IpAddr, to: IpAddr },
     /// A protocol without ports, or one that cannot be translated.
     Protocol(Protocol),
+    /// A protocol whose ports cannot be exchanged for others, on a container port that is not the
+    /// host port.
+    OtherPort { protocol: Protocol, first: u16 },
 }
 
 impl fmt::Display for InvalidPublish {
@@ -83,8 +86,12 @@ impl fmt::Display for InvalidPublish {
                 "{host} cannot be published to {to}: give two addresses of the same IP version"
             ),
             InvalidPublish::Protocol(protocol) => {
-                write!(f, "{protocol} cannot be published: use tcp or udp")
+                write!(f, "{protocol} cannot be published: use tcp, udp or sctp")
             }
+            InvalidPublish::OtherPort { protocol, first } => write!(
+                f,
+                "{protocol} keeps its ports, which its checksum covers: publish {first} to {first}"
+            ),
         }
     }
 }
@@ -97,7 +104,10 @@ impl Publish {
     /// # Errors
     /// [`InvalidPublish`] says what is wrong, and what would be right.
     pub fn check(&self) -> Result<(), InvalidPublish> {
-        if !matches!(self.protocol, Protocol::TCP | Protocol::UDP) {
+        if !matches!(
+            self.protocol,
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP
+        ) {
             return Err(InvalidPublish::Protocol(self.protocol));
         }
         if self.ports.is_empty() || *self.ports.start() == 0 {
@@ -109,6 +119,11 @@ impl Publish {
                 first: self.to_port,
                 count,
             });
+        }
+        let first = *self.ports.start();
+        if !self.protocol.has_translated_ports() && first != self.to_port {
+            let protocol = self.protocol;
+            return Err(InvalidPublish::OtherPort { protocol, first });
         }
         match self.host {
             Some(host) if host.is_ipv4() != self.to.is_ipv4() => {
@@ -137,8 +152,7 @@ pub(crate) struct Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) id: u32,
-    /// None: whatever address of the host the route chooses.
-    pub(crate) host: Option<IpAddr>,
+    pub(crate) host: IpAddr,
     pub(crate) port: u16,
 }
 
@@ -219,8 +233,6 @@ pub(crate) struct RuleIndex {
     claims: HashMap<(Protocol, IpAddr), Intervals>,
     /// Sorted.
     local: Vec<IpAddr>,
-    /// Sorted.
-    ids: Vec<u32>,
 }
 
 impl RuleIndex {
@@ -230,7 +242,6 @@ impl RuleIndex {
         masquerade.sort_by_key(|&at| std::cmp::Reverse(rules.masquerade[at].source.prefix_len()));
         let mut published: HashMap<HostKey, Intervals> = HashMap::new();
         let mut claims: HashMap<(Protocol, IpAddr), Intervals> = HashMap::new();
-        let mut ids = Vec::new();
         for (rule, publish) in rules.publish.iter().enumerate() {
             let Ok(rule) = u32::try_from(rule) else { break };
             if publish.check().is_err() {
@@ -264,9 +275,7 @@ impl RuleIndex {
                 maps_to: start,
                 rule,
             });
-            ids.push(publish.id);
         }
-        ids.sort_unstable();
         let mut local = rules.local.clone();
         local.sort_unstable();
         RuleIndex {
@@ -275,7 +284,6 @@ impl RuleIndex {
             published,
             claims,
             local,
-            ids,
         }
     }
 
@@ -315,24 +323,37 @@ impl RuleIndex {
             .is_some()
     }
 
-    /// The host port that reaches this port of a container.
-    pub(crate) fn claim(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<Claim> {
+    /// The host port that reaches this port of a container, from which the container's packets
+    /// leave if the route out has the address `external`. A port that another rule has leads
+    /// elsewhere, and is not it.
+    pub(crate) fn published_as(
+        &self,
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+        external: IpAddr,
+    ) -> Option<Claim> {
         let (rule, host_port) = self.claims.get(&(protocol, address))?.find(port)?;
         let rule = self.rule(rule)?;
-        Some(Claim {
+        let claim = Claim {
             id: rule.id,
-            host: rule.host,
+            host: rule.host.unwrap_or(external),
             port: host_port,
-        })
+        };
+        let target = self.published(protocol, claim.host, claim.port)?;
+        (target.id == claim.id).then_some(claim)
+    }
+
+    /// Whether some address of the host publishes this port of a container.
+    pub(crate) fn is_published(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        // A rule for one address says so whatever the route.
+        let mut any = self.local.iter().chain([&address]);
+        any.any(|&host| self.published_as(protocol, address, port, host).is_some())
     }
 
     /// Whether any port of this protocol and container is published.
     pub(crate) fn claims_any(&self, protocol: Protocol, address: IpAddr) -> bool {
         self.claims.contains_key(&(protocol, address))
-    }
-
-    pub(crate) fn has_publish(&self, id: u32) -> bool {
-        self.ids.binary_search(&id).is_ok()
     }
 
     /// The intervals that hold for `host`, its own before those of every address.

@@ -126,6 +126,15 @@ pub(crate) fn udp(src: &str, dst: &str, payload: &[u8]) -> Vec<u8> {
     wrap(src.ip(), dst.ip(), Protocol::UDP, &bytes)
 }
 
+/// An SCTP packet with some chunk; its checksum (RFC 9260 section 6.8) is a number that must stay.
+pub(crate) fn sctp(src: &str, dst: &str) -> Vec<u8> {
+    let (src, dst) = (socket(src), socket(dst));
+    let mut bytes = src.port().to_be_bytes().to_vec();
+    bytes.extend(dst.port().to_be_bytes());
+    bytes.extend([1, 2, 3, 4, 0xca, 0xfe, 0xba, 0xbe, 11, 0, 0, 4]);
+    wrap(src.ip(), dst.ip(), Protocol::SCTP, &bytes)
+}
+
 /// An echo request, or the reply.
 pub(crate) fn echo(src: &str, dst: &str, request: bool, id: u16) -> Vec<u8> {
     let (src, dst) = (ip(src), ip(dst));

@@ -19,6 +19,56 @@ impl Protocol {
     pub const ICMPV6: Protocol = Protocol(58);
     pub const SCTP: Protocol = Protocol(132);
 
+    /// Whether its ports (or identifiers) may be exchanged for others, so that two inside hosts can
+    /// use the same one. Those of SCTP are under a checksum of the whole packet (CRC32c, RFC 9260
+    /// section 6.8), which knows no addresses: it stays right as long as the ports stay.
+    pub(crate) const fn has_translated_ports(self) -> bool {
+        matches!(
+            self,
+            Protocol::TCP | Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6
+        )
+    }
+
+    /// Whether packets of it are translated by address alone, one inside host to a peer. Not those
+    /// that sum or sign the addresses that they come with, nor those that are of one link.
+    pub(crate) const fn is_translated_by_address(self) -> bool {
+        const DCCP: u8 = 33;
+        const AUTHENTICATION_HEADER: u8 = 51;
+        const MOBILITY: u8 = 135;
+        const UDP_LITE: u8 = 136;
+        const HIP: u8 = 139;
+        const SHIM6: u8 = 140;
+        // Extension headers of IPv6, which come here only where what follows is not final, and
+        // "no next header".
+        const HOP_BY_HOP: u8 = 0;
+        const ROUTING: u8 = 43;
+        const FRAGMENT: u8 = 44;
+        const NONE: u8 = 59;
+        const DESTINATION: u8 = 60;
+        const IGMP: u8 = 2;
+        const OSPF: u8 = 89;
+        const PIM: u8 = 103;
+        const VRRP: u8 = 112;
+        !self.has_translated_ports()
+            && !matches!(
+                self.0,
+                DCCP | AUTHENTICATION_HEADER
+                    | MOBILITY
+                    | UDP_LITE
+                    | HIP
+                    | SHIM6
+                    | HOP_BY_HOP
+                    | ROUTING
+                    | FRAGMENT
+                    | NONE
+                    | DESTINATION
+                    | IGMP
+                    | OSPF
+                    | PIM
+                    | VRRP
+            )
+    }
+
     /// The usual lower-case name, if the protocol is one that this project speaks of.
     const fn name(self) -> Option<&'static str> {
         match self {
@@ -87,7 +137,7 @@ impl FromStr for Protocol {
 ///
 /// For ICMP echo the identifier stands where the asking side's port would: a request carries it as
 /// `src_port` with `dst_port` 0, a reply as `dst_port` with `src_port` 0. So
-/// `request.reversed() == reply`, as with ports.
+/// `request.reversed() == reply`, as with ports. Both are 0 for a protocol that has neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     pub src: IpAddr,
@@ -122,11 +172,18 @@ impl Tuple {
 
 impl fmt::Display for Tuple {
     /// `10.0.0.2:4242 > 1.2.3.4:80/tcp`, `[fd00::2]:4242 > [2001:db8::1]:80/udp`,
-    /// `10.0.0.2 > 1.2.3.4 id 7/icmp`.
+    /// `10.0.0.2 > 1.2.3.4 id 7/icmp`, `10.0.0.2 > 1.2.3.4/47`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_icmp() {
             let id = self.src_port.max(self.dst_port);
             return write!(f, "{} > {} id {}/{}", self.src, self.dst, id, self.protocol);
+        }
+        let has_ports = matches!(
+            self.protocol,
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP
+        );
+        if !has_ports {
+            return write!(f, "{} > {}/{}", self.src, self.dst, self.protocol);
         }
         let (src, dst) = ((self.src, self.src_port), (self.dst, self.dst_port));
         write!(

@@ -97,7 +97,7 @@ fn what_is_no_quote() {
     assert!(with(0, 0x4f).is_none(), "a header beyond the quote");
     assert!(with(7, 1).is_none(), "a later fragment");
     assert!(with(6, 0x20).is_some(), "a first fragment has the ports");
-    assert!(with(9, 47).is_none(), "no ports");
+    assert!(with(9, 136).is_none(), "not translated");
     assert!(
         with(12, 199).is_none(),
         "not a packet of the error's receiver"

@@ -2,18 +2,30 @@
 //!
 //! Everything is asked for before anything is taken, and the connection is inserted last, so a
 //! refused packet leaves nothing behind. Only what is dead already, expired or over, may be gone.
+//!
+//! When table, quota or ports are full, one gives way: of a bounded sample from all shards the
+//! most dispensable one, of the inside address that holds most. Nobody takes half-open flows from
+//! an address that would then hold less than his own, so whoever is greedy spoils it for himself
+//! alone.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use super::{Ledger, Nat, endpoint};
+use parking_lot::MutexGuard;
+
+use super::Nat;
+use super::ledger::{Ledger, endpoint};
 use crate::conntrack::{Connection, Direction, Kind, Shard};
+use crate::ports::Endpoint;
 use crate::refused::Refused;
+use crate::rule::{Claim, Target};
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple};
 
-/// Slots looked at when something must give way. Bounds the time a packet can take.
-const SAMPLE: usize = 256;
+/// Slots of each shard looked at when something must give way: at first, and if among them nothing
+/// can. Bounds the time a packet can take.
+const SAMPLE: usize = 16;
+const SECOND_SAMPLE: usize = 64;
 
 /// A connection about to be opened.
 pub(super) struct Opening {
@@ -25,6 +37,101 @@ pub(super) struct Opening {
     pub(super) direction: Direction,
     /// Whether the reply wants an external port.
     pub(super) wants_port: bool,
+}
+
+impl Opening {
+    /// From inside, untranslated.
+    pub(super) fn routed(tuple: &Tuple) -> Opening {
+        Opening {
+            original: *tuple,
+            reply: tuple.reversed(),
+            kind: Kind::Routed,
+            direction: Direction::Original,
+            wants_port: false,
+        }
+    }
+
+    /// From inside, to be seen as `external` with a port of its own; with the same port if the
+    /// protocol's cannot be exchanged.
+    pub(super) fn masqueraded(tuple: &Tuple, external: IpAddr, kind: Kind) -> Opening {
+        let wants_port = tuple.protocol.has_translated_ports();
+        Opening {
+            original: *tuple,
+            reply: Tuple {
+                dst: external,
+                dst_port: if wants_port { 0 } else { tuple.src_port },
+                ..tuple.reversed()
+            },
+            kind,
+            direction: Direction::Original,
+            wants_port,
+        }
+    }
+
+    /// From outside to a published port.
+    pub(super) fn published(tuple: &Tuple, target: Target) -> Opening {
+        Opening {
+            original: *tuple,
+            reply: Tuple {
+                src: target.address,
+                src_port: target.port,
+                ..tuple.reversed()
+            },
+            kind: Kind::Publish(target.id),
+            direction: Direction::Original,
+            wants_port: false,
+        }
+    }
+
+    /// From inside, by a port that is published: a flow from outside, whose answer this is.
+    pub(super) fn answered(tuple: &Tuple, claim: Claim) -> Opening {
+        Opening {
+            original: Tuple {
+                dst: claim.host,
+                dst_port: claim.port,
+                ..tuple.reversed()
+            },
+            reply: *tuple,
+            kind: Kind::Publish(claim.id),
+            direction: Direction::Reply,
+            wants_port: false,
+        }
+    }
+
+    /// From inside to a published port. The asking side's address becomes the one it dialled (RFC
+    /// 4787 REQ-9), so that the answer comes back here even from its own network, or from itself.
+    pub(super) fn hairpin(tuple: &Tuple, target: Target) -> Opening {
+        let mut opening = Opening::masqueraded(tuple, tuple.dst, Kind::Hairpin(target.id));
+        opening.reply.src = target.address;
+        opening.reply.src_port = target.port;
+        opening
+    }
+}
+
+/// How willingly a connection is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Dispensable {
+    /// Nothing more is to be expected of it; but it keeps late segments from a new one.
+    Over,
+    HalfOpen,
+    Expired,
+}
+
+fn dispensable(now: Time, connection: &Connection) -> Option<Dispensable> {
+    if connection.is_expired(now) {
+        Some(Dispensable::Expired)
+    } else if connection.is_half_open() {
+        Some(Dispensable::HalfOpen)
+    } else {
+        connection.is_over().then_some(Dispensable::Over)
+    }
+}
+
+/// A connection that is to give way.
+struct Victim<'a> {
+    /// Its shard, if that is not the newcomer's.
+    elsewhere: Option<MutexGuard<'a, Shard>>,
+    slot: u32,
 }
 
 impl Nat {
@@ -45,9 +152,11 @@ impl Nat {
         let mut ledger = self.ledger.lock();
         let inside = match kind {
             Kind::Publish(_) => reply.src,
-            Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) => original.src,
+            Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) | Kind::HairpinMapped => {
+                original.src
+            }
         };
-        let victim = self.victim(now, shard, &ledger, inside)?;
+        let victim = self.room(now, shard, &ledger, inside)?;
         if !self.is_vacant(now, shard, &mut ledger, &original) {
             return Err(Refused::TupleInUse);
         }
@@ -59,7 +168,7 @@ impl Nat {
             return Err(Refused::TupleInUse);
         }
         if let Some(victim) = victim
-            && self.end(now, shard, &mut ledger, victim)
+            && self.sacrifice(now, shard, &mut ledger, victim)
         {
             self.counters.evicted.fetch_add(1, Ordering::Relaxed);
         }
@@ -76,42 +185,85 @@ impl Nat {
     }
 
     /// The connection that must give way to a new one of `inside`, if the table or the address's
-    /// share of it is full. A full share costs its own address; a full table the greediest.
+    /// share of it is full. A full share costs its own address.
+    fn room(
+        &self,
+        now: Time,
+        shard: &mut Shard,
+        ledger: &Ledger,
+        inside: IpAddr,
+    ) -> Result<Option<Victim<'_>>, Refused> {
+        if ledger.count(inside) >= self.limits.max_per_address {
+            let own = |connection: &Connection| connection.inside() == inside;
+            let victim = self.victim(now, shard, ledger, inside, own);
+            return victim.map(Some).ok_or(Refused::QuotaExceeded);
+        }
+        if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
+            let victim = self.victim(now, shard, ledger, inside, |_| true);
+            return victim.map(Some).ok_or(Refused::TableFull);
+        }
+        Ok(None)
+    }
+
+    /// The most dispensable connection of those that fit, of the address that holds most.
     fn victim(
         &self,
         now: Time,
         shard: &mut Shard,
         ledger: &Ledger,
         inside: IpAddr,
-    ) -> Result<Option<u32>, Refused> {
-        // Whether, and if so how willingly, a connection is given up: what is expired first, then
-        // what is half open, then what is over.
-        let worth = |connection: &Connection| {
-            if connection.is_expired(now) {
-                Some(2)
-            } else if connection.is_half_open() {
-                Some(1)
-            } else {
-                connection.is_over().then_some(0)
+        fits: impl Fn(&Connection) -> bool,
+    ) -> Option<Victim<'_>> {
+        // Half-open flows are evened out, but nobody takes from who would then have less.
+        let fair = ledger.count(inside) + 2;
+        // In a small sample the greedy may not be found: then rather look again than at those who
+        // have less than their even share.
+        let even = self.len() / ledger.holders().max(1);
+        for (sample, least) in [(SAMPLE, fair.max(even)), (SECOND_SAMPLE, fair)] {
+            let score = |connection: &Connection| {
+                let how = dispensable(now, connection)?;
+                let whose = connection.inside();
+                let held = ledger.count(whose);
+                let may = how != Dispensable::HalfOpen || whose == inside || held >= least;
+                (may && fits(connection)).then_some((how, held))
+            };
+            let here = shard.worst(sample, score);
+            let mut worst = here.map(|(score, slot)| {
+                let elsewhere = None;
+                (score, Victim { elsewhere, slot })
+            });
+            for other in &self.shards {
+                // The newcomer's own is locked too, by us.
+                let Some(mut other) = other.try_lock() else {
+                    continue;
+                };
+                let Some((score, slot)) = other.worst(sample, score) else {
+                    continue;
+                };
+                if worst.as_ref().is_none_or(|(highest, _)| score > *highest) {
+                    let elsewhere = Some(other);
+                    worst = Some((score, Victim { elsewhere, slot }));
+                }
             }
-        };
-        if ledger.count(inside) >= self.limits.max_per_address {
-            return shard
-                .worst(SAMPLE, |connection| {
-                    worth(connection).filter(|_| connection.inside() == inside)
-                })
-                .map(|(_, slot)| Some(slot))
-                .ok_or(Refused::QuotaExceeded);
+            if let Some((_, victim)) = worst {
+                return Some(victim);
+            }
         }
-        if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
-            return shard
-                .worst(SAMPLE, |connection| {
-                    Some((worth(connection)?, ledger.count(connection.inside())))
-                })
-                .map(|(_, slot)| Some(slot))
-                .ok_or(Refused::TableFull);
+        None
+    }
+
+    /// Ends a victim; false when it has ended by itself.
+    fn sacrifice(
+        &self,
+        now: Time,
+        shard: &mut Shard,
+        ledger: &mut Ledger,
+        victim: Victim<'_>,
+    ) -> bool {
+        match victim.elsewhere {
+            Some(mut elsewhere) => self.end(now, &mut elsewhere, ledger, victim.slot),
+            None => self.end(now, shard, ledger, victim.slot),
         }
-        Ok(None)
     }
 
     /// Whether no connection of the shard has this tuple, one that is expired or over having given
@@ -139,27 +291,14 @@ impl Nat {
         reply: &Tuple,
     ) -> Result<(u16, bool), Refused> {
         let endpoint = endpoint(original, reply.dst);
+        let is_tcp = original.protocol == Protocol::TCP;
         let with = |port| Tuple {
             dst_port: port,
             ..*reply
         };
-        let mut port = ledger.ports.acquire(now, &endpoint);
-        if port.is_none() {
-            // A connection that is over, and that is the last of its mapping, gives it up.
-            let recyclable = shard.worst(SAMPLE, |connection| {
-                let holder = self::endpoint(&connection.original(), connection.reply().dst);
-                let fits = connection.has_external_port()
-                    && !connection.shares_port
-                    && (connection.is_over() || connection.is_expired(now))
-                    && (holder.protocol, holder.external) == (endpoint.protocol, endpoint.external)
-                    && ledger.ports.connections(&holder) == 1;
-                fits.then_some(())
-            });
-            if let Some(((), slot)) = recyclable {
-                self.end(now, shard, ledger, slot);
-                self.counters.recycled.fetch_add(1, Ordering::Relaxed);
-                port = ledger.ports.acquire(now, &endpoint);
-            }
+        let mut port = ledger.acquire(now, &endpoint);
+        if port.is_none() && !is_tcp && !ledger.has_port_quota(&endpoint) {
+            port = self.reclaim(now, shard, ledger, &endpoint);
         }
         if let Some(port) = port {
             // Taken only if somebody shares this port towards this very peer, or if the endpoint
@@ -167,30 +306,69 @@ impl Nat {
             if self.is_vacant(now, shard, ledger, &with(port)) {
                 return Ok((port, false));
             }
-            ledger.ports.release(now, &endpoint);
+            ledger.release(now, &endpoint);
             if let Some(port) = ledger.ports.lend(now, &endpoint) {
                 return Ok((port, true));
             }
         }
-        if original.protocol == Protocol::TCP {
+        if is_tcp {
+            // Sharing costs less than a search for what can be given up, and costs nobody anything.
             for port in ledger.ports.candidates_to_share(Protocol::TCP) {
-                if self.is_vacant(now, shard, ledger, &with(port)) {
-                    // What gave way may have been the last to hold a port, which is then free.
-                    let mapped = ledger.ports.connections(&endpoint) > 0;
-                    let freed = if mapped {
-                        ledger.ports.lend(now, &endpoint)
-                    } else {
-                        ledger.ports.acquire(now, &endpoint)
-                    };
-                    if let Some(port) = freed {
-                        return Ok((port, mapped));
-                    }
-                    ledger.ports.share(Protocol::TCP, endpoint.external, port);
-                    self.counters.shared.fetch_add(1, Ordering::Relaxed);
-                    return Ok((port, true));
+                let shareable = ledger.ports.is_in_use(Protocol::TCP, reply.dst, port)
+                    && self.is_vacant(now, shard, ledger, &with(port));
+                if !shareable {
+                    continue;
                 }
+                // What gave way may have been the last to hold a port, which is then free.
+                let mapped = ledger.ports.connections(&endpoint) > 0;
+                let freed = if mapped {
+                    ledger.ports.lend(now, &endpoint)
+                } else {
+                    ledger.acquire(now, &endpoint)
+                };
+                if let Some(port) = freed {
+                    return Ok((port, mapped));
+                }
+                ledger.ports.share(Protocol::TCP, endpoint.external, port);
+                self.counters.shared.fetch_add(1, Ordering::Relaxed);
+                return Ok((port, true));
+            }
+            // A mapping that is taken towards this peer is no help, and there can be but one.
+            if ledger.ports.connections(&endpoint) == 0
+                && !ledger.has_port_quota(&endpoint)
+                && let Some(port) = self.reclaim(now, shard, ledger, &endpoint)
+            {
+                return Ok((port, false));
             }
         }
-        Err(Refused::PortsExhausted)
+        Err(if ledger.has_port_quota(&endpoint) {
+            Refused::QuotaExceeded
+        } else {
+            Refused::PortsExhausted
+        })
+    }
+
+    /// The external port of a connection that gives it up to the endpoint, being dispensable and
+    /// the last of its mapping.
+    fn reclaim(
+        &self,
+        now: Time,
+        shard: &mut Shard,
+        ledger: &mut Ledger,
+        endpoint: &Endpoint,
+    ) -> Option<u16> {
+        let fits = |connection: &Connection| {
+            if !connection.has_external_port() || connection.shares_port {
+                return false;
+            }
+            let holder = self::endpoint(&connection.original(), connection.reply().dst);
+            (holder.protocol, holder.external) == (endpoint.protocol, endpoint.external)
+                && ledger.ports.is_last(&holder)
+        };
+        let victim = self.victim(now, shard, ledger, endpoint.address, fits)?;
+        if self.sacrifice(now, shard, ledger, victim) {
+            self.counters.recycled.fetch_add(1, Ordering::Relaxed);
+        }
+        ledger.acquire(now, endpoint)
     }
 }

@@ -2,7 +2,9 @@
 //! with every packet that checksums are right, and that a refused packet is untouched.
 
 mod behaviour;
+mod by_address;
 mod fragments;
+mod hairpin;
 mod icmp_errors;
 mod limits;
 mod random;
@@ -149,6 +151,7 @@ fn packet_with(tuple: &Tuple, flags: u8) -> Vec<u8> {
         Protocol::TCP if flags & (SYN | RST) != 0 => tcp(&src, &dst, flags, b""),
         Protocol::TCP => tcp(&src, &dst, flags, b"data"),
         Protocol::UDP => udp(&src, &dst, b"data"),
+        Protocol::SCTP => sctp(&src, &dst),
         _ => {
             let (src, dst) = (tuple.src.to_string(), tuple.dst.to_string());
             echo(

@@ -75,17 +75,10 @@ impl Nat {
         let Some(connection) = shard.get_mut(slot) else {
             return Err(Refused::NoMapping);
         };
-        let timeouts = &self.limits.timeouts;
-        let unbelieved =
-            match connection.handle(now, direction, segment.as_ref(), packet.len(), timeouts) {
-                Heard::Believed => None,
-                Heard::OutOfWindow => Some(&self.counters.out_of_window),
-                Heard::ImplausibleReset => Some(&self.counters.implausible_resets),
-            };
-        if let Some(counter) = unbelieved {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        let to = connection.translated(direction);
+        let (length, timeouts) = (packet.len(), &self.limits.timeouts);
+        let heard = connection.handle(now, direction, segment.as_ref(), length, timeouts);
+        self.count(heard);
+        let mut to = connection.translated(direction);
         let translated = Translated {
             connection: connection.original(),
             kind: connection.kind(),
@@ -93,8 +86,21 @@ impl Nat {
             new,
         };
         drop(shard);
+        if translated.kind == Kind::HairpinMapped {
+            to = self.cross(now, &to, segment.as_ref(), length)?;
+        }
         rewrite(packet, tuple, &to);
         Ok(translated)
+    }
+
+    /// Counts what the books do not believe.
+    pub(super) fn count(&self, heard: Heard) {
+        let counter = match heard {
+            Heard::Believed => return,
+            Heard::OutOfWindow => &self.counters.out_of_window,
+            Heard::ImplausibleReset => &self.counters.implausible_resets,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The live connection of a packet: its slot, the packet's direction, and whether the packet
@@ -143,106 +149,60 @@ impl Nat {
         let mid_stream = self.limits.pick_up_tcp && segment.is_some_and(Segment::is_mid_stream);
         // A SYN-ACK is the second segment, of the side that did not open.
         let picked_up = mid_stream && !segment.is_some_and(Segment::is_syn_ack);
-        let original = *tuple;
-        match path {
+        let opens = (syn || picked_up) && !is_reply;
+        let opening = match path {
             Path::Outbound { external } => {
-                let Some(rule) = rules.masquerade(tuple.src) else {
-                    let opens = (syn || mid_stream) && !is_reply;
-                    return Ok(opens.then(|| Opening {
-                        original,
-                        reply: original.reversed(),
-                        kind: Kind::Routed,
-                        direction: Direction::Original,
-                        wants_port: false,
-                    }));
-                };
-                let external = rule.to.unwrap_or(external);
+                let rule = rules.masquerade(tuple.src);
+                let external = rule.and_then(|rule| rule.to).unwrap_or(external);
                 // A published port is a mapping that was there before: what the container sends
                 // from it has the port that it is reached by, and belongs to a flow from outside.
                 // This is what carries such a flow through a restart when the container speaks
                 // first.
-                if let Some(claim) = rules.claim(tuple.protocol, tuple.src, tuple.src_port) {
-                    let host = claim.host.unwrap_or(external);
-                    if host.is_ipv4() != tuple.src.is_ipv4() {
-                        return Err(Refused::NoExternalAddress);
-                    }
-                    if !syn && !mid_stream {
-                        return Err(Refused::NotOpening);
-                    }
-                    let reversed = tuple.reversed();
-                    return Ok(Some(Opening {
-                        original: Tuple {
-                            dst: host,
-                            dst_port: claim.port,
-                            ..reversed
-                        },
-                        reply: *tuple,
-                        kind: Kind::Publish(claim.id),
-                        direction: Direction::Reply,
-                        wants_port: false,
-                    }));
+                if let Some(claim) =
+                    rules.published_as(tuple.protocol, tuple.src, tuple.src_port, external)
+                {
+                    return match syn || mid_stream {
+                        true => Ok(Some(Opening::answered(tuple, claim))),
+                        false => Err(Refused::NotOpening),
+                    };
+                }
+                if rule.is_none() {
+                    let opens = (syn || mid_stream) && !is_reply;
+                    return Ok(opens.then(|| Opening::routed(tuple)));
                 }
                 if external.is_ipv4() != tuple.src.is_ipv4() {
                     return Err(Refused::NoExternalAddress);
                 }
-                if is_reply || !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
-                }
-                Ok(Some(Opening {
-                    original,
-                    reply: Tuple {
-                        dst: external,
-                        dst_port: 0,
-                        ..original.reversed()
-                    },
-                    kind: Kind::Masquerade,
-                    direction: Direction::Original,
-                    wants_port: true,
-                }))
+                Opening::masqueraded(tuple, external, Kind::Masquerade)
             }
             Path::Inbound => {
                 let target = rules
                     .published(tuple.protocol, tuple.dst, tuple.dst_port)
                     .ok_or(Refused::NoMapping)?;
-                if !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
-                }
-                let reversed = original.reversed();
-                Ok(Some(Opening {
-                    original,
-                    reply: Tuple {
-                        src: target.address,
-                        src_port: target.port,
-                        ..reversed
-                    },
-                    kind: Kind::Publish(target.id),
-                    direction: Direction::Original,
-                    wants_port: false,
-                }))
+                Opening::published(tuple, target)
             }
             Path::Hairpin => {
-                let target = rules
-                    .published(tuple.protocol, tuple.dst, tuple.dst_port)
-                    .ok_or(Refused::NotPublished)?;
-                if !(syn || picked_up) {
-                    return Err(Refused::NotOpening);
+                match rules.published(tuple.protocol, tuple.dst, tuple.dst_port) {
+                    Some(target) => Opening::hairpin(tuple, target),
+                    None if self.is_mapped(&rules, tuple) => {
+                        let rule = rules.masquerade(tuple.src);
+                        let external = rule.and_then(|rule| rule.to).unwrap_or(tuple.dst);
+                        // Its own port being published, it is reached by that one only.
+                        let Tuple { src, src_port, .. } = *tuple;
+                        let claim = rules.published_as(tuple.protocol, src, src_port, external);
+                        if claim.is_some() || external.is_ipv4() != src.is_ipv4() {
+                            return Err(Refused::Filtered);
+                        }
+                        Opening::masqueraded(tuple, external, Kind::HairpinMapped)
+                    }
+                    None => return Err(Refused::NotPublished),
                 }
-                Ok(Some(Opening {
-                    original,
-                    // The asking side's address becomes the one it dialled (RFC 4787 REQ-9), so
-                    // that the answer comes back here even from its own network, or from itself.
-                    reply: Tuple {
-                        src: target.address,
-                        src_port: target.port,
-                        dst: tuple.dst,
-                        dst_port: 0,
-                        protocol: tuple.protocol,
-                    },
-                    kind: Kind::Hairpin(target.id),
-                    direction: Direction::Original,
-                    wants_port: true,
-                }))
             }
+        };
+        if opens {
+            Ok(Some(opening))
+        } else {
+            Err(Refused::NotOpening)
         }
     }
 
@@ -270,6 +230,12 @@ impl Nat {
                         (connection.original(), connection.kind(), direction, quoted)
                     })
                 })
+        };
+        let found = match found {
+            Some((connection, kind @ Kind::HairpinMapped, direction, between)) => self
+                .cross_back(now, &between)
+                .map(|quoted| (connection, kind, direction, quoted)),
+            found => found,
         };
         let Some((connection, kind, direction, quoted)) = found else {
             return self.pass(path, packet, Refused::IcmpUnrelated);
@@ -347,6 +313,8 @@ fn belongs(path: Path, kind: Kind, direction: Direction) -> bool {
         | (Kind::Publish(_), Direction::Reply) => matches!(path, Path::Outbound { .. }),
         (Kind::Masquerade | Kind::Routed, Direction::Reply)
         | (Kind::Publish(_), Direction::Original) => path == Path::Inbound,
-        (Kind::Hairpin(_), _) => path == Path::Hairpin,
+        (Kind::Hairpin(_), _) | (Kind::HairpinMapped, Direction::Original) => path == Path::Hairpin,
+        // What comes back to a half has crossed the other, and comes by no path.
+        (Kind::HairpinMapped, Direction::Reply) => false,
     }
 }

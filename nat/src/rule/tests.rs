@@ -49,10 +49,25 @@ fn a_range_maps_one_to_one_and_is_one_interval() {
             .sum::<usize>(),
         1
     );
-    let claim = index
-        .claim(Protocol::TCP, address("172.20.0.1"), 1500)
-        .unwrap();
-    assert_eq!((claim.port, claim.host), (2500, None));
+    let inside = address("172.20.0.1");
+    let host = address("192.0.2.2");
+    let claim = index.published_as(Protocol::TCP, inside, 1500, host);
+    assert_eq!(
+        claim,
+        Some(Claim {
+            id: 1,
+            host,
+            port: 2500
+        })
+    );
+    assert!(index.is_published(Protocol::TCP, inside, 1500));
+    assert!(!index.is_published(Protocol::TCP, inside, 999));
+    // Not an address of the host.
+    let elsewhere = address("192.0.2.3");
+    assert_eq!(
+        index.published_as(Protocol::TCP, inside, 1500, elsewhere),
+        None
+    );
 }
 
 #[test]
@@ -106,6 +121,29 @@ fn of_overlapping_ranges_the_first_has_the_port() {
 }
 
 #[test]
+fn a_container_does_not_speak_from_a_port_that_leads_elsewhere() {
+    let index = index(vec![
+        publish(1, None, 80..=80, 8080),
+        publish(2, None, 80..=81, 8080),
+        publish(3, Some("198.51.100.9"), 90..=90, 9090),
+    ]);
+    let host = address("192.0.2.1");
+    let port = |container: &str, port| {
+        let claim = index.published_as(Protocol::TCP, address(container), port, host);
+        claim.map(|claim| (claim.host, claim.port))
+    };
+    assert_eq!(port("172.20.0.1", 8080), Some((host, 80)));
+    assert_eq!(port("172.20.0.2", 8080), None);
+    assert_eq!(port("172.20.0.2", 8081), Some((host, 81)));
+    assert_eq!(
+        port("172.20.0.3", 9090),
+        Some((address("198.51.100.9"), 90))
+    );
+    assert!(!index.is_published(Protocol::TCP, address("172.20.0.2"), 8080));
+    assert!(index.is_published(Protocol::TCP, address("172.20.0.3"), 9090));
+}
+
+#[test]
 fn meaningless_rules_are_named_and_ignored() {
     #[expect(clippy::reversed_empty_ranges)]
     let empty = publish(1, None, 81..=80, 80);
@@ -136,7 +174,7 @@ fn meaningless_rules_are_named_and_ignored() {
 
     let index = index(vec![empty, zero, over, family, icmp]);
     assert_eq!(lead(&index, "192.0.2.1", 80), None);
-    assert!(!index.has_publish(1));
+    assert!(!index.is_published(Protocol::TCP, address("172.20.0.1"), 80));
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Run {
             format!("{len} are too many")
         })?;
         self.check_bijection()?;
+        self.check_quota()?;
         self.check_free()
     }
 
@@ -80,6 +81,24 @@ impl Run {
                     format!("{} and {} have two ports", flow.original, other.original)
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    /// Nobody has more external ports than he may.
+    fn check_quota(&self) -> Result<(), String> {
+        let model = &self.model;
+        for flow in &model.flows {
+            let of_him = model
+                .flows
+                .iter()
+                .filter(|it| it.owns && it.inside() == flow.inside());
+            let mut ports: Vec<_> = of_him.map(Flow::endpoint).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ensure(ports.len() <= model.limits.max_ports_per_address, || {
+                format!("{} has {} external ports", flow.inside(), ports.len())
+            })?;
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ impl Flow {
     pub(crate) fn inside(&self) -> IpAddr {
         match self.kind {
             Kind::Publish(_) => self.reply.src,
-            Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) => self.original.src,
+            _ => self.original.src,
         }
     }
 
@@ -69,7 +69,7 @@ impl Flow {
     }
 
     pub(crate) fn is_hairpin(&self) -> bool {
-        matches!(self.kind, Kind::Hairpin(_))
+        matches!(self.kind, Kind::Hairpin(_) | Kind::HairpinMapped)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -86,7 +86,11 @@ impl Flow {
 
     /// The external port it holds: protocol, address, port.
     pub(crate) fn external(&self) -> Option<External> {
-        let held = matches!(self.kind, Kind::Masquerade | Kind::Hairpin(_));
+        let held = matches!(
+            self.kind,
+            Kind::Masquerade | Kind::Hairpin(_) | Kind::HairpinMapped
+        );
+        let held = held && has_external_ports(self.reply.protocol);
         held.then_some((self.reply.protocol, self.reply.dst, self.reply.dst_port))
     }
 
@@ -134,7 +138,7 @@ impl Flow {
         // which has states, and what was published for it.
         let refreshes = match self.kind {
             Kind::Publish(_) | Kind::Hairpin(_) => true,
-            Kind::Masquerade | Kind::Routed => {
+            Kind::Masquerade | Kind::Routed | Kind::HairpinMapped => {
                 direction == Direction::Original || wire.segment().is_some()
             }
         };
@@ -153,9 +157,21 @@ impl Flow {
             },
             (Protocol::UDP, 53) => timeouts.udp_dns,
             (Protocol::UDP, _) => timeouts.udp,
-            _ => timeouts.icmp,
+            (Protocol::ICMP | Protocol::ICMPV6, _) => timeouts.icmp,
+            _ => timeouts.other,
         }
     }
+}
+
+/// The others keep their ports, or have none.
+pub(crate) fn has_external_ports(protocol: Protocol) -> bool {
+    [
+        Protocol::TCP,
+        Protocol::UDP,
+        Protocol::ICMP,
+        Protocol::ICMPV6,
+    ]
+    .contains(&protocol)
 }
 
 pub(crate) type External = (Protocol, IpAddr, u16);

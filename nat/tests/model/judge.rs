@@ -49,10 +49,16 @@ impl Run {
                 new,
                 after,
             } => {
-                let known = &self.model.flows[flow];
-                agrees(known.original, known.kind, direction, new)?;
+                let known = self.model.flows[flow].clone();
                 self.model.hear(flow, direction, new, before);
-                Ok(Some(after))
+                let after = match known.kind {
+                    Kind::HairpinMapped => self.judge_crossing(before, after, outcome)?,
+                    _ => Some(after),
+                };
+                if after.is_some() {
+                    agrees(known.original, known.kind, direction, new)?;
+                }
+                Ok(after)
             }
             Expect::Error {
                 connection,
@@ -76,8 +82,22 @@ impl Run {
         stats: &Stats,
     ) -> Result<Option<Wire>, String> {
         let after = self.nat.stats();
-        let port = port.filter(|_| opening.wants_port && outcome.is_ok());
-        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let mapped = opening.kind == Kind::HairpinMapped;
+        // A half is opened even if its packet does not cross the other one.
+        let opened = outcome.is_ok() || (mapped && *outcome == Err(Refused::Filtered));
+        let port = if mapped && opened {
+            let live = self.nat.connections(self.model.now);
+            let half = live
+                .iter()
+                .find(|info| info.kind == opening.kind && info.original == opening.original);
+            half.map(|info| info.reply.dst_port)
+        } else {
+            port.filter(|_| opening.wants_port && opened)
+        };
+        ensure(!opened || !opening.wants_port || port.is_some(), || {
+            "nothing was opened".to_owned()
+        })?;
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let mut reply = opening.reply;
         reply.dst_port = port.unwrap_or(reply.dst_port);
 
@@ -105,9 +125,12 @@ impl Run {
         let in_use = model.in_use(hairpin, &opening.original)
             || (!opening.wants_port && model.in_use(hairpin, &opening.reply));
         match outcome {
-            Err(Refused::QuotaExceeded) => ensure(perhaps_quota, || {
-                format!("{inside} has {of_inside} connections only")
-            })?,
+            Err(Refused::QuotaExceeded) => {
+                let ports = self.perhaps_port_quota(&opening);
+                ensure(perhaps_quota || ports, || {
+                    format!("{inside} has {of_inside} connections only")
+                })?;
+            }
             Err(Refused::TableFull) => ensure(perhaps_full && !quota, || {
                 format!("the table has {} connections only", model.flows.len())
             })?,
@@ -118,13 +141,13 @@ impl Run {
                 })?;
                 self.check_exhausted(&opening)?;
             }
-            Err(_) => return Err("expected it to open a connection".to_owned()),
-            Ok(_) => ensure(!in_use, || "the tuple is in use".to_owned())?,
+            Err(_) if !opened => return Err("expected it to open a connection".to_owned()),
+            _ => ensure(!in_use, || "the tuple is in use".to_owned())?,
         }
 
         let ghosts = self.model.ghosts.len();
-        self.end_what_gave_way(&opening, &reply, outcome, &after, stats, quota)?;
-        if outcome.is_err() {
+        self.end_what_gave_way(&opening, &reply, opened, &after, stats, quota)?;
+        if !opened {
             self.model.exorcise(ghosts);
             return Ok(None);
         }
@@ -138,7 +161,9 @@ impl Run {
             direction: opening.direction,
             new: true,
         };
-        ensure(*outcome == Ok(told), || format!("expected {told:?}"))?;
+        ensure(outcome.is_err() || *outcome == Ok(told), || {
+            format!("expected {told:?}")
+        })?;
         let owns = match port {
             Some(port) => self.check_port(&opening, port, after.shared > stats.shared)?,
             None => false,
@@ -148,6 +173,9 @@ impl Run {
         })?;
         self.model.open(&opening, port, owns, before);
         self.model.exorcise(ghosts);
+        if mapped {
+            return self.judge_crossing(before, before.of(&reply.reversed()), outcome);
+        }
         let became = match opening.direction {
             Direction::Original => reply.reversed(),
             Direction::Reply => opening.original.reversed(),
@@ -155,12 +183,49 @@ impl Run {
         Ok(Some(before.of(&became)))
     }
 
+    /// What a packet, which is `between` two halves, becomes for its receiver; None if the receiver
+    /// has not sent to where it comes from, and so it was dropped.
+    fn judge_crossing(
+        &mut self,
+        before: &Wire,
+        between: Wire,
+        outcome: &Outcome,
+    ) -> Result<Option<Wire>, String> {
+        let tuple = between.tuple().ok_or("no flow")?;
+        let Some(half) = self.model.other_half(&tuple) else {
+            ensure(*outcome == Err(Refused::Filtered), || {
+                "it should have been filtered".to_owned()
+            })?;
+            return Ok(None);
+        };
+        ensure(outcome.is_ok(), || "it should have crossed".to_owned())?;
+        let became = self.model.flows[half].original.reversed();
+        self.model.hear(half, Direction::Reply, false, before);
+        Ok(Some(before.of(&became)))
+    }
+
+    /// Whether the opener's address may have all the external ports that it is allowed.
+    fn perhaps_port_quota(&self, opening: &Opening) -> bool {
+        let inside = opening.original.src;
+        let model = &self.model;
+        let mut ports: Vec<_> = model
+            .flows
+            .iter()
+            .chain(&model.ghosts)
+            .filter(|flow| flow.owns && flow.inside() == inside)
+            .map(Flow::endpoint)
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        opening.wants_port && ports.len() >= model.limits.max_ports_per_address
+    }
+
     /// Takes out of the model what the engine ended to make room, if it might.
     fn end_what_gave_way(
         &mut self,
         opening: &Opening,
         reply: &Tuple,
-        outcome: &Outcome,
+        opened: bool,
         after: &Stats,
         stats: &Stats,
         quota: bool,
@@ -171,13 +236,26 @@ impl Run {
         ensure(evicted <= 1 && recycled <= 1, || {
             format!("{evicted} connections evicted and {recycled} recycled for one")
         })?;
-        ensure(outcome.is_ok() || evicted == 0, || {
+        ensure(opened || evicted == 0, || {
             "a connection was evicted for a packet that was refused".to_owned()
         })?;
-        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let inside = match opening.kind {
             Kind::Publish(_) => reply.src,
             _ => opening.original.src,
+        };
+        let live_of = |flows: &[Flow], whose| {
+            let of_him = flows.iter().filter(|it| it.inside() == whose);
+            of_him.count()
+        };
+        let mine = live_of(&self.model.flows, inside);
+        let flows = self.model.flows.clone();
+        let ghosts = self.model.ghosts.clone();
+        // Nobody takes from who would then have less.
+        let fair = |flow: &Flow| {
+            let whose = flow.inside();
+            let his = live_of(&flows, whose) + live_of(&ghosts, whose);
+            whose == inside || his >= mine + 2
         };
         let mut others = 0;
         let mut at = 0;
@@ -194,10 +272,9 @@ impl Run {
                 && (flow.has(&opening.original) || flow.has(reply) || opening.wants_port);
             let same_pool =
                 flow.owns && (flow.reply.protocol, flow.reply.dst) == (reply.protocol, reply.dst);
-            let may_recycle = recycled == 1 && flow.is_over() && same_pool;
-            let may_evict = evicted == 1
-                && (flow.is_half_open() || flow.is_over())
-                && (!quota || flow.inside() == inside);
+            let dispensable = flow.is_over() || (flow.is_half_open() && fair(flow));
+            let may_recycle = recycled == 1 && dispensable && same_pool;
+            let may_evict = evicted == 1 && dispensable && (!quota || flow.inside() == inside);
             ensure(stood_in_the_way || may_recycle || may_evict, || {
                 format!("{gone} ended without a cause")
             })?;
@@ -216,7 +293,7 @@ impl Run {
     fn check_exhausted(&self, opening: &Opening) -> Result<(), String> {
         let model = &self.model;
         let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
-        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let endpoint = endpoint(&opening.original, &opening.reply);
         let usable = |port| {
             let mut reply = opening.reply;
@@ -248,7 +325,7 @@ impl Run {
         let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
         let key = |port| (protocol, external, port);
         let pool = model.pool(protocol);
-        let hairpin = matches!(opening.kind, Kind::Hairpin(_));
+        let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let wanted = endpoint(&opening.original, &opening.reply);
         let usable = |port| {
             let mut reply = opening.reply;
@@ -302,12 +379,15 @@ impl Run {
             ensure(shared && protocol == Protocol::TCP, || {
                 format!("port {port} is somebody else's")
             })?;
-            ensure(free().next().is_none(), || {
-                format!(
-                    "port {port} is shared, and {} is free",
-                    free().next().unwrap_or(0)
-                )
-            })?;
+            ensure(
+                free().next().is_none() || self.perhaps_port_quota(opening),
+                || {
+                    format!(
+                        "port {port} is shared, and {} is free",
+                        free().next().unwrap_or(0)
+                    )
+                },
+            )?;
             return Ok(false);
         }
         if mapping.is_some() {

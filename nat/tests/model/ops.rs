@@ -45,6 +45,8 @@ pub(crate) enum Content {
     Tcp(Segment),
     Udp { payload: u8, unsummed: bool },
     Echo { request: bool, id: u16 },
+    Sctp,
+    Gre,
     Other,
     Fragment,
 }
@@ -53,6 +55,7 @@ impl Content {
     pub(crate) fn protocol(self) -> Protocol {
         match self {
             Content::Tcp(_) => Protocol::TCP,
+            Content::Sctp => Protocol::SCTP,
             _ => Protocol::UDP,
         }
     }
@@ -70,6 +73,13 @@ pub(crate) enum Op {
         peer_port: usize,
         external: usize,
         content: Content,
+    },
+    /// From inside to an external port, mostly one that is in use, from where the last packet came
+    /// that passed to the world.
+    Meet {
+        nth: usize,
+        with: usize,
+        segment: Segment,
     },
     /// From inside to an address of the host.
     Dial {
@@ -132,7 +142,7 @@ pub(crate) enum Op {
     },
     Sweep,
     Publish {
-        udp: bool,
+        protocol: Protocol,
         host: Option<usize>,
         first: u16,
         width: u16,
@@ -163,6 +173,7 @@ pub(crate) struct Setup {
     pub(crate) pick_up_tcp: bool,
     pub(crate) max_connections: usize,
     pub(crate) max_per_address: usize,
+    pub(crate) max_ports_per_address: usize,
     pub(crate) tcp_ports: u16,
     pub(crate) udp_ports: u16,
 }
@@ -172,12 +183,13 @@ pub(crate) fn protocol(udp: bool) -> Protocol {
 }
 
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {
-    let roomy = Just((1000, 1000));
-    let tight = (3..20usize, 2..8usize);
+    let roomy = Just((1000, 1000, 1000));
+    let tight = (3..20usize, 2..8usize, Just(1000));
+    let few_ports = (Just(1000), Just(1000), 1..5usize);
     (
         any::<u64>(),
         prop::bool::weighted(0.7),
-        prop_oneof![3 => roomy, 1 => tight],
+        prop_oneof![6 => roomy, 2 => tight, 1 => few_ports],
         prop_oneof![4 => 0..4u16, 2 => 3..12u16, 1 => Just(300u16)],
         prop_oneof![1 => 0..3u16, 2 => 3..12u16, 1 => Just(300u16)],
     )
@@ -186,6 +198,7 @@ pub(crate) fn setup() -> impl Strategy<Value = Setup> {
             pick_up_tcp,
             max_connections: limits.0,
             max_per_address: limits.1,
+            max_ports_per_address: limits.2,
             tcp_ports,
             udp_ports,
         })
@@ -231,6 +244,8 @@ fn content() -> impl Strategy<Value = Content> {
             .prop_map(|(payload, unsummed)| Content::Udp { payload, unsummed }),
         3 => (prop::bool::weighted(0.8), 1..4u16)
             .prop_map(|(request, id)| Content::Echo { request, id }),
+        2 => Just(Content::Sctp),
+        1 => Just(Content::Gre),
         1 => Just(Content::Other),
         1 => Just(Content::Fragment),
     ]
@@ -238,7 +253,7 @@ fn content() -> impl Strategy<Value = Content> {
 
 fn publish() -> impl Strategy<Value = Op> {
     (
-        any::<bool>(),
+        prop_oneof![4 => Just(Protocol::TCP), 4 => Just(Protocol::UDP), 1 => Just(Protocol::SCTP)],
         prop::option::weighted(0.4, 0..HOSTS.len()),
         PUBLISHED..PUBLISHED + 6,
         prop_oneof![3 => Just(1u16), 1 => 2..6u16],
@@ -249,8 +264,8 @@ fn publish() -> impl Strategy<Value = Op> {
         any::<bool>(),
     )
         .prop_map(
-            |(udp, host, first, width, (to, to_port), ahead)| Op::Publish {
-                udp,
+            |(protocol, host, first, width, (to, to_port), ahead)| Op::Publish {
+                protocol,
                 host,
                 first,
                 width,
@@ -286,6 +301,8 @@ fn op() -> impl Strategy<Value = Op> {
             |((inside, port), host, host_port, content)| Op::Dial {
                 inside, port, host, host_port, content
             }),
+        8 => (nth(), nth(), segment())
+            .prop_map(|(nth, with, segment)| Op::Meet { nth, with, segment }),
         8 => (
             (0..PEERS.len(), 0..PEER_PORTS.len()),
             0..2usize,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nat::{Direction, Kind, Limits, Path, Protocol, Publish, Refused, Rules, Time, Tuple};
 
-use super::flow::{External, Flow};
+use super::flow::{External, Flow, has_external_ports};
+use super::ops::{HOSTS, ip};
 use super::tcp::{Heard, makes_sense};
 use super::wire::{ACK, Body, Damage, Keep, RST, SYN, Segment, Wire};
 
@@ -33,6 +34,7 @@ pub(crate) enum Expect {
         direction: Direction,
         /// Its connection was over, and it opens it anew.
         new: bool,
+        /// What it becomes; of a half, between the two.
         after: Wire,
     },
     Opens(Opening),
@@ -66,6 +68,22 @@ pub(crate) struct Reference {
     pub(crate) implausible: u64,
     /// Other segments not believed.
     pub(crate) out_of_window: u64,
+}
+
+/// A flow from inside that is to be seen as `external`.
+fn masqueraded(tuple: Tuple, external: IpAddr, kind: Kind) -> Opening {
+    let wants_port = has_external_ports(tuple.protocol);
+    Opening {
+        original: tuple,
+        reply: Tuple {
+            dst: external,
+            dst_port: if wants_port { 0 } else { tuple.src_port },
+            ..tuple.reversed()
+        },
+        kind,
+        direction: Direction::Original,
+        wants_port,
+    }
 }
 
 impl Reference {
@@ -109,23 +127,30 @@ impl Reference {
     /// New rules end the flows that they no longer allow.
     pub(crate) fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
-        self.end_where(|model, flow| match flow.kind {
-            Kind::Publish(id) | Kind::Hairpin(id) => {
-                !model.publishes().any(|publish| publish.id == id)
-            }
-            Kind::Routed => model.masquerade(flow.original.src).is_some(),
-            Kind::Masquerade => {
-                let Some(to) = model.masquerade(flow.original.src) else {
-                    return true;
-                };
-                let Tuple {
-                    protocol,
-                    src,
-                    src_port,
-                    ..
-                } = flow.original;
-                let published = model.claim(protocol, src, src_port).is_some();
-                published || to.is_some_and(|to| to != flow.reply.dst)
+        self.end_where(|model, flow| {
+            let (original, reply) = (flow.original, flow.reply);
+            let Tuple {
+                protocol,
+                src,
+                src_port,
+                ..
+            } = original;
+            let published = |host| model.claim(protocol, src, src_port, host).is_some();
+            match flow.kind {
+                Kind::Publish(id) | Kind::Hairpin(id) => {
+                    let leads = model.published(protocol, original.dst, original.dst_port);
+                    leads != Some((id, reply.src, reply.src_port))
+                }
+                Kind::Routed => {
+                    let mut hosts = HOSTS.iter().map(|host| ip(host));
+                    model.masquerade(src).is_some() || hosts.any(published)
+                }
+                Kind::Masquerade | Kind::HairpinMapped => {
+                    let Some(to) = model.masquerade(src) else {
+                        return true;
+                    };
+                    published(reply.dst) || to.is_some_and(|to| to != reply.dst)
+                }
             }
         });
     }
@@ -208,12 +233,14 @@ impl Reference {
     // Rules.
 
     fn publishes(&self) -> impl Iterator<Item = &Publish> {
-        let families_agree = |publish: &&Publish| {
+        let means_something = |publish: &&Publish| {
+            let moved = publish.to_port != *publish.ports.start();
             publish
                 .host
                 .is_none_or(|host| host.is_ipv4() == publish.to.is_ipv4())
+                && !(publish.protocol == Protocol::SCTP && moved)
         };
-        self.rules.publish.iter().filter(families_agree)
+        self.rules.publish.iter().filter(means_something)
     }
 
     /// The rule with the longest prefix: its fixed external address, if it has one.
@@ -253,19 +280,23 @@ impl Reference {
         Some((rule.id, rule.to, rule.to_port + (port - rule.ports.start())))
     }
 
-    /// The first rule that publishes a container's port: rule, host address, host port.
+    /// The first rule that publishes a container's port, if the host port, on the address of the
+    /// route if the rule names none, leads there: rule, host address, host port.
     fn claim(
         &self,
         protocol: Protocol,
         address: IpAddr,
         port: u16,
-    ) -> Option<(u32, Option<IpAddr>, u16)> {
+        external: IpAddr,
+    ) -> Option<(u32, IpAddr, u16)> {
         let rule = self.publishes().find(|publish| {
             (publish.protocol, publish.to) == (protocol, address)
                 && publish.to_ports().contains(&port)
         })?;
+        let host = rule.host.unwrap_or(external);
         let host_port = rule.ports.start() + (port - rule.to_port);
-        Some((rule.id, rule.host, host_port))
+        let leads = self.published(protocol, host, host_port);
+        (leads == Some((rule.id, address, port))).then_some((rule.id, host, host_port))
     }
 
     // Packets.
@@ -288,6 +319,9 @@ impl Reference {
                     Kind::Masquerade | Kind::Routed => direction == Direction::Original,
                     Kind::Publish(_) => direction == Direction::Reply,
                     Kind::Hairpin(_) => false,
+                    // What crosses it from the other side comes by no path.
+                    Kind::HairpinMapped if direction == Direction::Reply => continue,
+                    Kind::HairpinMapped => false,
                 };
                 let way = match path {
                     Path::Hairpin => flow.is_hairpin(),
@@ -333,7 +367,26 @@ impl Reference {
         let refused = |refused| Expect::Refused(refused);
         match path {
             Path::Outbound { external } => {
-                let Some(to) = self.masquerade(tuple.src) else {
+                let to = self.masquerade(tuple.src);
+                let external = to.flatten().unwrap_or(external);
+                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port, external);
+                if let Some((id, host, port)) = claim {
+                    if !(first || later) {
+                        return refused(Refused::NotOpening);
+                    }
+                    return Expect::Opens(Opening {
+                        original: Tuple {
+                            dst: host,
+                            dst_port: port,
+                            ..reversed
+                        },
+                        reply: tuple,
+                        kind: Kind::Publish(id),
+                        direction: Direction::Reply,
+                        wants_port: false,
+                    });
+                }
+                if to.is_none() {
                     if echo_reply || !(first || later) {
                         return self.untrackable(path, wire, Refused::NotOpening);
                     }
@@ -344,43 +397,28 @@ impl Reference {
                         direction: Direction::Original,
                         wants_port: false,
                     });
-                };
-                let external = to.unwrap_or(external);
-                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port);
-                let address = claim.and_then(|(_, host, _)| host).unwrap_or(external);
-                if address.is_ipv4() != tuple.src.is_ipv4() {
-                    return refused(Refused::NoExternalAddress);
                 }
-                if let Some((id, _, port)) = claim {
-                    if !(first || later) {
-                        return refused(Refused::NotOpening);
-                    }
-                    return Expect::Opens(Opening {
-                        original: Tuple {
-                            dst: address,
-                            dst_port: port,
-                            ..reversed
-                        },
-                        reply: tuple,
-                        kind: Kind::Publish(id),
-                        direction: Direction::Reply,
-                        wants_port: false,
-                    });
+                if external.is_ipv4() != tuple.src.is_ipv4() {
+                    return refused(Refused::NoExternalAddress);
                 }
                 if echo_reply || !(first || later_of_opener) {
                     return refused(Refused::NotOpening);
                 }
-                Expect::Opens(Opening {
-                    original: tuple,
-                    reply: Tuple {
-                        dst: address,
-                        dst_port: 0,
-                        ..reversed
-                    },
-                    kind: Kind::Masquerade,
-                    direction: Direction::Original,
-                    wants_port: true,
-                })
+                Expect::Opens(masqueraded(tuple, external, Kind::Masquerade))
+            }
+            Path::Hairpin if published.is_none() && self.is_external(&tuple) => {
+                let Some(to) = self.masquerade(tuple.src) else {
+                    return refused(Refused::NotPublished);
+                };
+                let external = to.unwrap_or(tuple.dst);
+                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port, external);
+                if claim.is_some() {
+                    return refused(Refused::Filtered);
+                }
+                if !(first || later_of_opener) {
+                    return refused(Refused::NotOpening);
+                }
+                Expect::Opens(masqueraded(tuple, external, Kind::HairpinMapped))
             }
             Path::Inbound | Path::Hairpin => {
                 let hairpin = path == Path::Hairpin;
@@ -404,9 +442,9 @@ impl Reference {
                     reply: if hairpin {
                         // The asking side is seen as the address it dialled (RFC 4787 REQ-9).
                         Tuple {
-                            dst: tuple.dst,
-                            dst_port: 0,
-                            ..answer
+                            src: target,
+                            src_port: port,
+                            ..masqueraded(tuple, tuple.dst, Kind::Routed).reply
                         }
                     } else {
                         answer
@@ -417,10 +455,24 @@ impl Reference {
                         Kind::Publish(id)
                     },
                     direction: Direction::Original,
-                    wants_port: hairpin,
+                    wants_port: hairpin && has_external_ports(tuple.protocol),
                 })
             }
         }
+    }
+
+    /// Whether a port of the host is one that masquerading may have given to somebody.
+    fn is_external(&self, tuple: &Tuple) -> bool {
+        [Protocol::TCP, Protocol::UDP].contains(&tuple.protocol)
+            && self.pool(tuple.protocol).contains(&tuple.dst_port)
+    }
+
+    /// The flow of the other side, whose packets go from where this one goes to where it comes
+    /// from: between two halves.
+    pub(crate) fn other_half(&self, between: &Tuple) -> Option<usize> {
+        self.flows
+            .iter()
+            .position(|flow| flow.kind == Kind::HairpinMapped && flow.reply == *between)
     }
 
     /// A packet that no connection can have passes only where nothing is ever translated.
@@ -476,13 +528,20 @@ impl Reference {
         let Some((at, direction)) = self.find(path, &tuple.reversed()) else {
             return self.untrackable(path, wire, Refused::IcmpUnrelated);
         };
+        let flow = &self.flows[at];
+        let mut sent = flow.tuple(direction.other());
+        if flow.kind == Kind::HairpinMapped {
+            // It crossed its sender's half before.
+            let Some(half) = self.other_half(&sent.reversed()) else {
+                return self.untrackable(path, wire, Refused::IcmpUnrelated);
+            };
+            sent = self.flows[half].original;
+        }
         match damage {
             Damage::Message => return Expect::Refused(Refused::BadIcmpChecksum),
             Damage::Quote if quoted.src.is_ipv4() => return Expect::Refused(Refused::BadQuote),
             Damage::Quote | Damage::None => (),
         }
-        let flow = &self.flows[at];
-        let sent = flow.tuple(direction.other());
         // A router outside keeps its address; what is inside shows the address of the host.
         let stranger = path == Path::Inbound && wire.src != quoted.dst;
         let routed = flow.kind == Kind::Routed;

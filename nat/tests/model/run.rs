@@ -65,6 +65,7 @@ impl Run {
         let limits = Limits {
             max_connections: setup.max_connections,
             max_per_address: setup.max_per_address,
+            max_ports_per_address: setup.max_ports_per_address,
             pick_up_tcp: setup.pick_up_tcp,
             ..Limits::default()
         };
@@ -138,6 +139,7 @@ impl Run {
                 let wire = wire(src, dst, (INSIDE_PORTS[port], host_port), content);
                 self.translate(Path::Hairpin, wire)?;
             }
+            Op::Meet { nth, with, segment } => self.meet(nth, with, segment)?,
             Op::Arrive {
                 peer,
                 peer_port,
@@ -233,7 +235,7 @@ impl Run {
             }
             Op::Sweep => self.sweep()?,
             Op::Publish {
-                udp,
+                protocol,
                 host,
                 first,
                 width,
@@ -245,11 +247,16 @@ impl Run {
                 self.next_rule += 1;
                 let publish = Publish {
                     id,
-                    protocol: protocol(udp),
+                    protocol,
                     host: host.map(|at| ip(HOSTS[at])),
                     ports: first..=first + width - 1,
                     to: ip(INSIDE[to]),
-                    to_port: INSIDE_PORTS[to_port],
+                    to_port: if protocol == Protocol::SCTP {
+                        // It keeps its port; another one is no rule.
+                        first + to_port as u16
+                    } else {
+                        INSIDE_PORTS[to_port]
+                    },
                 };
                 let mut rules = self.model.rules.clone();
                 let at = if ahead { 0 } else { rules.publish.len() };
@@ -296,6 +303,38 @@ impl Run {
     fn passed(&self, nth: usize) -> Option<Passed> {
         let recent = self.passed.iter().rev().take(30);
         recent.clone().nth(nth % recent.len().max(1)).cloned()
+    }
+
+    /// From where a packet to the world came, to where another one left.
+    fn meet(&mut self, nth: usize, with: usize, segment: Segment) -> Result<(), String> {
+        let went_out = |passed: &&Passed| matches!(passed.path, Path::Outbound { .. });
+        let recent: Vec<Passed> = self
+            .passed
+            .iter()
+            .rev()
+            .filter(went_out)
+            .take(8)
+            .cloned()
+            .collect();
+        let Some(from) = recent.get(nth % recent.len().max(1)) else {
+            return Ok(());
+        };
+        let Some(to) = recent.get(with % recent.len()) else {
+            return Ok(());
+        };
+        let (Some(mut tuple), Some(outside)) = (from.before.tuple(), to.after.tuple()) else {
+            return Ok(());
+        };
+        if !HOSTS.iter().any(|host| ip(host) == outside.src) || tuple.is_icmp() {
+            return Ok(());
+        }
+        if outside.src.is_ipv4() != tuple.src.is_ipv4() || outside.is_icmp() {
+            return Ok(());
+        }
+        (tuple.dst, tuple.dst_port) = (outside.src, outside.src_port);
+        let wire = from.before.of(&tuple).with(segment);
+        self.translate(Path::Hairpin, wire)?;
+        Ok(())
     }
 
     /// An address and a port of the host: mostly where something answers.
@@ -547,6 +586,8 @@ fn wire(src: IpAddr, dst: IpAddr, ports: (u16, u16), content: Content) -> Wire {
             unsummed,
         },
         Content::Echo { request, id } => Body::Echo { request, id },
+        Content::Sctp => Body::Sctp { src_port, dst_port },
+        Content::Gre => Body::Gre,
         Content::Other => Body::Other,
         Content::Fragment => Body::Fragment,
     };

@@ -69,7 +69,13 @@ pub(crate) enum Body {
         keep: Keep,
         damage: Damage,
     },
-    /// SCTP, which is not translated.
+    Sctp {
+        src_port: u16,
+        dst_port: u16,
+    },
+    /// A tunnel, which has no ports.
+    Gre,
+    /// An authentication header, which is not translated.
     Other,
     /// A later fragment of a UDP datagram.
     Fragment,
@@ -89,7 +95,9 @@ impl Wire {
             Body::Udp { .. } | Body::Fragment => Protocol::UDP,
             Body::Echo { .. } | Body::Error { .. } if self.src.is_ipv4() => Protocol::ICMP,
             Body::Echo { .. } | Body::Error { .. } => Protocol::ICMPV6,
-            Body::Other => Protocol::SCTP,
+            Body::Sctp { .. } => Protocol::SCTP,
+            Body::Gre => Protocol(47),
+            Body::Other => Protocol(51),
         }
     }
 
@@ -108,7 +116,9 @@ impl Wire {
             }
             | Body::Udp {
                 src_port, dst_port, ..
-            } => (src_port, dst_port),
+            }
+            | Body::Sctp { src_port, dst_port } => (src_port, dst_port),
+            Body::Gre => (0, 0),
             Body::Echo { request: true, id } => (id, 0),
             Body::Echo { request: false, id } => (0, id),
             Body::Error { .. } | Body::Other | Body::Fragment => return None,
@@ -131,10 +141,13 @@ impl Wire {
             }
             | Body::Udp {
                 src_port, dst_port, ..
-            } => (*src_port, *dst_port) = (tuple.src_port, tuple.dst_port),
+            }
+            | Body::Sctp { src_port, dst_port } => {
+                (*src_port, *dst_port) = (tuple.src_port, tuple.dst_port);
+            }
             Body::Echo { request: true, id } => *id = tuple.src_port,
             Body::Echo { request: false, id } => *id = tuple.dst_port,
-            Body::Error { .. } | Body::Other | Body::Fragment => (),
+            Body::Error { .. } | Body::Gre | Body::Other | Body::Fragment => (),
         }
         Wire {
             src: tuple.src,
@@ -242,7 +255,13 @@ impl Wire {
                     transport[2] ^= 0x55;
                 }
             }
-            Body::Other => transport.extend([0, 80, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0]),
+            Body::Sctp { src_port, dst_port } => {
+                transport.extend(src_port.to_be_bytes());
+                transport.extend(dst_port.to_be_bytes());
+                // A verification tag, and a checksum that knows no addresses.
+                transport.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+            }
+            Body::Gre | Body::Other => transport.extend(*b"something"),
             Body::Fragment => {
                 transport.extend(*b"the rest");
                 fragment = Some(185);
@@ -360,7 +379,11 @@ impl fmt::Display for Wire {
                 }
                 Ok(())
             }
-            Body::Other => write!(f, "sctp {src} > {dst}"),
+            Body::Sctp { src_port, dst_port } => {
+                write!(f, "sctp {src}:{src_port} > {dst}:{dst_port}")
+            }
+            Body::Gre => write!(f, "gre {src} > {dst}"),
+            Body::Other => write!(f, "ah {src} > {dst}"),
             Body::Fragment => write!(f, "udp fragment {src} > {dst}"),
         }
     }

@@ -342,7 +342,7 @@ fn what_the_first_one_is_refused_for_all_are() {
         ),
         (
             World::outbound(),
-            wrap(ip("10.0.0.2"), ip(PEER), Protocol(47), &payload),
+            wrap(ip("10.0.0.2"), ip(PEER), Protocol(136), &payload),
             Refused::UnsupportedProtocol,
         ),
     ] {

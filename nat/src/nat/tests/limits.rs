@@ -163,7 +163,7 @@ fn a_connection_that_is_over_gives_up_its_port_under_pressure() {
         .unwrap();
     assert_eq!(world.out(&syn).unwrap().src_port, 61000);
     let stats = world.nat.stats();
-    assert_eq!((stats.connections, stats.recycled, stats.shared), (1, 1, 0));
+    assert_eq!((stats.connections, stats.ended, stats.shared), (1, 1, 0));
 }
 
 #[test]
@@ -296,4 +296,128 @@ fn a_shared_port_whose_last_holder_gives_way_is_free_to_be_owned() {
     assert_eq!(world.nat.stats().shared, 1);
     world.nat.flush(world.now, |_| false);
     assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1);
+}
+
+// Conforms: RFC6888-4
+#[test]
+fn rfc_6888_req_4_an_address_has_a_quota_of_external_ports() {
+    let limits = Limits {
+        max_ports_per_address: 3,
+        ..Limits::default()
+    };
+    let world = World::with(limits, 61000..=61999);
+    for port in 1..=3 {
+        let outside = world
+            .out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""))
+            .unwrap();
+        world.inside(&packet(&outside.reversed())).unwrap();
+    }
+    let more = udp("10.0.0.2:4", "192.0.2.9:5000", b"");
+    assert_eq!(world.out(&more), Err(Refused::QuotaExceeded));
+    let ping = echo("10.0.0.2", PEER, true, 7);
+    assert_eq!(world.out(&ping), Err(Refused::QuotaExceeded));
+    // From a port that has a mapping it reaches everybody, and others are not hit.
+    for peer in 10..20 {
+        let known = udp("10.0.0.2:1", &format!("192.0.2.{peer}:5000"), b"");
+        assert!(world.out(&known).is_ok());
+    }
+    assert!(world.out(&udp("10.0.0.3:4", "192.0.2.9:5000", b"")).is_ok());
+    // TCP shares a port that is in use, if there is one.
+    let syn = |src: &str, peer: &str| world.out(&tcp(src, peer, SYN, b""));
+    assert_eq!(
+        syn("10.0.0.2:4", "192.0.2.9:80"),
+        Err(Refused::QuotaExceeded)
+    );
+    let owner = syn("10.0.0.3:4", "192.0.2.9:80").unwrap();
+    assert_eq!(
+        syn("10.0.0.2:4", "192.0.2.9:80"),
+        Err(Refused::QuotaExceeded),
+        "towards this peer it is taken"
+    );
+    let mut got = None;
+    for _ in 0..50 {
+        got = got.or(syn("10.0.0.2:4", "192.0.2.10:80").ok());
+    }
+    assert_eq!(got.unwrap().src_port, owner.src_port);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 999);
+    // With its flows it gives the ports back.
+    world.nat.forget(world.now, ip("10.0.0.2"));
+    assert!(world.out(&more).is_ok());
+    world.nat.flush(world.now, |_| false);
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1000);
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 1000);
+    assert_eq!(world.nat.ledger.lock().holders(), 0);
+}
+
+// Conforms: RFC6888-5 RFC4787-11 OVS-limit-by-endpoint OVS-mac-overflow-fairness
+#[test]
+fn one_greedy_endpoint_never_makes_another_s_new_flow_fail() {
+    // All its flows in one shard, or in all of them.
+    for peers in [1, 200] {
+        let world = World::with(small(2000, 1500), 61000..=65535);
+        // Quiet ones hold established flows, and one each that nobody has answered yet.
+        for host in 100..150 {
+            let inside = format!("10.0.0.{host}:1");
+            let outside = world.out(&udp(&inside, "192.0.2.9:5000", b"")).unwrap();
+            world.inside(&packet(&outside.reversed())).unwrap();
+            world.out(&udp(&inside, "192.0.2.9:5001", b"")).unwrap();
+        }
+        let mut port = 0;
+        let mut flood = |count: usize| {
+            for _ in 0..count {
+                port += 1;
+                let peer = format!("203.0.113.{}:5000", port % peers);
+                _ = world.out(&udp(&format!("10.0.0.2:{}", 1 + port % 4000), &peer, b""));
+            }
+        };
+        flood(4000);
+        for host in 3..60 {
+            flood(20);
+            for peer in 0..5 {
+                let inside = format!("10.0.0.{host}:1");
+                let peer = format!("192.0.2.{peer}:5000");
+                let opened = world.out(&udp(&inside, &peer, b""));
+                assert!(opened.is_ok(), "{inside} to {peer}: {opened:?}");
+                flood(3);
+                assert!(world.out(&udp(&inside, &peer, b"")).is_ok());
+            }
+            assert!(world.nat.len() <= 2000);
+        }
+        // The quiet ones have lost nothing.
+        let all = world.nat.connections(world.now);
+        for host in 100..150 {
+            let inside = ip(&format!("10.0.0.{host}"));
+            assert_eq!(all.iter().filter(|it| it.inside == inside).count(), 2);
+        }
+        assert!(world.nat.stats().evicted > 200);
+    }
+}
+
+// Conforms: RFC6888-4 RFC4787-11 OVS-snat-exhaustion
+#[test]
+fn nor_by_taking_all_the_ports() {
+    let world = World::with(small(100_000, 50_000), 61000..=61099);
+    let flood = |from: u16| {
+        for port in from..from + 150 {
+            _ = world.out(&udp(&format!("10.0.0.2:{port}"), "192.0.2.9:5000", b""));
+        }
+    };
+    flood(1);
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 0);
+    for host in 3..50 {
+        let sent = udp(&format!("10.0.0.{host}:1"), "192.0.2.9:5000", b"");
+        let outside = world.out(&sent).unwrap();
+        flood(1000 + host * 200);
+        assert_eq!(world.out(&sent), Ok(outside));
+    }
+    let stats = world.nat.stats();
+    assert!(stats.recycled >= 47 && stats.evicted == 0, "{stats:?}");
+    // Nobody is richer than he who asks: then there is none.
+    let world = World::with(Limits::default(), 61000..=61001);
+    for host in 2..4 {
+        let sent = udp(&format!("10.0.0.{host}:1"), "192.0.2.9:5000", b"");
+        world.out(&sent).unwrap();
+    }
+    let more = udp("10.0.0.4:1", "192.0.2.9:5000", b"");
+    assert_eq!(world.out(&more), Err(Refused::PortsExhausted));
 }

@@ -138,3 +138,63 @@ fn flushing_one_among_many() {
     assert_eq!(world.nat.connections(world.now).len(), 9);
     assert_eq!(world.nat.flush(world.now, |_| false), 9);
 }
+
+// Conforms: CNI-portmap-udp-second-container
+#[test]
+fn flows_that_the_rules_would_not_let_begin_are_ended() {
+    // Of a network that is only routed, from a port that is published later.
+    let world = World::new();
+    let sent = udp("10.9.0.2:5000", "192.0.2.9:6000", b"");
+    let other = udp("10.9.0.2:5001", "192.0.2.9:6000", b"");
+    assert_eq!(world.out(&sent).unwrap().src, ip("10.9.0.2"));
+    assert_eq!(world.out(&other).unwrap().src, ip("10.9.0.2"));
+    let first = rule(1, Protocol::UDP, 7000..=7000, "10.9.0.2:5000");
+    world.publish(vec![first.clone()]);
+    assert_eq!(world.nat.len(), 1, "the other one stays");
+    let query = udp("192.0.2.9:6000", "198.51.100.1:7000", b"");
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.9.0.2"));
+    let answer = world.out(&sent).unwrap();
+    assert_eq!((answer.src, answer.src_port), (ip(HOST), 7000));
+
+    // A second container takes the port over, the first one's rule being there still.
+    let second = rule(2, Protocol::UDP, 7000..=7000, "10.0.0.3:5000");
+    world.publish(vec![second, first.clone()]);
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.0.0.3"));
+    // The first is then reached by no port, and speaks from none.
+    assert_eq!(world.out(&sent).unwrap().src, ip("10.9.0.2"));
+    // And has it back.
+    world.publish(vec![first]);
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.9.0.2"));
+
+    // Halves of a hairpin follow the masquerade rules.
+    let world = World::new();
+    let dial = udp("10.0.0.2:5000", "198.51.100.1:61000", b"");
+    assert_eq!(world.hairpin(&dial), Err(Refused::Filtered));
+    assert_eq!(world.nat.len(), 1);
+    world.publish(vec![rule(1, Protocol::UDP, 7000..=7000, "10.0.0.2:5000")]);
+    assert!(world.nat.is_empty());
+}
+
+// Conforms: CVE-port-shadowing
+#[test]
+fn what_a_container_sends_takes_no_port_of_the_host_s_or_of_another_s() {
+    let world = World::new();
+    world.publish(vec![
+        rule(1, Protocol::UDP, 53..=53, "10.0.0.2:53"),
+        rule(2, Protocol::UDP, 53..=53, "10.0.0.3:53"),
+    ]);
+    // From the same port, to a peer that will ask the published one: it gets a reserved port.
+    let shadow = udp("10.0.0.3:53", "192.0.2.9:5555", b"");
+    let outside = world.out(&shadow).unwrap();
+    assert!((61000..=61999).contains(&outside.src_port));
+    let query = udp("192.0.2.9:5555", "198.51.100.1:53", b"");
+    assert_eq!(world.inside(&query).unwrap().dst, ip("10.0.0.2"));
+    // And on a port of the host that nobody published, nothing of a container's ever answers.
+    let world = World::new();
+    for port in [53, 22, 8080] {
+        let sent = udp(&format!("10.0.0.3:{port}"), "192.0.2.9:5555", b"");
+        assert!(world.out(&sent).unwrap().src_port >= 61000);
+        let knock = udp("192.0.2.9:5555", &format!("{HOST}:{port}"), b"");
+        assert_eq!(world.inside(&knock), Err(Refused::NoMapping));
+    }
+}
