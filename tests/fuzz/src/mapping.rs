@@ -221,7 +221,7 @@ impl World {
                 if translated.kind == Kind::Masquerade && way == Way::Out {
                     assert!(is_host(packet.src()), "{} left", packet.src());
                 }
-                if let (Kind::Hairpin(_), Way::Hairpin) = (translated.kind, way) {
+                if way == Way::Hairpin {
                     assert!(
                         is_host(packet.src()),
                         "a hairpin came from {}",
@@ -271,7 +271,7 @@ impl World {
             let (there, back) = match info.kind {
                 Kind::Masquerade | Kind::Routed => (Way::Out, Way::In),
                 Kind::Publish(_) => (Way::In, Way::Out),
-                Kind::Hairpin(_) => (Way::Hairpin, Way::Hairpin),
+                Kind::Hairpin(_) | Kind::HairpinMapped => (Way::Hairpin, Way::Hairpin),
             };
             assert!(taken.insert((there, info.original)), "{}", info.original);
             assert!(taken.insert((back, info.reply)), "{}", info.reply);

@@ -180,7 +180,7 @@ fn bijection(connections: &[ConnectionInfo]) -> Result<(), String> {
     let mut outward: HashMap<Side, u16> = HashMap::new();
     let mut inward: HashMap<(Protocol, IpAddr, u16), (IpAddr, u16)> = HashMap::new();
     for connection in connections {
-        if !matches!(connection.kind, Kind::Masquerade | Kind::Hairpin(_)) {
+        if matches!(connection.kind, Kind::Routed | Kind::Publish(_)) {
             continue;
         }
         let (original, reply) = (connection.original, connection.reply);
