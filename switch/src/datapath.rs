@@ -211,7 +211,9 @@ impl Datapath {
             followers: &mut Vec::new(),
             narrow: Narrow::default(),
         };
-        for (question, mut frame) in due.unanswered {
+        let mut frame = Frame::new();
+        for (question, raw) in due.unanswered {
+            frame.set_raw(&raw);
             let told = pass.give_up(question, &mut frame);
             if let Some(port) = told.and_then(|port| topology.port(port)) {
                 port.queue(0).transmit(&[&frame]);

@@ -163,6 +163,14 @@ impl Frame {
         frame
     }
 
+    /// Replaces the vnet header and the contents by what [`raw`](Self::raw) gave of another frame.
+    pub(crate) fn set_raw(&mut self, raw: &[u8]) {
+        let space = self.space_mut();
+        let len = raw.len().min(space.len());
+        space[..len].copy_from_slice(&raw[..len]);
+        self.set_len(len.saturating_sub(VNET_HEADER));
+    }
+
     /// Replaces the contents by these bytes and an empty vnet header. Bytes beyond [`MAX_FRAME`]
     /// are cut off.
     pub fn set_bytes(&mut self, bytes: &[u8]) {

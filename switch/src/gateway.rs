@@ -343,8 +343,8 @@ impl Pass<'_> {
         Ok(Egress::Port(endpoint.port))
     }
 
-    /// Hands a routed frame to the next hop, or lets it wait while the next hop is asked for. The
-    /// buffer that takes its place carries the question.
+    /// Hands a routed frame to the next hop, or lets it wait while the next hop is asked for. Its
+    /// buffer then carries the question.
     fn to_neighbor(
         &self,
         question: Question,

@@ -27,8 +27,14 @@ const STALE: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many questions stay unanswered before the frames that wait are dropped.
 const ATTEMPTS: u32 = 3;
-/// Frames that wait for one neighbour. RFC 1122 2.3.2.2 asks for at least one.
-const WAITING: usize = 8;
+/// Bytes of frames that wait for one neighbour. RFC 1122 2.3.2.2 asks for at least one frame; this
+/// is what Linux holds (`unres_qlen_bytes`), enough for the fragments of two large datagrams.
+const WAITING: usize = 212_992;
+/// Bytes that wait in all: more is a scan, or a router that is gone.
+const WAITING_IN_ALL: usize = 8 << 20;
+/// What a waiting frame is counted with beyond its bytes: a small one takes a whole buffer again
+/// when it leaves.
+const OVERHEAD: usize = 1024;
 /// Neighbours remembered in all.
 const CAPACITY: usize = 4096;
 /// Of these, neighbours that have not answered yet. A scan of a big subnet on the link (any IPv6
@@ -49,6 +55,8 @@ struct Table {
     entries: HashMap<Key, Entry, RandomState>,
     /// Who was asked for without being known, oldest first, until the next tick even once known.
     unanswered: VecDeque<Key>,
+    /// Bytes of all frames that wait, as [`cost`] counts them.
+    waiting: usize,
     /// Frames dropped since the last tick, because those that they waited for had to give way.
     lost: usize,
 }
@@ -61,7 +69,8 @@ struct Entry {
     attempts: u32,
     /// The address the question is asked with.
     source: IpAddr,
-    waiting: VecDeque<Frame>,
+    /// Frames with their vnet headers, cut to their own size.
+    waiting: Vec<Box<[u8]>>,
 }
 
 /// What to do with a frame for a next hop.
@@ -125,16 +134,16 @@ impl Heard {
 pub struct Due {
     /// Questions to ask again.
     pub questions: Vec<Question>,
-    /// Frames whose next hop did not answer, with the question.
-    pub unanswered: Vec<(Question, Frame)>,
+    /// Frames whose next hop did not answer, with the question; each as [`Frame::raw`] gave it.
+    pub unanswered: Vec<(Question, Box<[u8]>)>,
     /// Frames dropped because those that they waited for had to give way.
     pub lost: usize,
 }
 
 impl Neighbors {
-    /// The MAC of `target` beyond `uplink`. When it has to be asked for, `frame` is taken into the
-    /// table and an empty one left in its place.
-    pub fn resolve(&self, now: Time, question: Question, frame: &mut Frame) -> Resolution {
+    /// The MAC of `target` beyond `uplink`. When it has to be asked for, a copy of `frame` waits in
+    /// the table, and the frame itself is free for the question.
+    pub fn resolve(&self, now: Time, question: Question, frame: &Frame) -> Resolution {
         let key = (question.uplink, question.target);
         if let Some(entry) = self.table.read().entries.get(&key)
             && let Some(mac) = entry.mac
@@ -148,8 +157,10 @@ impl Neighbors {
             table.make_room();
             table.unanswered.push_back(key);
         }
-        let entry = table
-            .entries
+        let Table {
+            entries, waiting, ..
+        } = &mut *table;
+        let entry = entries
             .entry(key)
             .or_insert_with(|| Entry::unknown(now, question.source));
         entry.source = question.source;
@@ -158,10 +169,12 @@ impl Neighbors {
             entry.doubt();
             return Resolution::Known(mac);
         }
-        if entry.waiting.len() >= WAITING {
+        let more = frame.raw().len() + OVERHEAD;
+        if cost(&entry.waiting) + more > WAITING || *waiting + more > WAITING_IN_ALL {
             return Resolution::Full;
         }
-        entry.waiting.push_back(std::mem::take(frame));
+        entry.waiting.push(frame.raw().into());
+        *waiting += more;
         let ask = entry.attempts == 0 || now - entry.asked >= ASK_INTERVAL;
         if ask {
             entry.asked(now);
@@ -186,33 +199,27 @@ impl Neighbors {
 
     /// `address` beyond `uplink` spoke. Returns the frames that waited for it, oldest first, which
     /// go to the MAC that it told. A stranger, whom nobody asked for, is not remembered.
-    pub fn observe(
-        &self,
-        now: Time,
-        uplink: PortId,
-        address: IpAddr,
-        heard: Heard,
-    ) -> VecDeque<Frame> {
+    pub fn observe(&self, now: Time, uplink: PortId, address: IpAddr, heard: Heard) -> Vec<Frame> {
         let key = (uplink, address);
         // Most of what is heard on a wire is of strangers, and stops no worker.
         if heard.mac.is_some_and(|mac| !mac.is_unicast())
             || !self.table.read().entries.contains_key(&key)
         {
-            return VecDeque::new();
+            return Vec::new();
         }
         let mut table = self.table.write();
         let Some(entry) = table.entries.get_mut(&key) else {
-            return VecDeque::new();
+            return Vec::new();
         };
         // RFC 4861 7.2.5, and 7.2.3 for what a solicitation tells of its sender.
         let known = entry.mac;
         let differs = heard.mac.is_some() && known != heard.mac;
         if known.is_none() && heard.mac.is_none() {
-            return VecDeque::new();
+            return Vec::new();
         }
         if known.is_some() && differs && !heard.overrides {
             entry.doubt();
-            return VecDeque::new();
+            return Vec::new();
         }
         entry.mac = heard.mac.or(known);
         if heard.solicited {
@@ -221,13 +228,27 @@ impl Neighbors {
         } else if differs {
             entry.doubt();
         }
-        std::mem::take(&mut entry.waiting)
+        let waited = std::mem::take(&mut entry.waiting);
+        table.waiting -= cost(&waited);
+        let mut frames = vec![Frame::new(); waited.len()];
+        for (frame, raw) in frames.iter_mut().zip(&waited) {
+            frame.set_raw(raw);
+        }
+        frames
     }
 
     /// Forgets neighbours behind ports that are gone.
     pub fn retain_ports(&self, keep: impl Fn(PortId) -> bool) {
-        let mut table = self.table.write();
-        table.entries.retain(|&(uplink, _), _| keep(uplink));
+        let Table {
+            entries, waiting, ..
+        } = &mut *self.table.write();
+        entries.retain(|&(uplink, _), entry| {
+            let stays = keep(uplink);
+            if !stays {
+                *waiting -= cost(&entry.waiting);
+            }
+            stays
+        });
     }
 
     /// What is to be done now; call it once a second.
@@ -236,6 +257,7 @@ impl Neighbors {
         let Table {
             entries,
             unanswered,
+            waiting,
             lost,
         } = &mut *table;
         let mut due = Due {
@@ -250,9 +272,9 @@ impl Neighbors {
             };
             let silent = entry.attempts >= ATTEMPTS && now - entry.asked >= ASK_INTERVAL;
             if silent || now - entry.confirmed >= STALE && entry.attempts == 0 {
-                let waiting = std::mem::take(&mut entry.waiting).into_iter();
-                due.unanswered
-                    .extend(waiting.map(|frame| (question, frame)));
+                *waiting -= cost(&entry.waiting);
+                let silent = std::mem::take(&mut entry.waiting).into_iter();
+                due.unanswered.extend(silent.map(|raw| (question, raw)));
                 return false;
             }
             if entry.attempts > 0 && now - entry.asked >= ASK_INTERVAL {
@@ -292,8 +314,14 @@ impl Table {
     fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.lost += entry.waiting.len();
+            self.waiting -= cost(&entry.waiting);
         }
     }
+}
+
+/// Bytes that waiting frames are counted with.
+fn cost(waiting: &[Box<[u8]>]) -> usize {
+    waiting.iter().map(|raw| raw.len() + OVERHEAD).sum()
 }
 
 impl Entry {
@@ -304,7 +332,7 @@ impl Entry {
             asked: Time::ZERO,
             attempts: 0,
             source,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -348,17 +376,17 @@ mod tests {
     #[test]
     fn frames_wait_for_the_answer_in_order() {
         let neighbors = Neighbors::default();
-        let mut first = Frame::from_bytes(b"first");
-        let mut second = Frame::from_bytes(b"second");
-        let asked = neighbors.resolve(at(1), question(), &mut first);
+        let first = Frame::from_bytes(b"first");
+        let second = Frame::from_bytes(b"second");
+        let asked = neighbors.resolve(at(1), question(), &first);
         assert_eq!(asked, Resolution::Waiting { ask: true });
-        let asked = neighbors.resolve(at(1), question(), &mut second);
+        let asked = neighbors.resolve(at(1), question(), &second);
         assert_eq!(asked, Resolution::Waiting { ask: false });
         let released = neighbors.observe(at(1), PortId(3), question().target, Heard::answer(MAC));
         let texts: Vec<&[u8]> = released.iter().map(Frame::bytes).collect();
         assert_eq!(texts, [b"first".as_slice(), b"second"]);
         assert_eq!(
-            neighbors.resolve(at(2), question(), &mut first),
+            neighbors.resolve(at(2), question(), &first),
             Resolution::Known(MAC)
         );
     }
@@ -366,15 +394,15 @@ mod tests {
     #[test]
     fn silence_is_asked_three_times_and_then_dropped() {
         let neighbors = Neighbors::default();
-        for _ in 0..WAITING {
-            neighbors.resolve(at(1), question(), &mut Frame::from_bytes(b"x"));
-        }
-        let one_more = neighbors.resolve(at(1), question(), &mut Frame::from_bytes(b"x"));
-        assert_eq!(one_more, Resolution::Full);
+        // As much as a large datagram in fragments, and not much more.
+        let frame = Frame::from_bytes(&[7; 1514]);
+        let waits = |_: &usize| neighbors.resolve(at(1), question(), &frame) != Resolution::Full;
+        let waiting = (0..1000).take_while(waits).count();
+        assert!((45..100).contains(&waiting), "{waiting}");
         assert_eq!(tick(&neighbors, at(2)), (vec![question()], 0));
         assert_eq!(tick(&neighbors, at(3)), (vec![question()], 0));
-        assert_eq!(tick(&neighbors, at(4)), (vec![], WAITING));
-        let again = neighbors.resolve(at(5), question(), &mut Frame::from_bytes(b"x"));
+        assert_eq!(tick(&neighbors, at(4)), (vec![], waiting));
+        let again = neighbors.resolve(at(5), question(), &Frame::from_bytes(b"x"));
         assert_eq!(again, Resolution::Waiting { ask: true });
     }
 
@@ -382,20 +410,20 @@ mod tests {
     fn a_used_neighbor_is_confirmed_and_a_silent_one_forgotten() {
         let neighbors = Neighbors::default();
         neighbors.introduce(at(0), PortId(3), question().target, MAC);
-        let mut frame = Frame::from_bytes(b"x");
+        let frame = Frame::from_bytes(b"x");
         assert_eq!(
-            neighbors.resolve(at(29), question(), &mut frame),
+            neighbors.resolve(at(29), question(), &frame),
             Resolution::Known(MAC)
         );
         assert_eq!(tick(&neighbors, at(30)), (vec![], 0));
         assert_eq!(
-            neighbors.resolve(at(31), question(), &mut frame),
+            neighbors.resolve(at(31), question(), &frame),
             Resolution::Known(MAC)
         );
         assert_eq!(tick(&neighbors, at(32)).0.len(), 1);
         assert_eq!(tick(&neighbors, at(33)).0.len(), 1);
         assert_eq!(tick(&neighbors, at(34)).0.len(), 0);
-        let gone = neighbors.resolve(at(35), question(), &mut frame);
+        let gone = neighbors.resolve(at(35), question(), &frame);
         assert_eq!(gone, Resolution::Waiting { ask: true });
     }
 
@@ -403,7 +431,7 @@ mod tests {
     fn strangers_are_not_remembered() {
         let neighbors = Neighbors::default();
         neighbors.observe(at(0), PortId(3), question().target, Heard::answer(MAC));
-        let unknown = neighbors.resolve(at(0), question(), &mut Frame::from_bytes(b"x"));
+        let unknown = neighbors.resolve(at(0), question(), &Frame::from_bytes(b"x"));
         assert_eq!(unknown, Resolution::Waiting { ask: true });
     }
 
@@ -413,8 +441,8 @@ mod tests {
         let (at, other) = (at(1), MacAddr([2, 0, 0, 0, 0, 8]));
         let neighbors = Neighbors::default();
         let known = |neighbors: &Neighbors| {
-            let mut frame = Frame::from_bytes(b"x");
-            neighbors.resolve(at, question(), &mut frame)
+            let frame = Frame::from_bytes(b"x");
+            neighbors.resolve(at, question(), &frame)
         };
         let hear = |neighbors: &Neighbors, heard| {
             neighbors
@@ -482,8 +510,8 @@ mod tests {
         };
         neighbors.introduce(at(0), PortId(3), question().target, MAC);
         let resolve = |question| {
-            let mut frame = Frame::from_bytes(b"x");
-            neighbors.resolve(at(1), question, &mut frame)
+            let frame = Frame::from_bytes(b"x");
+            neighbors.resolve(at(1), question, &frame)
         };
         for n in 0..5000 {
             assert_eq!(resolve(target(n)), Resolution::Waiting { ask: true });

@@ -71,19 +71,12 @@ pub fn memory_port(capacity: usize) -> io::Result<(MemoryQueue, MemoryPeer)> {
     ))
 }
 
-fn fill(frame: &mut Frame, raw: &[u8]) {
-    let space = frame.space_mut();
-    let len = raw.len().min(space.len());
-    space[..len].copy_from_slice(&raw[..len]);
-    frame.set_len(len.saturating_sub(VNET_HEADER));
-}
-
 impl MemoryQueue {
     pub(super) fn receive(&self, frames: &mut [Frame]) -> io::Result<usize> {
         let mut state = self.wire.state.lock();
         let count = frames.len().min(state.to_switch.len());
         for (frame, raw) in frames.iter_mut().zip(state.to_switch.drain(..count)) {
-            fill(frame, &raw);
+            frame.set_raw(&raw);
         }
         if state.to_switch.is_empty() && !state.gone {
             // EAGAIN only says that it was not readable. Under the lock, so that no frame is missed.
@@ -152,7 +145,7 @@ impl MemoryPeer {
     pub fn recv(&self) -> Option<Frame> {
         let raw = self.wire.state.lock().to_peer.pop_front()?;
         let mut frame = Frame::new();
-        fill(&mut frame, &raw);
+        frame.set_raw(&raw);
         Some(frame)
     }
 
