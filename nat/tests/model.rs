@@ -48,6 +48,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
+    // Conforms: PROOF-model
     #[test]
     fn engine_and_reference_agree(
         setup in ops::setup(),

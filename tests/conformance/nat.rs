@@ -368,7 +368,7 @@ const LINUX: Section = Section {
             "the table of groups is bounded, ages and is shown",
         ),
         row(
-            "LINUX-bridge-local-termination",
+            "LINUX-local-termination",
             "an interface gets what is for it, and what is for all, and no more",
         ),
         row(
@@ -426,7 +426,8 @@ const LESSONS: Section = Section {
         row(
             "CVE-2024-29018",
             "no question of an internal network leaves by the host's resolver",
-        ),
+        )
+        .remark("there is no name server to ask yet"),
         row(
             "CVE-2024-32473",
             "a network without IPv6 has none: not even link-local addresses",
@@ -457,20 +458,12 @@ const SWITCH: Section = Section {
             "it gives no addresses to others: answers of DHCP servers stop at its port",
         ),
         row(
-            "SWITCH-reserved-addresses",
+            "SWITCH-reserved-groups",
             "frames to the link-local groups of 802.1D are not forwarded",
         ),
         row(
             "SWITCH-storm-control",
             "floods of broadcast, multicast and unknown unicast are limited by port",
-        ),
-        row(
-            "SWITCH-unknown-unicast",
-            "unknown unicast goes only where unknown stations may be",
-        ),
-        row(
-            "SWITCH-multicast-router-guard",
-            "a container cannot draw all groups to itself as a multicast router",
         ),
         row(
             "SWITCH-order-across-threads",
@@ -493,14 +486,6 @@ const SWITCH: Section = Section {
             "segment sizes announced over an uplink are lowered to its MTU, when asked for",
         ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
-        row(
-            "SWITCH-unknown-unicast",
-            "frames to unknown addresses go only where an unknown station may be",
-        ),
-        row(
-            "SWITCH-multicast-router-guard",
-            "a guarded container can't make itself a multicast router",
-        ),
     ],
 };
 

@@ -233,6 +233,31 @@ fn an_unsolicited_syn_gets_no_answer() {
     }
 }
 
+// Conforms: RFC5382-3
+#[test]
+fn a_connection_is_for_its_peer_alone() {
+    let mut network = Network::new();
+    let flow = network
+        .connect(Who::A, (OUTSIDE, WEB), Who::Outside, WEB)
+        .unwrap();
+    let external = network.seen_by_server(&flow).port();
+    let other = [192, 0, 2, 9].into();
+    let mut arrives = |from, port, flags| {
+        let packet = ipv4(from, HOST, 6, &segment(port, external, flags, b"hello"));
+        let frame = ethernet(UPLINK_MAC, OUTSIDE_MAC, 0x0800, &packet);
+        let seen = network.watch(Who::A, |network| network.inject(Who::Outside, &frame));
+        seen.iter().any(|seen| seen.sent)
+    };
+    assert!(arrives(OUTSIDE, WEB, PUSH_ACK));
+    for flags in [SYN, PUSH_ACK] {
+        assert!(
+            !arrives(OUTSIDE, WEB + 1, flags),
+            "another port of the peer"
+        );
+        assert!(!arrives(other, WEB, flags), "another peer");
+    }
+}
+
 // Conforms: OVS-tcp-port-reuse TCP-time-wait-reuse
 #[test]
 fn a_client_uses_its_port_again() {
@@ -296,7 +321,7 @@ fn datagrams_follow_the_published_port() {
     }
 }
 
-// Conforms: LINUX-bridge-local-termination
+// Conforms: LINUX-local-termination
 #[test]
 fn a_port_gets_what_is_for_it_or_for_all() {
     let mut network = Network::new();

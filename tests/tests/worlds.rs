@@ -36,7 +36,7 @@ fn live(world: &mut World) -> Result<Report, String> {
     })
 }
 
-// Conforms: PROOF-simulation
+// Conforms: PROOF-simulation RFC4787-11
 #[test]
 fn every_world_holds_together() {
     if let Some(seed) = setting("PONTOON_SIM_SEED") {

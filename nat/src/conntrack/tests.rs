@@ -44,6 +44,7 @@ fn both_tuples_lead_to_the_connection() {
     assert_eq!(shard.iter().count(), 1000);
 }
 
+// Conforms: LINUX-conntrack-resize
 #[test]
 fn the_index_follows_any_sequence_of_insertions_and_removals() {
     let hash = TupleHash::new(5);
@@ -112,6 +113,7 @@ fn the_worst_has_the_highest_score() {
     assert_eq!(shard.worst(256, |_| None::<u8>), None);
 }
 
+// Conforms: RFC4787-6
 #[test]
 fn rfc_4787_req_6_only_the_inside_refreshes_a_masqueraded_flow() {
     let timeouts = Timeouts::default();

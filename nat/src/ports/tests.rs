@@ -23,6 +23,7 @@ fn endpoint(host: u8, port: u16) -> Endpoint {
     }
 }
 
+// Conforms: RFC4787-1 RFC5382-1
 #[test]
 fn rfc_4787_req_1_one_endpoint_has_one_port() {
     let mut ports = ports(61000..=61999);
@@ -34,6 +35,7 @@ fn rfc_4787_req_1_one_endpoint_has_one_port() {
     assert_eq!(ports.free(Protocol::TCP), 999);
 }
 
+// Conforms: RFC4787-3 RFC5382-7
 #[test]
 fn rfc_4787_req_3_two_hosts_with_one_source_port_differ() {
     let mut ports = ports(61000..=61999);
@@ -43,6 +45,7 @@ fn rfc_4787_req_3_two_hosts_with_one_source_port_differ() {
     assert_eq!(taken.len(), 256);
 }
 
+// Conforms: RFC4787-4
 #[test]
 fn rfc_4787_req_4_parity_is_kept_while_it_can_be() {
     let mut ports = ports(61000..=61019);
@@ -57,6 +60,7 @@ fn rfc_4787_req_4_parity_is_kept_while_it_can_be() {
     assert_eq!(ports.free(Protocol::TCP), 0);
 }
 
+// Conforms: RFC6888-8
 #[test]
 fn rfc_6888_req_8_a_freed_port_rests_while_others_are_free() {
     let mut ports = ports(61000..=61003);
@@ -73,6 +77,7 @@ fn rfc_6888_req_8_a_freed_port_rests_while_others_are_free() {
     assert_eq!(next, Some(first));
 }
 
+// Conforms: RFC6888-15
 #[test]
 fn rfc_6888_req_15_ports_cannot_be_foreseen() {
     let order = |seed| {

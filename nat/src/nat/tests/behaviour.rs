@@ -58,6 +58,7 @@ fn what_is_told_about_a_packet() {
     assert_eq!(all[0].inside, ip("10.0.0.2"));
 }
 
+// Conforms: RFC5508-1
 #[test]
 fn rfc_5508_req_1_echo_there_and_back() {
     let world = World::new();
@@ -98,6 +99,7 @@ fn two_hosts_with_one_echo_identifier() {
     assert_eq!((reply.dst, reply.dst_port), (ip("10.0.0.3"), 7));
 }
 
+// Conforms: RFC4787-1 RFC5382-1
 #[test]
 fn rfc_4787_req_1_one_inside_port_to_two_peers_has_one_external_port() {
     let world = World::new();
@@ -115,6 +117,7 @@ fn rfc_4787_req_1_one_inside_port_to_two_peers_has_one_external_port() {
     );
 }
 
+// Conforms: RFC4787-3
 #[test]
 fn rfc_4787_req_3_two_hosts_with_one_source_port_have_two() {
     let world = World::new();
@@ -127,6 +130,7 @@ fn rfc_4787_req_3_two_hosts_with_one_source_port_have_two() {
     assert_ne!(first.src_port, second.src_port);
 }
 
+// Conforms: RFC4787-8
 #[test]
 fn rfc_4787_req_8_filtering_is_by_address_and_port() {
     let world = World::new();
@@ -247,6 +251,7 @@ fn a_published_range_maps_port_for_port() {
     }
 }
 
+// Conforms: LINUX-conntrack-reverse-clash
 #[test]
 fn two_published_ports_of_one_container_port_are_told_apart() {
     for protocol in [Protocol::TCP, Protocol::UDP] {
@@ -280,6 +285,7 @@ fn two_published_ports_of_one_container_port_are_told_apart() {
     }
 }
 
+// Conforms: RFC4787-9 RFC5382-8
 #[test]
 fn rfc_4787_req_9_hairpin_shows_the_external_address() {
     let world = World::new();

@@ -20,6 +20,7 @@ fn tuple_of(bytes: &[u8]) -> Tuple {
         .unwrap()
 }
 
+// Conforms: RFC5508-4 RFC5382-9 OVS-icmp-related-nat OVS-icmp-related-other-source
 #[test]
 fn rfc_5508_req_4_an_error_from_outside_reaches_the_sender() {
     let world = World::new();
@@ -52,6 +53,7 @@ fn of_ipv6_too() {
     assert_eq!(quoted, tuple_of(&sent));
 }
 
+// Conforms: RFC5508-5
 #[test]
 fn rfc_5508_req_5_an_error_from_inside_shows_nothing_of_the_inside() {
     let world = World::new();
@@ -91,6 +93,7 @@ fn an_error_about_a_published_answer_reaches_the_container() {
     assert_eq!(quoted, inside.reversed());
 }
 
+// Conforms: RFC5508-7 LINUX-conntrack-icmp-related
 #[test]
 fn rfc_5508_req_7_hairpinned_errors_pass_both_ways() {
     let world = World::new();
@@ -114,6 +117,7 @@ fn rfc_5508_req_7_hairpinned_errors_pass_both_ways() {
     );
 }
 
+// Conforms: RFC5508-4 RFC5508-5
 #[test]
 fn an_error_of_no_flow() {
     let world = World::new();
@@ -141,6 +145,7 @@ fn an_error_of_no_flow() {
     assert!(error(&world, World::outbound(), &bytes).is_ok());
 }
 
+// Conforms: RFC5508-3
 #[test]
 fn rfc_5508_req_3_damaged_errors_are_dropped() {
     let world = World::new();
@@ -167,6 +172,7 @@ fn rfc_5508_req_3_damaged_errors_are_dropped() {
     );
 }
 
+// Conforms: RFC5508-6 RFC4787-12 RFC5382-10
 #[test]
 fn rfc_5508_req_6_an_error_neither_refreshes_nor_ends() {
     let mut world = World::new();

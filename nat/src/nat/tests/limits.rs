@@ -10,6 +10,7 @@ fn small(max_connections: usize, max_per_address: usize) -> Limits {
     }
 }
 
+// Conforms: RFC4787-5
 #[test]
 fn rfc_4787_req_5_a_udp_mapping_lives_and_ends() {
     let mut world = World::new();
@@ -38,6 +39,7 @@ fn a_published_port_that_only_listens_keeps_its_flow() {
     assert_eq!(world.nat.stats().opened, 1);
 }
 
+// Conforms: RFC5508-2
 #[test]
 fn timeouts_of_dns_and_echo() {
     let world = World::new();
@@ -80,6 +82,7 @@ fn expiry_frees_connections_and_ports_in_bounded_steps() {
     assert_eq!(world.nat.stats().ended, 500);
 }
 
+// Conforms: OVS-snat-exhaustion VPP-711
 #[test]
 fn udp_out_of_ports_is_refused_and_nothing_changes() {
     let world = World::with(Limits::default(), 61000..=61009);

@@ -203,6 +203,7 @@ fn no_bytes_make_it_panic() {
     }
 }
 
+// Conforms: LINUX-conntrack-clash
 #[test]
 fn several_threads_lose_nothing() {
     let world = World::new();

@@ -121,6 +121,7 @@ fn forgetting_an_endpoint_ends_all_its_flows() {
     assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 0);
 }
 
+// Conforms: OVS-flush-one
 #[test]
 fn flushing_one_among_many() {
     let world = World::new();

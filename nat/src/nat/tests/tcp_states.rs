@@ -17,6 +17,7 @@ fn established(world: &World) -> Tuple {
     outside
 }
 
+// Conforms: RFC5382-5
 #[test]
 fn rfc_5382_req_5_established_lives_2_h_4_min_and_transitory_4_min() {
     let mut world = World::new();
@@ -40,6 +41,7 @@ fn rfc_5382_req_5_established_lives_2_h_4_min_and_transitory_4_min() {
     assert_eq!(world.inside(&late), Err(Refused::NoMapping));
 }
 
+// Conforms: RFC5382-2
 #[test]
 fn rfc_5382_req_2_simultaneous_open() {
     let world = World::new();
@@ -58,6 +60,7 @@ fn rfc_5382_req_2_simultaneous_open() {
     assert_eq!(world.state(), "established");
 }
 
+// Conforms: RFC7857
 #[test]
 fn rfc_7857_a_reset_shortens_the_timeout_and_deletes_nothing() {
     let mut world = World::new();
@@ -95,6 +98,7 @@ fn a_blind_reset_passes_and_is_not_believed() {
     assert_eq!(world.nat.stats().implausible_resets, 1);
 }
 
+// Conforms: TCP-time-wait-reuse
 #[test]
 fn time_wait_and_its_reuse_by_a_new_syn() {
     let mut world = World::new();
@@ -213,6 +217,7 @@ fn a_published_flow_survives_a_restart_from_either_side() {
     assert_eq!(world.state(), "established");
 }
 
+// Conforms: TCP-mid-stream-pickup
 #[test]
 fn what_opens_no_connection() {
     let world = World::new();
