@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pontoon_tests::eventually;
 use pontoon_tests::process::run;
-use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, PORT_KINDS, Scene};
+use pontoon_tests::scene::{ANY, ANY6, BEYOND, BEYOND6, Container, HOST, HOST6, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping_with};
 use pontoon_tests::wire::Witness;
+use pontoon_tests::{eventually, has_ipv6_or_skip};
 
 /// The largest that a UDP datagram over IPv4 can be is 65,507 bytes.
 const LARGE: usize = 60_000;
@@ -115,6 +115,37 @@ fn a_narrow_uplink_is_told_of_and_lived_with() {
         ping_with(&a.namespace, BEYOND, &["-M", "dont", "-s", "1450"]).success();
         ping_with(&a.namespace, BEYOND, &["-M", "dont", "-s", "60000"]).success();
     }
+}
+
+// Conforms: RFC4787-13 RFC4787-14 IPV6-nat66 IPV6-publishing
+#[test]
+fn sizes_of_ipv6() {
+    if !has_ipv6_or_skip() {
+        return;
+    }
+    let Some(scene) = Scene::new() else { return };
+    let web = scene.container("web", &["-p", "5353:53/udp", "-p", "8080:80"]);
+    let server = bind_udp(&scene.outside, (BEYOND6, 5001));
+    let mut masqueraded = Datagrams::open(&web.namespace, (BEYOND6, 5001), server);
+    let server = bind_udp(&web.namespace, (ANY6, 53));
+    let mut published = Datagrams::open(&scene.outside, (HOST6, 5353), server);
+    for _ in 0..20 {
+        assert_eq!(masqueraded.exchange(LARGE).unwrap().ip(), HOST6);
+        published.exchange(LARGE).unwrap();
+    }
+    ping_with(&web.namespace, BEYOND6, &["-s", "60000"]).success();
+
+    set_uplink_mtu(&scene, &web, 1400);
+    let told = try_ping(&web, BEYOND6, &["-M", "do", "-s", "1400", "-c", "1"]);
+    assert!(told.contains("Packet too big: mtu=1400"), "{told}");
+    let listener = listen(&scene.outside, (BEYOND6, 80));
+    let mut flow = Flow::open(&web.namespace, (BEYOND6, 80), &listener).unwrap();
+    flow.transfer(20 << 20).unwrap();
+    let listener = listen(&web.namespace, (ANY6, 80));
+    let mut flow = Flow::open(&scene.outside, (HOST6, 8080), &listener).unwrap();
+    flow.transfer(20 << 20).unwrap();
+    std::mem::swap(&mut flow.client, &mut flow.server);
+    flow.transfer(20 << 20).unwrap();
 }
 
 // Conforms: RFC4787-13
