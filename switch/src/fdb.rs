@@ -187,8 +187,11 @@ impl Table {
             return None;
         }
         // Of several that hold as much it is the asker, who gains nothing by asking more.
-        let rank = |&other: &PortId| (holds(other), other == port);
-        self.held.keys().copied().max_by_key(rank)
+        let greediest = self
+            .held
+            .iter()
+            .max_by_key(|&(&other, held)| (held.macs.len(), other == port));
+        greediest.map(|(&greediest, _)| greediest)
     }
 
     fn insert(&mut self, now: Time, mac: MacAddr, port: PortId) {
