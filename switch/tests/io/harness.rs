@@ -1,7 +1,7 @@
 //! Namespaces, and frames through them.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -269,9 +269,12 @@ pub(crate) fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: u
             // Whole blocks, so that each is compared to the pattern at once.
             let mut filled = 0;
             while filled < buffer.len() {
-                match stream.read(&mut buffer[filled..]).unwrap() {
-                    0 => break,
-                    count => filled += count,
+                match stream.read(&mut buffer[filled..]) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    // A read with a timeout is not resumed by the kernel.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => panic!("{error}"),
                 }
             }
             assert!(

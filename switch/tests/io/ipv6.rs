@@ -31,7 +31,7 @@ const FAR: &str = "2001:db8:66::9";
 /// A container, a host with an uplink, and a router on its wire, with a switch between them.
 struct Scene {
     container: Namespace,
-    _host: Namespace,
+    host: Namespace,
     router: Namespace,
     _switch: Switch,
     /// Silence on the wire.
@@ -100,12 +100,12 @@ impl Scene {
         container.ip(&format!("route add default via {GATEWAY}"));
         let scene = Scene {
             container,
-            _host: host,
+            host,
             router,
             _switch: switch,
             _held: held,
         };
-        for namespace in [&scene.container, &scene.router] {
+        for namespace in [&scene.container, &scene.host, &scene.router] {
             let settled = eventually(|| !namespace.tells("-6 addr").contains("tentative"));
             assert!(settled, "{}", namespace.tells("-6 addr"));
         }
