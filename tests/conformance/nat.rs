@@ -466,6 +466,14 @@ const SWITCH: Section = Section {
             "floods of broadcast, multicast and unknown unicast are limited by port",
         ),
         row(
+            "SWITCH-unknown-unicast",
+            "unknown unicast goes only where unknown stations may be",
+        ),
+        row(
+            "SWITCH-multicast-router-guard",
+            "a container can't draw all groups to itself as a multicast router",
+        ),
+        row(
             "SWITCH-order-across-threads",
             "the frames of a flow stay in order when another thread takes over",
         ),

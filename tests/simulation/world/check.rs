@@ -90,9 +90,11 @@ fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), St
             if foreign {
                 return Err(format!("comes from {source}, of another network"));
             }
-            // A container has one address; what the router brings it is for that one.
-            let misled = party.is_container() && destination != party.address();
-            if misled && routed && sound && !destination.is_broadcast() {
+            // A container has one address; what the router brings it is for that one, or for a group:
+            // the switch asks who listens.
+            let to_all = destination.is_broadcast() || destination.is_multicast();
+            let misled = party.is_container() && destination != party.address() && !to_all;
+            if misled && routed && sound {
                 return Err(format!(
                     "is routed to {}, for {destination}",
                     party.address()

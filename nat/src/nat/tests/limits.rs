@@ -352,7 +352,7 @@ fn rfc_6888_req_4_an_address_has_a_quota_of_external_ports() {
     assert_eq!(world.nat.ledger.lock().holders(), 0);
 }
 
-// Conforms: RFC6888-5 RFC4787-11 OVS-limit-by-endpoint OVS-mac-overflow-fairness
+// Conforms: RFC6888-5 RFC4787-11 OVS-limit-by-endpoint
 #[test]
 fn one_greedy_endpoint_never_makes_another_s_new_flow_fail() {
     // All its flows in one shard, or in all of them.

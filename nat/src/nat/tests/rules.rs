@@ -176,7 +176,7 @@ fn flows_that_the_rules_would_not_let_begin_are_ended() {
     assert!(world.nat.is_empty());
 }
 
-// Conforms: CVE-port-shadowing
+// Conforms: CVE-2021-3773
 #[test]
 fn what_a_container_sends_takes_no_port_of_the_host_s_or_of_another_s() {
     let world = World::new();
