@@ -62,8 +62,17 @@ impl RawPort {
 
     /// The next frame on the interface, in either direction; `None` after half a second without.
     pub fn receive(&self) -> Option<Vec<u8>> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// The next frame, if it is there already.
+    pub fn receive_now(&self) -> Option<Vec<u8>> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&self, flags: MsgFlags) -> Option<Vec<u8>> {
         let mut frame = vec![0; 70_000];
-        let length = recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()).ok()?;
+        let length = recv(self.socket.as_raw_fd(), &mut frame, flags).ok()?;
         frame.truncate(length);
         Some(frame)
     }
