@@ -160,7 +160,9 @@ fn send_vector(cable: &MemoryPeer, frame: &[u8]) {
 }
 
 fn drain(cable: &MemoryPeer) -> usize {
-    std::iter::from_fn(|| cable.recv()).map(black_box).count()
+    std::iter::from_fn(|| cable.recv_bytes())
+        .map(black_box)
+        .count()
 }
 
 /// A vector between two of so many containers. The cost must not grow.
@@ -173,9 +175,9 @@ fn unicast(c: &mut Criterion) {
         let frame = udp_frame((a.mac, b.mac), (a.address, b.address), (1000, 2000), 64);
         group.bench_function(BenchmarkId::from_parameter(ports), |bencher| {
             bencher.iter(|| {
-                send_vector(&a.cable, &frame);
-                world.worker.poll(Time::ZERO, a.port).unwrap();
-                assert_eq!(drain(&b.cable), VECTOR);
+                send_vector(&a.cables[0], &frame);
+                world.workers[0].poll(Time::ZERO, a.port).unwrap();
+                assert_eq!(drain(&b.cables[0]), VECTOR);
             });
         });
     }
@@ -223,11 +225,11 @@ fn flood(c: &mut Criterion) {
             b.iter(|| {
                 // Slow enough for storm control.
                 now += Duration::from_millis(1);
-                assert!(a.cable.send(&broadcast));
-                world.worker.poll(now, a.port).unwrap();
+                assert!(a.cables[0].send(&broadcast));
+                world.workers[0].poll(now, a.port).unwrap();
                 let heard = world.containers[1..]
                     .iter()
-                    .map(|other| drain(&other.cable));
+                    .map(|other| drain(&other.cables[0]));
                 assert_eq!(heard.sum::<usize>(), ports);
             });
         });

@@ -19,25 +19,32 @@ pub const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// The world of the experiments, driven by hand.
 pub struct World {
-    pub worker: Worker,
+    /// One a lane.
+    pub workers: Vec<Worker>,
     pub datapath: Arc<Datapath>,
     pub containers: Vec<Attached>,
-    pub uplink: (PortId, MemoryPeer),
+    /// With a cable a lane.
+    pub uplink: (PortId, Vec<MemoryPeer>),
 }
 
-/// A container: its port, and the cable to it.
+/// A container: its port, and the cables to it, one a lane.
 pub struct Attached {
     pub port: PortId,
-    pub cable: MemoryPeer,
+    pub cables: Vec<MemoryPeer>,
     pub mac: MacAddr,
     pub address: Ipv4Addr,
 }
 
 impl World {
-    /// A network with so many containers, masqueraded behind one uplink.
+    /// A network with so many containers, masqueraded behind one uplink; all in one lane.
     pub fn new(containers: usize) -> World {
+        World::with_lanes(containers, 1)
+    }
+
+    /// The same with so many queues a port, and a worker for each.
+    pub fn with_lanes(containers: usize, lanes: usize) -> World {
         let settings = Settings {
-            workers: 1,
+            workers: lanes,
             busy_poll: Duration::ZERO,
             limits: nat::Limits {
                 max_connections: 2 << 20,
@@ -48,23 +55,20 @@ impl World {
         };
         let (datapath, _) = Datapath::new(&settings);
         let plug = || {
-            let (queue, peer) = memory_port(VECTOR).expect("an eventfd");
-            (
-                datapath
-                    .add_port(vec![Queue::Memory(queue)])
-                    .expect("one queue"),
-                peer,
-            )
+            let cables = (0..lanes).map(|_| memory_port(VECTOR).expect("an eventfd"));
+            let (queues, peers): (Vec<_>, Vec<_>) = cables.unzip();
+            let queues = queues.into_iter().map(Queue::Memory).collect();
+            (datapath.add_port(queues).expect("a queue a lane"), peers)
         };
         let uplink = plug();
         let containers: Vec<Attached> = (0..containers)
             .map(|n| {
-                let (port, cable) = plug();
+                let (port, cables) = plug();
                 let [high, low] = (n as u16 + 2).to_be_bytes();
                 let mac = MacAddr([2, 0, 0, 1, high, low]);
                 Attached {
                     port,
-                    cable,
+                    cables,
                     mac,
                     address: Ipv4Addr::new(10, 0, high, low),
                 }
@@ -125,7 +129,9 @@ impl World {
             },
         );
         World {
-            worker: Worker::new(Arc::clone(&datapath), 0),
+            workers: (0..lanes)
+                .map(|lane| Worker::new(Arc::clone(&datapath), lane))
+                .collect(),
             datapath,
             containers,
             uplink,

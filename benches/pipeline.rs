@@ -3,6 +3,8 @@
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nat::Time;
@@ -20,7 +22,9 @@ fn send_vector(cable: &MemoryPeer, frame: &[u8]) {
 }
 
 fn drain(cable: &MemoryPeer) -> usize {
-    std::iter::from_fn(|| cable.recv()).map(black_box).count()
+    std::iter::from_fn(|| cable.recv_bytes())
+        .map(black_box)
+        .count()
 }
 
 /// The limit: the same frames over a cable, without a switch.
@@ -59,14 +63,14 @@ fn bridge(c: &mut Criterion) {
             (1, 1),
             64,
         );
-        b.cable.send(&hello);
-        world.worker.poll(Time::ZERO, b.port).unwrap();
-        drain(&a.cable);
+        b.cables[0].send(&hello);
+        world.workers[0].poll(Time::ZERO, b.port).unwrap();
+        drain(&a.cables[0]);
         group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, _| {
             bencher.iter(|| {
-                send_vector(&a.cable, &frame);
-                world.worker.poll(Time::ZERO, a.port).unwrap();
-                assert_eq!(drain(&b.cable), VECTOR);
+                send_vector(&a.cables[0], &frame);
+                world.workers[0].poll(Time::ZERO, a.port).unwrap();
+                assert_eq!(drain(&b.cables[0]), VECTOR);
             });
         });
     }
@@ -88,23 +92,56 @@ fn outbound(c: &mut Criterion) {
             })
             .collect();
         for vector in frames.chunks(VECTOR) {
-            vector.iter().for_each(|frame| assert!(a.cable.send(frame)));
-            world.worker.poll(Time::ZERO, a.port).unwrap();
-            assert_eq!(drain(&world.uplink.1), vector.len());
+            vector
+                .iter()
+                .for_each(|frame| assert!(a.cables[0].send(frame)));
+            world.workers[0].poll(Time::ZERO, a.port).unwrap();
+            assert_eq!(drain(&world.uplink.1[0]), vector.len());
         }
         let mut next = frames.iter().cycle();
         group.bench_with_input(BenchmarkId::from_parameter(flows), &flows, |bencher, _| {
             bencher.iter(|| {
                 for frame in next.by_ref().take(VECTOR) {
-                    assert!(a.cable.send(frame));
+                    assert!(a.cables[0].send(frame));
                 }
-                world.worker.poll(Time::ZERO, a.port).unwrap();
-                assert_eq!(drain(&world.uplink.1), VECTOR);
+                world.workers[0].poll(Time::ZERO, a.port).unwrap();
+                assert_eq!(drain(&world.uplink.1[0]), VECTOR);
             });
         });
     }
     group.finish();
 }
 
-criterion_group!(pipeline, cable, bridge, outbound);
+/// The same by several threads, each with a lane and a container of its own: what a lane adds.
+fn lanes(c: &mut Criterion) {
+    let mut group = c.benchmark_group("masquerade, a thread a lane, 64 B");
+    for lanes in [1, 2] {
+        let mut world = World::with_lanes(lanes, lanes);
+        group.throughput(Throughput::Elements((lanes * VECTOR) as u64));
+        group.bench_function(BenchmarkId::from_parameter(lanes), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let start = Instant::now();
+                thread::scope(|scope| {
+                    let of_lane = world.workers.iter_mut().zip(&world.containers).enumerate();
+                    for (lane, (worker, from)) in of_lane {
+                        let (cable, uplink) = (&from.cables[lane], &world.uplink.1[lane]);
+                        scope.spawn(move || {
+                            let macs = (from.mac, GATEWAY);
+                            let frame = udp_frame(macs, (from.address, REMOTE), (1000, 80), 64);
+                            for _ in 0..rounds {
+                                send_vector(cable, &frame);
+                                worker.poll(Time::ZERO, from.port).unwrap();
+                                assert_eq!(drain(uplink), VECTOR);
+                            }
+                        });
+                    }
+                });
+                start.elapsed()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(pipeline, cable, bridge, outbound, lanes);
 criterion_main!(pipeline);

@@ -27,14 +27,15 @@ use crate::datapath::Datapath;
 use crate::io::{Poller, Sleeper, Waker};
 use crate::patience::Patience;
 use crate::port::Port;
-use crate::worker::Worker;
+use crate::worker::{VECTOR, Worker};
 
-/// How long the load is measured before the lanes may be dealt anew.
-const WINDOW: Duration = Duration::from_millis(10);
+/// How long the load is measured before the lanes may be dealt anew. Some slices of the scheduler
+/// (3 ms): a thread that waits for a CPU while it serves looks busy, but that is not yet load.
+const WINDOW: Duration = Duration::from_millis(50);
 /// How long fewer threads must have been enough before one goes to rest.
-const CALM: Duration = Duration::from_millis(100);
+const CALM: Duration = Duration::from_millis(200);
 /// Parts of the time that a thread is busy: more is saturated.
-const SATURATED: f64 = 0.9;
+const SATURATED: f64 = 0.85;
 /// What a thread may be left with when another one goes to rest.
 const COMFORTABLE: f64 = 0.6;
 /// A lane with less than this is nothing to hand over.
@@ -67,6 +68,35 @@ struct Lane {
     worker: Mutex<Worker>,
     /// Nanoseconds that threads were busy with it since the start.
     busy: AtomicU64,
+}
+
+/// What a thread remembers of a lane.
+#[derive(Clone, Default)]
+struct Watch {
+    /// Looks so far.
+    looks: u32,
+    /// The look at which each port was ready last.
+    seen: Vec<u32>,
+    /// Looks since frames last came.
+    in_vain: u32,
+}
+
+impl Watch {
+    /// How many frames to read of a port that is ready. A read in vain costs twice as much as a
+    /// look, and of a conversation one frame comes at a time: so one, unless the port was ready at
+    /// the look before too.
+    fn appetite(&mut self, port: PortId) -> usize {
+        let port = port.0 as usize;
+        if self.seen.len() <= port {
+            self.seen.resize(port + 1, self.looks.wrapping_sub(2));
+        }
+        let seen = std::mem::replace(&mut self.seen[port], self.looks);
+        if self.looks.wrapping_sub(seen) == 1 {
+            VECTOR
+        } else {
+            1
+        }
+    }
 }
 
 /// The load at the last look.
@@ -154,7 +184,7 @@ impl Crew {
         let mut ready = Vec::new();
         let mut sleeper = Sleeper::default();
         let mut patience = Patience::new(self.busy_poll);
-        let mut looks_in_vain = vec![0; self.lanes.len()];
+        let mut watches = vec![Watch::default(); self.lanes.len()];
         let mut now = self.now();
         for round in 0usize.. {
             let active = self.active();
@@ -171,9 +201,9 @@ impl Crew {
             }
             let mut came = false;
             for (place, lane) in self.lanes_of(me, active).enumerate() {
-                let vain = &mut looks_in_vain[lane];
+                let watch = &mut watches[lane];
                 let look = if awake {
-                    *vain < QUIET || (round + lane).is_multiple_of(NOW_AND_THEN)
+                    watch.in_vain < QUIET || (round + lane).is_multiple_of(NOW_AND_THEN)
                 } else {
                     sleeper.is_ready(place)
                 };
@@ -181,15 +211,12 @@ impl Crew {
                     continue;
                 }
                 let lane = &self.lanes[lane];
-                if lane.serve(now, &mut ready) {
+                if lane.serve(now, watch, &mut ready) {
                     let after = self.now();
                     lane.busy
                         .fetch_add((after - now).as_nanos() as u64, Ordering::Relaxed);
                     now = after;
                     came = true;
-                    *vain = 0;
-                } else {
-                    *vain = vain.saturating_add(1);
                 }
             }
             if came {
@@ -246,14 +273,17 @@ impl Crew {
 
 impl Lane {
     /// Carries what waits, a vector of each port at the most; false when nothing did.
-    fn serve(&self, now: Time, ready: &mut Vec<u64>) -> bool {
+    fn serve(&self, now: Time, watch: &mut Watch, ready: &mut Vec<u64>) -> bool {
         if let Err(error) = self.poller.wait(ready, Some(Duration::ZERO)) {
             panic!("{error}");
         }
+        watch.looks = watch.looks.wrapping_add(1);
         let mut frames = 0;
         for &port in &*ready {
+            let port = PortId(port as u32);
+            let appetite = watch.appetite(port);
             let mut worker = self.worker.lock();
-            match worker.poll(now, PortId(port as u32)) {
+            match worker.poll_some(now, port, appetite) {
                 Ok(received) => frames += received,
                 Err(lost) => {
                     // Fails when the control plane has just removed the port: as good.
@@ -262,6 +292,11 @@ impl Lane {
                 }
             }
         }
+        watch.in_vain = if frames > 0 {
+            0
+        } else {
+            watch.in_vain.saturating_add(1)
+        };
         frames > 0
     }
 }

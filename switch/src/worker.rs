@@ -61,11 +61,22 @@ impl Worker {
     /// The port is gone for good: its interface was removed or its namespace died. A port that
     /// nobody knows (any more) has nothing waiting.
     pub fn poll(&mut self, now: Time, port: PortId) -> Result<usize, Lost> {
+        self.poll_some(now, port, VECTOR)
+    }
+
+    /// As [`poll`](Worker::poll), but carries at most so many frames, and a vector at the most.
+    pub(crate) fn poll_some(
+        &mut self,
+        now: Time,
+        port: PortId,
+        most: usize,
+    ) -> Result<usize, Lost> {
         let topology = self.datapath.topology();
         let Some(ingress) = topology.port(port) else {
             return Ok(0);
         };
-        let received = match ingress.queue(self.index).receive(&mut self.frames) {
+        let room = &mut self.frames[..most.min(VECTOR)];
+        let received = match ingress.queue(self.index).receive(room) {
             Ok(received) => received,
             Err(error) => {
                 let port = Arc::clone(ingress);

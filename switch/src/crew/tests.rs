@@ -50,15 +50,13 @@ fn the_deal_follows_the_load_and_does_not_flutter() {
         crew.active()
     };
     assert_eq!(load(1000, [0.4, 0.3]), 1);
-    assert_eq!(load(25, [0.5, 0.5]), 2);
-    assert_eq!(
-        load(1000, [0.7, 0.3]),
-        2,
-        "one could, but would have to strain"
-    );
-    assert_eq!(load(50, [0.3, 0.1]), 2, "it may come back");
-    assert_eq!(load(20, [0.7, 0.3]), 2);
-    assert_eq!(load(150, [0.3, 0.1]), 1);
+    assert_eq!(load(15, [0.5, 0.5]), 1, "as after a wait for the CPU");
+    assert_eq!(load(1000, [0.4, 0.3]), 1);
+    assert_eq!(load(101, [0.5, 0.5]), 2);
+    assert_eq!(load(1000, [0.7, 0.3]), 2, "one could, but would strain");
+    assert_eq!(load(100, [0.3, 0.1]), 2, "it may come back");
+    assert_eq!(load(101, [0.7, 0.3]), 2);
+    assert_eq!(load(300, [0.3, 0.1]), 1);
     crew.dismiss();
     assert_eq!(load(100, [0.5, 0.5]), NONE);
 }
