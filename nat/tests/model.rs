@@ -48,7 +48,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    // Conforms: PROOF-model
+    // Conforms: PROOF-model RFC4787-1 RFC4787-8 RFC4787-9 RFC4787-11 RFC6888-8
     #[test]
     fn engine_and_reference_agree(
         setup in ops::setup(),

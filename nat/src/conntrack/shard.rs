@@ -9,8 +9,8 @@ use crate::tuple::{Tuple, TupleHash};
 /// Slots that one sweep looks at, at least.
 pub(super) const SWEEP: usize = 256;
 
-/// Slots of one piece of memory, a power of two: 8 KiB.
-const PIECE: usize = 64;
+/// Slots of one piece of memory, a power of two: 64 KiB.
+const PIECE: usize = 512;
 
 /// Connections in slots, which do not move, and an index with both tuples of each.
 #[derive(Default)]

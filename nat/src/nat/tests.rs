@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod by_address;
+mod conformance;
 mod fragments;
 mod hairpin;
 mod icmp_errors;

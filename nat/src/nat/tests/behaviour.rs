@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Conforms: RFC4787-2 RFC6888-2
 #[test]
 fn masquerade_there_and_back() {
     let world = World::new();
@@ -89,6 +90,7 @@ fn rfc_5508_req_1_echo_there_and_back() {
     );
 }
 
+// Conforms: RFC5508-1 RFC4787-3
 #[test]
 fn two_hosts_with_one_echo_identifier() {
     let world = World::new();
@@ -117,7 +119,7 @@ fn rfc_4787_req_1_one_inside_port_to_two_peers_has_one_external_port() {
     );
 }
 
-// Conforms: RFC4787-3
+// Conforms: RFC4787-3 RFC5382-7
 #[test]
 fn rfc_4787_req_3_two_hosts_with_one_source_port_have_two() {
     let world = World::new();
@@ -130,7 +132,7 @@ fn rfc_4787_req_3_two_hosts_with_one_source_port_have_two() {
     assert_ne!(first.src_port, second.src_port);
 }
 
-// Conforms: RFC4787-8
+// Conforms: RFC4787-8 RFC5382-3
 #[test]
 fn rfc_4787_req_8_filtering_is_by_address_and_port() {
     let world = World::new();
@@ -285,7 +287,7 @@ fn two_published_ports_of_one_container_port_are_told_apart() {
     }
 }
 
-// Conforms: RFC4787-9 RFC5382-8
+// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-additional-snat
 #[test]
 fn rfc_4787_req_9_hairpin_shows_the_external_address() {
     let world = World::new();
@@ -378,6 +380,7 @@ fn a_partial_checksum_stays_partial() {
     }
 }
 
+// Conforms: CVE-moby-41872
 #[test]
 fn a_forged_packet_on_the_wrong_path_matches_nothing() {
     let world = World::new();

@@ -20,7 +20,7 @@ fn tuple_of(bytes: &[u8]) -> Tuple {
         .unwrap()
 }
 
-// Conforms: RFC5508-4 RFC5382-9 OVS-icmp-related-nat OVS-icmp-related-other-source
+// Conforms: RFC5508-4 RFC5382-9 OVS-icmp-related-nat OVS-icmp-related-other-source LINUX-conntrack-icmp-related
 #[test]
 fn rfc_5508_req_4_an_error_from_outside_reaches_the_sender() {
     let world = World::new();
@@ -39,6 +39,7 @@ fn rfc_5508_req_4_an_error_from_outside_reaches_the_sender() {
     }
 }
 
+// Conforms: RFC5508-4 OVS-icmp-related-with-nat
 #[test]
 fn of_ipv6_too() {
     let world = World::new();
@@ -78,6 +79,7 @@ fn rfc_5508_req_5_an_error_from_inside_shows_nothing_of_the_inside() {
     assert_eq!((src, dst, quoted), (ip(HOST), ip(PEER), asked.reversed()));
 }
 
+// Conforms: RFC5508-4 OVS-icmp-related-with-nat
 #[test]
 fn an_error_about_a_published_answer_reaches_the_container() {
     let world = World::new();
@@ -93,7 +95,7 @@ fn an_error_about_a_published_answer_reaches_the_container() {
     assert_eq!(quoted, inside.reversed());
 }
 
-// Conforms: RFC5508-7 LINUX-conntrack-icmp-related
+// Conforms: RFC5508-7 LINUX-conntrack-icmp-related OVS-icmp-related-multiple-traverse
 #[test]
 fn rfc_5508_req_7_hairpinned_errors_pass_both_ways() {
     let world = World::new();

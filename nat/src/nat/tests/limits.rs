@@ -10,7 +10,7 @@ fn small(max_connections: usize, max_per_address: usize) -> Limits {
     }
 }
 
-// Conforms: RFC4787-5
+// Conforms: RFC4787-5 RFC4787-6
 #[test]
 fn rfc_4787_req_5_a_udp_mapping_lives_and_ends() {
     let mut world = World::new();
@@ -39,7 +39,7 @@ fn a_published_port_that_only_listens_keeps_its_flow() {
     assert_eq!(world.nat.stats().opened, 1);
 }
 
-// Conforms: RFC5508-2
+// Conforms: RFC5508-2 RFC4787-5
 #[test]
 fn timeouts_of_dns_and_echo() {
     let world = World::new();
@@ -82,7 +82,7 @@ fn expiry_frees_connections_and_ports_in_bounded_steps() {
     assert_eq!(world.nat.stats().ended, 500);
 }
 
-// Conforms: OVS-snat-exhaustion VPP-711
+// Conforms: OVS-snat-exhaustion VPP-711 RFC5508-8 RFC6888-11 CVE-vpp-711
 #[test]
 fn udp_out_of_ports_is_refused_and_nothing_changes() {
     let world = World::with(Limits::default(), 61000..=61009);
@@ -107,6 +107,7 @@ fn udp_out_of_ports_is_refused_and_nothing_changes() {
     assert_eq!(world.out(&more).unwrap().src_port, 62000);
 }
 
+// Conforms: OVS-snat-port-range RFC4787-11
 #[test]
 fn tcp_out_of_ports_shares_them_among_peers() {
     let world = World::with(Limits::default(), 61000..=61009);
@@ -181,6 +182,7 @@ fn without_ports_nothing_is_masqueraded() {
     assert_eq!(world.nat.external_ports_free(Protocol::UDP), 0);
 }
 
+// Conforms: RFC6888-5
 #[test]
 fn rfc_6888_req_4_an_address_has_its_quota() {
     let world = World::with(small(1000, 5), 61000..=61999);
@@ -200,6 +202,7 @@ fn rfc_6888_req_4_an_address_has_its_quota() {
     assert_eq!(world.nat.external_ports_free(Protocol::UDP), 994);
 }
 
+// Conforms: RFC6888-5
 #[test]
 fn a_flood_of_half_open_connections_costs_its_own_quota() {
     let world = World::with(small(1000, 5), 61000..=61999);
@@ -218,6 +221,7 @@ fn a_flood_of_half_open_connections_costs_its_own_quota() {
     );
 }
 
+// Conforms: RFC6888-11 RFC5508-8
 #[test]
 fn a_full_table_evicts_the_half_open_of_the_greediest() {
     let world = World::with(small(10, 1000), 61000..=61999);
@@ -250,6 +254,7 @@ fn a_full_table_evicts_the_half_open_of_the_greediest() {
     assert_eq!(world.nat.stats().evicted, 5);
 }
 
+// Conforms: RFC6888-11 RFC5508-8
 #[test]
 fn a_table_full_of_established_flows_refuses() {
     let world = World::with(small(3, 1000), 61000..=61999);

@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Conforms: OVS-flush-one-among-many
 #[test]
 fn unpublishing_cuts_the_flow_and_no_other() {
     let world = World::new();
@@ -27,6 +28,7 @@ fn unpublishing_cuts_the_flow_and_no_other() {
     assert_eq!(world.nat.rules().publish.len(), 1);
 }
 
+// Conforms: CNI-portmap-udp-second-container
 #[test]
 fn a_flow_of_udp_does_not_stick_to_the_old_container() {
     let world = World::new();
@@ -121,7 +123,7 @@ fn forgetting_an_endpoint_ends_all_its_flows() {
     assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 0);
 }
 
-// Conforms: OVS-flush-one
+// Conforms: OVS-flush-one OVS-flush-one-among-many
 #[test]
 fn flushing_one_among_many() {
     let world = World::new();

@@ -87,6 +87,7 @@ fn rfc_7857_a_reset_shortens_the_timeout_and_deletes_nothing() {
     assert!(world.nat.connections(world.now).is_empty());
 }
 
+// Conforms: TCP-rst-exact LINUX-rst-invalid
 #[test]
 fn a_blind_reset_passes_and_is_not_believed() {
     let world = World::new();
@@ -98,7 +99,7 @@ fn a_blind_reset_passes_and_is_not_believed() {
     assert_eq!(world.nat.stats().implausible_resets, 1);
 }
 
-// Conforms: TCP-time-wait-reuse
+// Conforms: TCP-time-wait-reuse OVS-tcp-port-reuse
 #[test]
 fn time_wait_and_its_reuse_by_a_new_syn() {
     let mut world = World::new();
@@ -121,6 +122,7 @@ fn time_wait_and_its_reuse_by_a_new_syn() {
     assert_eq!(world.state(), "syn-sent");
 }
 
+// Conforms: TCP-time-wait-reuse OVS-tcp-port-reuse
 #[test]
 fn what_is_over_is_opened_again_by_those_who_may() {
     let world = World::new();
@@ -174,6 +176,7 @@ fn flags_that_contradict_each_other() {
     }
 }
 
+// Conforms: OVS-tcp-pick-up TCP-pick-up
 #[test]
 fn a_published_flow_survives_a_restart_from_either_side() {
     let publish = || vec![rule(1, Protocol::TCP, 8080..=8080, "10.0.0.2:80")];
@@ -217,7 +220,7 @@ fn a_published_flow_survives_a_restart_from_either_side() {
     assert_eq!(world.state(), "established");
 }
 
-// Conforms: TCP-mid-stream-pickup
+// Conforms: TCP-mid-stream-pickup TCP-pick-up OVS-tcp-pick-up
 #[test]
 fn what_opens_no_connection() {
     let world = World::new();
