@@ -49,6 +49,7 @@ impl World {
             limits: nat::Limits {
                 max_connections: 2 << 20,
                 max_per_address: 2 << 20,
+                max_ports_per_address: 1 << 16,
                 ..Default::default()
             },
             seed: 1,

@@ -37,7 +37,7 @@ fn rewrites_both_headers_and_every_checksum() {
     }
 }
 
-// Conforms: RFC5508-4 OVS-icmp-related-with-nat
+// Conforms: RFC5508-4 OVS-icmp-related-nat
 #[test]
 fn of_ipv6_too() {
     for (seen, sent) in [

@@ -185,7 +185,7 @@ fn icmp_of_the_other_version_is_no_flow() {
     assert_eq!(parse(&mut bytes).unwrap().tuple(), None);
 }
 
-// Conforms: CVE-slirp-2020-1983
+// Conforms: CVE-2020-1983
 #[test]
 fn no_bytes_make_it_panic() {
     let mut prng = Prng(1);

@@ -287,7 +287,7 @@ fn two_published_ports_of_one_container_port_are_told_apart() {
     }
 }
 
-// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-additional-snat
+// Conforms: RFC4787-9 RFC5382-8 MOBY-port-mapped-hairpin OVS-dnat-with-snat
 #[test]
 fn rfc_4787_req_9_hairpin_shows_the_external_address() {
     let world = World::new();
@@ -380,7 +380,7 @@ fn a_partial_checksum_stays_partial() {
     }
 }
 
-// Conforms: CVE-moby-41872
+// Conforms: MOBY-41872
 #[test]
 fn a_forged_packet_on_the_wrong_path_matches_nothing() {
     let world = World::new();

@@ -39,7 +39,7 @@ fn rfc_5508_req_4_an_error_from_outside_reaches_the_sender() {
     }
 }
 
-// Conforms: RFC5508-4 OVS-icmp-related-with-nat
+// Conforms: RFC5508-4 OVS-icmp-related-nat
 #[test]
 fn of_ipv6_too() {
     let world = World::new();
@@ -79,7 +79,7 @@ fn rfc_5508_req_5_an_error_from_inside_shows_nothing_of_the_inside() {
     assert_eq!((src, dst, quoted), (ip(HOST), ip(PEER), asked.reversed()));
 }
 
-// Conforms: RFC5508-4 OVS-icmp-related-with-nat
+// Conforms: RFC5508-4 OVS-icmp-related-nat
 #[test]
 fn an_error_about_a_published_answer_reaches_the_container() {
     let world = World::new();
@@ -95,7 +95,7 @@ fn an_error_about_a_published_answer_reaches_the_container() {
     assert_eq!(quoted, inside.reversed());
 }
 
-// Conforms: RFC5508-7 LINUX-conntrack-icmp-related OVS-icmp-related-multiple-traverse
+// Conforms: RFC5508-7 LINUX-conntrack-icmp-related OVS-multiple-traverse
 #[test]
 fn rfc_5508_req_7_hairpinned_errors_pass_both_ways() {
     let world = World::new();

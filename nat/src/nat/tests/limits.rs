@@ -82,7 +82,7 @@ fn expiry_frees_connections_and_ports_in_bounded_steps() {
     assert_eq!(world.nat.stats().ended, 500);
 }
 
-// Conforms: OVS-snat-exhaustion VPP-711 RFC5508-8 RFC6888-11 CVE-vpp-711
+// Conforms: OVS-snat-exhaustion VPP-711 RFC5508-8 RFC6888-11
 #[test]
 fn udp_out_of_ports_is_refused_and_nothing_changes() {
     let world = World::with(Limits::default(), 61000..=61009);

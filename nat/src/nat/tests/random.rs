@@ -146,7 +146,7 @@ fn check(world: &World) {
     }
 }
 
-// Conforms: CVE-slirp-2020-1983
+// Conforms: CVE-2020-1983
 #[test]
 fn no_bytes_make_it_panic() {
     let world = World::new();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-// Conforms: OVS-flush-one-among-many
+// Conforms: OVS-flush-one
 #[test]
 fn unpublishing_cuts_the_flow_and_no_other() {
     let world = World::new();
@@ -123,7 +123,7 @@ fn forgetting_an_endpoint_ends_all_its_flows() {
     assert_eq!(world.nat.forget(world.now, ip("10.0.0.2")), 0);
 }
 
-// Conforms: OVS-flush-one OVS-flush-one-among-many
+// Conforms: OVS-flush-one OVS-flush-one
 #[test]
 fn flushing_one_among_many() {
     let world = World::new();

@@ -176,7 +176,7 @@ fn flags_that_contradict_each_other() {
     }
 }
 
-// Conforms: OVS-tcp-pick-up TCP-pick-up
+// Conforms: OVS-tcp-pick-up TCP-mid-stream-pickup
 #[test]
 fn a_published_flow_survives_a_restart_from_either_side() {
     let publish = || vec![rule(1, Protocol::TCP, 8080..=8080, "10.0.0.2:80")];
@@ -220,7 +220,7 @@ fn a_published_flow_survives_a_restart_from_either_side() {
     assert_eq!(world.state(), "established");
 }
 
-// Conforms: TCP-mid-stream-pickup TCP-pick-up OVS-tcp-pick-up
+// Conforms: TCP-mid-stream-pickup TCP-mid-stream-pickup OVS-tcp-pick-up
 #[test]
 fn what_opens_no_connection() {
     let world = World::new();
