@@ -284,7 +284,7 @@ fn new_connection(c: &mut Criterion) {
                 }
                 let mut next = || {
                     at += 1;
-                    if at % 500_000 == 0 {
+                    if at.is_multiple_of(500_000) {
                         nat.forget(Time::ZERO, CONTAINER.into());
                     }
                     let flow = Tuple {
