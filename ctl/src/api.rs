@@ -154,7 +154,7 @@ pub(crate) struct Attach {
     pub remove_on_exit: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Protocol {
     Tcp,
@@ -162,7 +162,7 @@ pub(crate) enum Protocol {
 }
 
 /// `[hostip:]hostport[-end]:port[-end][/tcp|udp]`, one rule however many ports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortMapping {
     pub protocol: Protocol,

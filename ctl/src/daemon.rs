@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use ipnet::Ipv6Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use switch::io::filter::local_only_filter;
 use switch::io::has_ipv6;
 use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::{self, Handle};
@@ -354,13 +355,13 @@ impl Daemon {
 
     /// The published sockets must not hear what comes in through an uplink.
     fn renew_listeners(&self) {
-        let indexes = self.uplinks.indexes();
+        let filter = local_only_filter(&self.uplinks.indexes());
         for published in self
             .containers
             .iter()
             .flat_map(|container| &container.published)
         {
-            published.renew_filter(&indexes);
+            published.renew_filter(&filter);
         }
     }
 

@@ -6,34 +6,33 @@
 //! and a relay serves it. This is one of the two paths that lose the client's address: the
 //! container sees the host's.
 //!
-//! A listener costs a descriptor and a sleeping task, no thread and no buffer, so a published
-//! range may have thousands. Descriptors are shared with the rest of the daemon, so all relays
-//! together take at most half of those that the process may have.
+//! A published range may have thousands of sockets, of which few ever see a client: until then a
+//! socket costs its descriptor and an entry in one epoll ([`watch`]), no task and no buffer.
+//! Descriptors are shared with the rest of the daemon, so the flows of all relays together take at
+//! most half of those that the process may have.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::AddAssign;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use switch::io::{replace_filter, sock_filter};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
+mod tcp;
 mod udp;
+mod watch;
 
-/// How long a container may take to accept a connection. A host on the same machine answers at
-/// once; this covers one whose accept queue is full.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The pauses after a failed accept, the first and the longest: out of descriptors, another try
-/// at once would fail alike.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+use watch::watch;
 
 /// Bytes that one read takes: some of Linux's default socket buffers, and more than any datagram.
 const BUFFER: usize = 128 * 1024;
@@ -85,6 +84,20 @@ struct Counters {
     bytes_out: AtomicU64,
     dropped: AtomicU64,
     evicted: AtomicU64,
+}
+
+impl Counters {
+    fn now(&self) -> RelayCounters {
+        RelayCounters {
+            active: self.active.load(Relaxed),
+            total: self.total.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+        }
+    }
 }
 
 /// Counts one connection as active while it lives.
@@ -142,29 +155,121 @@ impl fmt::Display for Target {
     }
 }
 
-/// One published socket that is being served. Dropping it ends it and cuts every flow in flight:
-/// TCP clients and the container get a reset. [`Relay::stop`] also waits until that is done and
-/// the port is free.
+/// One published socket. Until its first client comes it costs a descriptor and a few hundred bytes;
+/// then a task serves it. Dropping it ends it and cuts every flow in flight: TCP clients and the
+/// container get a reset. [`Relay::stop`] also tells when that is done and the port is free.
 #[derive(Debug)]
 pub(crate) struct Relay {
+    door: Arc<Door>,
+    /// What the watch knows it by.
+    token: u64,
+}
+
+/// A published socket as the [watch](watch::Watch) knows it too.
+#[derive(Debug)]
+struct Door {
+    target: Target,
+    /// Where it is served once somebody comes.
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle(Idle),
+    Serving(Serving),
+    Closed,
+}
+
+/// Nobody has come yet.
+#[derive(Debug)]
+enum Idle {
+    Tcp(TcpListener),
+    Udp(UdpSocket, udp::Terms),
+}
+
+#[derive(Debug)]
+struct Serving {
+    socket: Open,
     /// The task ends when this is dropped.
-    stop: oneshot::Sender<()>,
+    _stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
     counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+enum Open {
+    Tcp(Arc<tokio::net::TcpListener>),
+    Udp(Arc<tokio::net::UdpSocket>),
+}
+
+impl Idle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Idle::Tcp(listener) => listener.as_fd(),
+            Idle::Udp(socket, _) => socket.as_fd(),
+        }
+    }
+}
+
+impl Door {
+    /// A panic while it was held leaves a state that is as good as any.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its first client has come: starts the task that serves it.
+    fn open(&self) {
+        let mut state = self.state();
+        match mem::replace(&mut *state, State::Closed) {
+            State::Idle(idle) => match self.serve(idle) {
+                Ok(serving) => *state = State::Serving(serving),
+                // Out of kernel memory, or the runtime is ending.
+                Err(error) => {
+                    tracing::error!("can't serve a published port of {}: {error}", self.target);
+                }
+            },
+            other => *state = other,
+        }
+    }
+
+    fn serve(&self, idle: Idle) -> io::Result<Serving> {
+        let _runtime = self.runtime.enter();
+        let (stop, stopped) = oneshot::channel();
+        let counters = Arc::new(Counters::default());
+        let (socket, task) = match idle {
+            Idle::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
+                let serve = tcp::serve(listener.clone(), self.target, counters.clone(), stopped);
+                (Open::Tcp(listener), tokio::spawn(serve))
+            }
+            Idle::Udp(socket, terms) => {
+                socket.set_nonblocking(true)?;
+                let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+                let server = udp::Server::new(socket.clone(), self.target, terms);
+                let serve = server.serve(counters.clone(), stopped);
+                (Open::Udp(socket), tokio::spawn(serve))
+            }
+        };
+        Ok(Serving {
+            socket,
+            _stop: stop,
+            task,
+            counters,
+        })
+    }
 }
 
 impl Relay {
     /// Carries every connection that `listener` accepts to `target`. Half-closed connections stay
     /// so; a reset on one side resets the other. Must be called in a runtime, which must be in the
-    /// network namespace that reaches `target`. Fails if the listener can't be registered with the
-    /// runtime.
+    /// network namespace that reaches `target`.
+    ///
+    /// # Errors
+    /// The listener can't be watched: the kernel's memory or `fs.epoll.max_user_watches` is used up.
     pub(crate) fn tcp(listener: TcpListener, target: impl Into<Target>) -> io::Result<Relay> {
-        let target = target.into();
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Relay::start(|counters, stopped| {
-            serve_tcp(listener, target, counters, stopped)
-        }))
+        Relay::new(Idle::Tcp(listener), target.into())
     }
 
     /// Carries datagrams between the clients of `socket` and `target`. Each client gets a socket
@@ -184,46 +289,79 @@ impl Relay {
         idle: Duration,
         max_clients: usize,
     ) -> io::Result<Relay> {
-        let server = udp::Server::new(socket, target, idle, max_clients)?;
-        Ok(Relay::start(|counters, stopped| {
-            server.serve(counters, stopped)
-        }))
+        // Now: the kernel notes what a datagram was sent to when it comes, not when it is read.
+        udp::ask_for_destinations(&socket)?;
+        let terms = udp::Terms { idle, max_clients };
+        Relay::new(Idle::Udp(socket, terms), target)
     }
 
-    fn start<F: Future<Output = ()> + Send + 'static>(
-        serve: impl FnOnce(Arc<Counters>, oneshot::Receiver<()>) -> F,
-    ) -> Relay {
-        let (stop, stopped) = oneshot::channel();
-        let counters = Arc::new(Counters::default());
-        let task = tokio::spawn(serve(counters.clone(), stopped));
-        Relay {
-            stop,
-            task,
-            counters,
+    fn new(idle: Idle, target: Target) -> io::Result<Relay> {
+        let door = Arc::new(Door {
+            target,
+            runtime: Handle::current(),
+            state: Mutex::new(State::Idle(idle)),
+        });
+        let token = watch()?.add(&door)?;
+        Ok(Relay { door, token })
+    }
+
+    /// Ends it, and cuts its flows, at once. The future is done when every socket of it is closed
+    /// and the port free.
+    pub(crate) fn stop(self) -> impl Future<Output = ()> {
+        // What else there is of it is dropped here.
+        let task = self.close().map(|serving| serving.task);
+        async move {
+            if let Some(task) = task
+                && let Err(error) = task.await
+                && error.is_panic()
+            {
+                tracing::error!("a relay has panicked: {error}");
+            }
         }
     }
 
-    /// Ends it, and returns when every socket of it is closed.
-    pub(crate) async fn stop(self) {
-        drop(self.stop);
-        if let Err(error) = self.task.await
-            && error.is_panic()
-        {
-            tracing::error!("a relay has panicked: {error}");
+    /// Closes the socket, unless a task has it too: that ends when what is returned is dropped.
+    fn close(&self) -> Option<Serving> {
+        let state = mem::replace(&mut *self.door.state(), State::Closed);
+        match state {
+            State::Idle(idle) => {
+                drop(idle);
+                if let Ok(watch) = watch() {
+                    watch.forget(self.token);
+                }
+                None
+            }
+            State::Serving(serving) => Some(serving),
+            State::Closed => None,
+        }
+    }
+
+    /// Gives the socket another filter, in one step.
+    ///
+    /// # Errors
+    /// As of [`switch::io::replace_filter`].
+    pub(crate) fn replace_filter(&self, filter: &[sock_filter]) -> io::Result<()> {
+        match &*self.door.state() {
+            State::Idle(idle) => replace_filter(idle.as_fd(), filter),
+            State::Serving(serving) => match &serving.socket {
+                Open::Tcp(listener) => replace_filter(listener.as_fd(), filter),
+                Open::Udp(socket) => replace_filter(socket.as_fd(), filter),
+            },
+            State::Closed => Ok(()),
         }
     }
 
     pub(crate) fn counters(&self) -> RelayCounters {
-        let counters = &self.counters;
-        RelayCounters {
-            active: counters.active.load(Relaxed),
-            total: counters.total.load(Relaxed),
-            failed: counters.failed.load(Relaxed),
-            bytes_in: counters.bytes_in.load(Relaxed),
-            bytes_out: counters.bytes_out.load(Relaxed),
-            dropped: counters.dropped.load(Relaxed),
-            evicted: counters.evicted.load(Relaxed),
+        match &*self.door.state() {
+            State::Serving(serving) => serving.counters.now(),
+            State::Idle(_) | State::Closed => RelayCounters::default(),
         }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        drop(self.close());
     }
 }
 
@@ -237,166 +375,6 @@ fn slots() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(flows.clamp(16, Semaphore::MAX_PERMITS)))
     });
     slots.clone()
-}
-
-async fn serve_tcp(
-    listener: tokio::net::TcpListener,
-    target: Target,
-    counters: Arc<Counters>,
-    stopped: oneshot::Receiver<()>,
-) {
-    let mut flows = JoinSet::new();
-    tokio::select! {
-        _ = stopped => {}
-        () = accept(&listener, target, &counters, &mut flows) => {}
-    }
-    drop(listener);
-    flows.shutdown().await;
-}
-
-/// Never ends by itself.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    target: Target,
-    counters: &Arc<Counters>,
-    flows: &mut JoinSet<()>,
-) {
-    let mut pause = BACKOFF.0;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = flows.join_next() => continue,
-        };
-        match accepted {
-            Ok((client, address)) => {
-                pause = BACKOFF.0;
-                // Later clients wait in the listener's backlog meanwhile. A semaphore that is
-                // never closed always gives in.
-                let Ok(slot) = slots().acquire_owned().await else {
-                    return;
-                };
-                let target = target.for_client(address);
-                flows.spawn(carry(client, target, Active::new(counters), slot));
-            }
-            // One that went away while it waited (accept(2) tells of it): the next one may do.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                if pause == BACKOFF.0 {
-                    tracing::warn!("can't accept connections for {target}: {error}");
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(BACKOFF.1);
-            }
-        }
-    }
-}
-
-/// Both ends of a connection. Unless they come to an orderly end they are reset when dropped,
-/// however that happens: a half-carried conversation must not look complete.
-struct Flow {
-    client: TcpStream,
-    server: Option<TcpStream>,
-    complete: bool,
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        if !self.complete {
-            for stream in [Some(&self.client), self.server.as_ref()]
-                .into_iter()
-                .flatten()
-            {
-                // Fails only if the connection is gone already.
-                let _ = stream.set_zero_linger();
-            }
-        }
-    }
-}
-
-/// Connects and copies; the connection counts and holds its slot for as long.
-async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: OwnedSemaphorePermit) {
-    let mut flow = Flow {
-        client,
-        server: None,
-        complete: false,
-    };
-    let counters = &active.0;
-    let server = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
-        Ok(Ok(server)) => flow.server.insert(server),
-        Ok(Err(error)) => {
-            counters.failed.fetch_add(1, Relaxed);
-            tracing::debug!("can't reach {target} for a client on this host: {error}");
-            return;
-        }
-        Err(_) => {
-            counters.failed.fetch_add(1, Relaxed);
-            tracing::debug!("{target} took no connection within {CONNECT_TIMEOUT:?}");
-            return;
-        }
-    };
-    // Whoever wrote in small pieces meant it: don't add the delay of Nagle's algorithm.
-    let _ = flow.client.set_nodelay(true);
-    let _ = server.set_nodelay(true);
-    match copy_both(&mut flow.client, server, counters).await {
-        Ok(()) => flow.complete = true,
-        Err(error) => tracing::debug!("a connection to {target} was cut: {error}"),
-    }
-    drop(flow);
-    drop(slot);
-}
-
-/// Copies in both directions until both have ended.
-async fn copy_both(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
-    counters: &Counters,
-) -> io::Result<()> {
-    let (from_client, to_client) = client.split();
-    let (from_server, to_server) = server.split();
-    tokio::try_join!(
-        copy(from_client, to_server, &counters.bytes_in),
-        copy(from_server, to_client, &counters.bytes_out),
-    )?;
-    Ok(())
-}
-
-/// Copies until `from` ends, and then tells `to` so: the other direction may go on.
-async fn copy(
-    from: tokio::net::tcp::ReadHalf<'_>,
-    mut to: tokio::net::tcp::WriteHalf<'_>,
-    moved: &AtomicU64,
-) -> io::Result<()> {
-    use tokio::io::AsyncWriteExt;
-
-    // What the other side would not take at once.
-    let mut rest = Vec::new();
-    loop {
-        from.readable().await?;
-        let read = SCRATCH.with_borrow_mut(|buffer| {
-            let length = match from.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                outcome => outcome?,
-            };
-            let data = &buffer[..length];
-            let written = match to.try_write(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                outcome => outcome?,
-            };
-            rest.extend_from_slice(&data[written..]);
-            io::Result::Ok(Some(length))
-        })?;
-        match read {
-            None => continue,
-            Some(0) => return to.shutdown().await,
-            Some(length) => {
-                if !rest.is_empty() {
-                    to.write_all(&rest).await?;
-                    rest = Vec::new();
-                }
-                moved.fetch_add(length as u64, Relaxed);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -238,6 +238,8 @@ mod tests {
 
     #[tokio::test]
     async fn published_ports_open_the_filter_and_make_rules_but_loopback_does_not() {
+        use switch::io::filter::local_only_filter;
+
         use crate::api::PortMapping;
         use crate::daemon::publish::{Destination, reserve};
 
@@ -256,7 +258,7 @@ mod tests {
                 container_port: 80,
                 count: 1,
             };
-            let reserved = reserve(&mapping, to, &[]).unwrap();
+            let reserved = reserve(&mapping, to, &local_only_filter(&[])).unwrap();
             web.published.push(reserved.serve(&mut last_rule).unwrap());
         }
         let wire = host_ports(&web.published[0].mapping);

@@ -15,7 +15,7 @@ use super::network::{refused, remove_interface};
 use super::publish::{Destination, Published};
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
-use crate::api::{self, PortMapping, Status, Target};
+use crate::api::{self, Status, Target};
 use crate::link::{self, ContainerLink};
 
 mod attach;
@@ -224,7 +224,7 @@ impl Daemon {
     /// no new flow begins; then sockets, port and interface.
     fn disconnect(&mut self, container: Container) {
         self.apply();
-        stop(container.published, |_| {});
+        stop(container.published);
         let Some(endpoint) = &container.record.endpoint else {
             return;
         };
@@ -287,10 +287,11 @@ impl Container {
 }
 
 /// Stops relays and frees their ports. Called on a thread for blocking work.
-fn stop(published: Vec<Published>, told: impl Fn(&PortMapping)) {
-    let runtime = Handle::current();
-    for published in published {
-        told(&published.mapping);
-        runtime.block_on(published.stop());
-    }
+fn stop(published: Vec<Published>) {
+    let endings: Vec<_> = published.into_iter().map(Published::stop).collect();
+    Handle::current().block_on(async {
+        for ending in endings {
+            ending.await;
+        }
+    });
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -32,7 +33,7 @@ pub(super) struct Identity {
 
 /// Opens the namespace of `target` and tells what to know it by.
 pub(super) fn identify(target: &Target) -> Result<(Netns, Identity), Failure> {
-    let boot = boot_id()?;
+    let boot = boot_id()?.to_owned();
     match target {
         Target::Pid(pid) => {
             let started = start_time(*pid).map_err(|_| no_process(*pid))?;
@@ -143,11 +144,16 @@ fn no_process(pid: u32) -> Failure {
     Failure::NotFound(format!("there is no process {pid} (it may have ended)"))
 }
 
-fn boot_id() -> io::Result<String> {
+/// Read once: it is another one only after this process.
+fn boot_id() -> io::Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(path)
-        .map(|text| text.trim().to_owned())
-        .map_err(|error| io::Error::new(error.kind(), format!("can't read {path}: {error}")))
+    let text = fs::read_to_string(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("can't read {path}: {error}")))?;
+    Ok(ID.get_or_init(|| text.trim().to_owned()))
 }
 
 fn inode_at(path: &Path) -> Option<u64> {

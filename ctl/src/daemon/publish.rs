@@ -14,26 +14,30 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
-use switch::io::filter::local_only_filter;
-use switch::io::{bind_udp, has_ipv6, listen_tcp, replace_filter};
-use tokio::task::JoinSet;
+use switch::io::{bind_udp, has_ipv6, listen_tcp, sock_filter};
 
 use super::failure::Failure;
 use crate::api::{PortMapping, Protocol};
 use crate::host::is_link_local;
 use crate::relay::{Relay, RelayCounters, Target};
 
+mod conflict;
+
+pub(super) use conflict::{Claim, conflict};
+
 /// How long the relay remembers a UDP client that says nothing: the engine's own minimum for UDP
 /// mappings (RFC 4787 clause 4.3).
 const UDP_IDLE: Duration = Duration::from_secs(120);
 
-/// Descriptors left to the rest of the daemon when a range is reserved.
+/// Descriptors left to the rest of the daemon when ports are reserved.
 const SPARE_DESCRIPTORS: u64 = 128;
+
+/// Mappings that a line of the log names.
+const TOLD: usize = 4;
 
 /// One mapping of a running container.
 pub(super) struct Published {
@@ -41,8 +45,7 @@ pub(super) struct Published {
     to: Destination,
     /// What the switch does with packets to it, a rule a family.
     rules: Vec<nat::Publish>,
-    /// The reserved sockets once more, for renewing their filters.
-    sockets: Vec<OwnedFd>,
+    /// One for each reserved socket, which it holds.
     relays: Vec<Relay>,
 }
 
@@ -117,24 +120,22 @@ impl Bind {
 }
 
 /// Which addresses a mapping's ports are held on. See the module's description.
-fn binds(mapping: &PortMapping, to: Destination) -> Vec<Bind> {
+fn binds(mapping: &PortMapping, to: Destination) -> impl Iterator<Item = Bind> + Clone {
     const EVERY_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     const EVERY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    if mapping.host_ip.is_some() {
-        return vec![Bind::on(mapping.host_ip)];
-    }
-    match (to.ipv4, to.ipv6) {
-        (Some(_), Some(_)) => vec![Bind::on(None)],
-        (None, Some(_)) => vec![
+    let (first, second) = match (to.ipv4, to.ipv6) {
+        _ if mapping.host_ip.is_some() => (Bind::on(mapping.host_ip), None),
+        (Some(_), Some(_)) => (Bind::on(None), None),
+        (None, Some(_)) => (
             Bind::on(Some(EVERY_IPV6)),
-            Bind::if_there(Ipv4Addr::LOCALHOST.into()),
-        ],
-        (_, None) if has_ipv6() => vec![
+            Some(Bind::if_there(Ipv4Addr::LOCALHOST.into())),
+        ),
+        (_, None) => (
             Bind::on(Some(EVERY_IPV4)),
-            Bind::if_there(Ipv6Addr::LOCALHOST.into()),
-        ],
-        (_, None) => vec![Bind::on(Some(EVERY_IPV4))],
-    }
+            has_ipv6().then_some(Bind::if_there(Ipv6Addr::LOCALHOST.into())),
+        ),
+    };
+    std::iter::once(first).chain(second)
 }
 
 /// A mapping whose ports are held but not yet served. Dropping it frees them.
@@ -191,39 +192,19 @@ pub(super) fn check(mapping: &PortMapping, to: Destination) -> Result<(), Failur
     Ok(())
 }
 
-/// The first host port that two mappings would both take, each with where it leads.
-pub(super) fn overlap(
-    (one, one_to): (&PortMapping, Destination),
-    (other, other_to): (&PortMapping, Destination),
-) -> Option<u16> {
-    let others = binds(other, other_to);
-    let clash = binds(one, one_to)
-        .into_iter()
-        .any(|one| others.iter().any(|other| one.clashes(*other)));
-    if one.protocol != other.protocol || !clash {
-        return None;
-    }
-    let (one, other) = (host_ports(one), host_ports(other));
-    let first = *one.start().max(other.start());
-    (first <= *one.end().min(other.end())).then_some(first)
-}
-
-/// Holds every port of a mapping that was [checked](check). `uplinks` are the indexes of the
-/// interfaces whose traffic the sockets must not see. Must be called in a runtime.
+/// Holds every port of a mapping that was [checked](check). `filter` keeps the uplinks' traffic from
+/// the sockets ([`switch::io::filter::local_only_filter`]). Must be called in a runtime.
 pub(super) fn reserve(
     mapping: &PortMapping,
     to: Destination,
-    uplinks: &[u32],
+    filter: &[sock_filter],
 ) -> Result<Reservation, Failure> {
-    let binds = binds(mapping, to);
-    check_descriptors(mapping, binds.len())?;
-    let filter = local_only_filter(uplinks);
-    let mut sockets = Vec::with_capacity(usize::from(mapping.count) * binds.len());
-    for bind in binds {
+    let mut sockets = Vec::with_capacity(descriptors(mapping, to));
+    for bind in binds(mapping, to) {
         for (port, container_port) in host_ports(mapping).zip(mapping.container_port..=u16::MAX) {
             let socket = match mapping.protocol {
-                Protocol::Tcp => listen_tcp(bind.host, port, &filter).map(Socket::Tcp),
-                Protocol::Udp => bind_udp(bind.host, port, &filter).map(Socket::Udp),
+                Protocol::Tcp => listen_tcp(bind.host, port, filter).map(Socket::Tcp),
+                Protocol::Udp => bind_udp(bind.host, port, filter).map(Socket::Udp),
             };
             match socket {
                 Ok(socket) => sockets.push((socket, container_port)),
@@ -249,28 +230,20 @@ impl Reservation {
     /// Starts the relays. The rules get the ids after `last_rule`, which moves on. Must be called
     /// in a runtime.
     pub(super) fn serve(self, last_rule: &mut u32) -> io::Result<Published> {
-        let mut sockets = Vec::with_capacity(self.sockets.len());
         let mut relays = Vec::with_capacity(self.sockets.len());
         for (socket, port) in self.sockets {
             let target = self.to.target(port).ok_or_else(|| {
                 io::Error::new(ErrorKind::AddrNotAvailable, "the container has no address")
             })?;
-            match socket {
-                Socket::Tcp(listener) => {
-                    sockets.push(listener.as_fd().try_clone_to_owned()?);
-                    relays.push(Relay::tcp(listener, target)?);
-                }
-                Socket::Udp(socket) => {
-                    sockets.push(socket.as_fd().try_clone_to_owned()?);
-                    relays.push(Relay::udp(socket, target, UDP_IDLE)?);
-                }
-            }
+            relays.push(match socket {
+                Socket::Tcp(listener) => Relay::tcp(listener, target)?,
+                Socket::Udp(socket) => Relay::udp(socket, target, UDP_IDLE)?,
+            });
         }
         Ok(Published {
             rules: rules(&self.mapping, self.to, last_rule),
             mapping: self.mapping,
             to: self.to,
-            sockets,
             relays,
         })
     }
@@ -296,20 +269,18 @@ impl Published {
         }
     }
 
-    /// The set of uplinks has changed.
-    pub(super) fn renew_filter(&self, uplinks: &[u32]) {
-        let filter = local_only_filter(uplinks);
-        for socket in &self.sockets {
-            if let Err(error) = replace_filter(socket.as_fd(), &filter) {
+    /// The set of uplinks has changed: `filter` is the new one of the sockets.
+    pub(super) fn renew_filter(&self, filter: &[sock_filter]) {
+        for relay in &self.relays {
+            if let Err(error) = relay.replace_filter(filter) {
                 tracing::error!("{}: {error}", describe(&self.mapping));
                 return;
             }
         }
     }
 
-    /// Cuts what is in flight and returns when every port is free again.
-    pub(super) async fn stop(self) {
-        drop(self.sockets);
+    /// Cuts what is in flight, at once. The future is done when every port is free again.
+    pub(super) fn stop(self) -> impl Future<Output = ()> {
         let mut flows = RelayCounters::default();
         for relay in &self.relays {
             flows += relay.counters();
@@ -328,11 +299,12 @@ impl Published {
                 flows.dropped
             );
         }
-        let mut ending = JoinSet::new();
-        for relay in self.relays {
-            ending.spawn(relay.stop());
+        let endings: Vec<_> = self.relays.into_iter().map(Relay::stop).collect();
+        async {
+            for ending in endings {
+                ending.await;
+            }
         }
-        while ending.join_next().await.is_some() {}
     }
 }
 
@@ -364,6 +336,15 @@ pub(super) fn describe(mapping: &PortMapping) -> String {
     }
 }
 
+/// The first of several mappings, and how many more there are.
+pub(super) fn describe_all(mappings: &[PortMapping]) -> String {
+    let mut list: Vec<String> = mappings.iter().take(TOLD).map(describe).collect();
+    if mappings.len() > TOLD {
+        list.push(format!("{} more", mappings.len() - TOLD));
+    }
+    list.join(", ")
+}
+
 fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat::Publish> {
     let to = match mapping.host_ip {
         Some(ip) if ip.is_loopback() => [None, None],
@@ -384,22 +365,41 @@ fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat
     rules.collect()
 }
 
-/// A range that can't be had is refused before half of it is bound.
-fn check_descriptors(mapping: &PortMapping, binds: usize) -> Result<(), Failure> {
+/// How many sockets hold the ports of a mapping.
+fn descriptors(mapping: &PortMapping, to: Destination) -> usize {
+    usize::from(mapping.count) * binds(mapping, to).count()
+}
+
+/// What can't be had as a whole is refused before half of it is bound.
+pub(super) fn check_descriptors(mappings: &[PortMapping], to: Destination) -> Result<(), Failure> {
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return Ok(());
     };
-    let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    let needed = 2 * u64::from(mapping.count) * binds as u64;
-    let left = limit.saturating_sub(open).saturating_sub(SPARE_DESCRIPTORS);
-    if needed <= left {
+    let needed: usize = mappings
+        .iter()
+        .map(|mapping| descriptors(mapping, to))
+        .sum();
+    let left = limit
+        .saturating_sub(open_descriptors())
+        .saturating_sub(SPARE_DESCRIPTORS);
+    if needed as u64 <= left {
         return Ok(());
     }
     Err(Failure::Internal(format!(
-        "{} need {needed} file descriptors and {left} of the daemon's {limit} are left: publish a \
-         smaller range, or start the daemon with a higher limit (ulimit -Hn, LimitNOFILE=)",
-        describe(mapping)
+        "{}: that takes {needed} file descriptors, and {left} of the {limit} that the daemon may have \
+         are left: publish fewer ports, or start the daemon with a higher limit (ulimit -Hn, \
+         LimitNOFILE=)",
+        describe_all(mappings)
     )))
+}
+
+fn open_descriptors() -> u64 {
+    let directory = "/proc/self/fd";
+    // Their number, since Linux 6.2 (proc(5)); nothing before, and then they are counted.
+    match fs::metadata(directory).map_or(0, |metadata| metadata.len()) {
+        0 => fs::read_dir(directory).map_or(0, |entries| entries.count() as u64),
+        number => number,
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
 use super::*;
 use crate::netns::Netns;
 

@@ -52,37 +52,40 @@ struct Path {
     _slot: OwnedSemaphorePermit,
 }
 
+/// How long clients are remembered, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) idle: Duration,
+    pub(super) max_clients: usize,
+}
+
+/// Has the kernel tell of every datagram which address it was sent to.
+pub(super) fn ask_for_destinations(socket: &std::net::UdpSocket) -> io::Result<()> {
+    match socket.local_addr()? {
+        SocketAddr::V4(_) => setsockopt(socket, Ipv4PacketInfo, &true)?,
+        // For IPv4 clients of a dual-stack socket too, with mapped addresses.
+        SocketAddr::V6(_) => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
+    }
+    Ok(())
+}
+
 /// A published UDP socket.
 pub(super) struct Server {
     socket: Arc<UdpSocket>,
     target: Target,
-    idle: Duration,
-    max_clients: usize,
+    terms: Terms,
     started: Instant,
 }
 
 impl Server {
-    pub(super) fn new(
-        socket: std::net::UdpSocket,
-        target: Target,
-        idle: Duration,
-        max_clients: usize,
-    ) -> io::Result<Server> {
-        socket.set_nonblocking(true)?;
-        match socket.local_addr()? {
-            SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
-            // For IPv4 clients of a dual-stack socket too, with mapped addresses.
-            SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
-        }
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
-        let started = Instant::now();
-        Ok(Server {
+    /// For a socket that was [asked for destinations](ask_for_destinations).
+    pub(super) fn new(socket: Arc<UdpSocket>, target: Target, terms: Terms) -> Server {
+        Server {
             socket,
             target,
-            idle,
-            max_clients: max_clients.max(1),
-            started,
-        })
+            terms,
+            started: Instant::now(),
+        }
     }
 
     pub(super) async fn serve(self, counters: Arc<Counters>, stopped: oneshot::Receiver<()>) {
@@ -158,7 +161,7 @@ impl Server {
                 task.abort();
             }
         }
-        if paths.len() >= self.max_clients {
+        if paths.len() >= self.terms.max_clients.max(1) {
             evict(paths, counters);
         }
         let slot = slots().try_acquire_owned().ok().or_else(|| {
@@ -189,7 +192,7 @@ impl Server {
         let answering = Answering {
             path: path.clone(),
             socket: self.socket.clone(),
-            idle: self.idle,
+            idle: self.terms.idle,
             started: self.started,
         };
         let task = tasks.spawn(answering.answer());
@@ -198,7 +201,7 @@ impl Server {
     }
 
     fn remaining(&self, path: &Path) -> Option<Duration> {
-        remaining(path, self.idle, self.started)
+        remaining(path, self.terms.idle, self.started)
     }
 
     fn elapsed(&self) -> u64 {

@@ -16,7 +16,7 @@ use crate::daemon::network::{list, refused, remove_interface};
 use crate::daemon::publish::Destination;
 use crate::daemon::store::{ContainerRecord, EndpointRecord};
 use crate::daemon::{Daemon, names, seconds_since_1970};
-use crate::ipam;
+use crate::ipam::{self, IpamError};
 use crate::link;
 use crate::netns::Netns;
 
@@ -72,10 +72,9 @@ impl Candidate {
 impl Daemon {
     /// Attaches a namespace as a new container.
     pub(in crate::daemon) fn attach(&mut self, request: Attach) -> Result<api::Container, Failure> {
-        // Names, addresses and the numbers of namespaces are taken again at once by who comes next.
-        self.reap(|_| true);
-        let name = self.choose_name(request.name.as_deref())?;
         let (netns, identity) = life::identify(&request.target)?;
+        self.reap_predecessors(&request, &identity);
+        let name = self.choose_name(request.name.as_deref())?;
         let candidate = Candidate {
             id: names::new_id()?,
             name,
@@ -101,6 +100,22 @@ impl Daemon {
         self.containers.push(container);
         self.apply();
         self.tell_container(&id)
+    }
+
+    /// Names, addresses and the numbers of namespaces are taken again at once by who comes next,
+    /// before the end of the one that had them is known.
+    fn reap_predecessors(&mut self, request: &Attach, identity: &Identity) {
+        self.reap(|container| {
+            let record = &container.record;
+            let has = |ip| {
+                let endpoint = record.endpoint.as_ref();
+                endpoint.is_some_and(|it| it.addresses.iter().any(|net| net.addr() == ip))
+            };
+            record.identity.netns == identity.netns
+                || request.name.as_ref() == Some(&record.name)
+                || request.ips.iter().any(|ip| has(*ip))
+                || request.mac.is_some()
+        });
     }
 
     fn choose_name(&self, wanted: Option<&str>) -> Result<String, Failure> {
@@ -204,10 +219,15 @@ impl Daemon {
             .unwrap_or_else(|| INTERFACE.to_owned());
         self.refuse_attached_twice(candidate, &interface)?;
         let position = self.find_network(wanted)?;
-        let addresses = self.networks[position]
-            .addresses
-            .allocate(&request.ips, &candidate.name)
-            .map_err(refused)?;
+        let addresses = match self.allocate(position, candidate) {
+            Err(IpamError::Full { .. }) => {
+                // Somebody may have gone unnoticed.
+                self.reap(|_| true);
+                self.allocate(position, candidate)
+            }
+            allocated => allocated,
+        }
+        .map_err(refused)?;
 
         let attached = self
             .choose_mac(position, request.mac.as_deref(), &addresses)
@@ -226,6 +246,17 @@ impl Daemon {
             self.networks[position].addresses.release(&addresses);
         }
         attached
+    }
+
+    fn allocate(
+        &mut self,
+        position: usize,
+        candidate: &Candidate,
+    ) -> Result<Vec<IpNet>, IpamError> {
+        let ips = &candidate.request.ips;
+        self.networks[position]
+            .addresses
+            .allocate(ips, &candidate.name)
     }
 
     /// Makes the interface, the switch's port, the published ports and the record.

@@ -1,10 +1,14 @@
 //! Published ports of containers: all of a request, or none.
 
+use std::collections::HashSet;
+
+use switch::io::filter::local_only_filter;
+
 use super::stop;
 use crate::api::{self, Mode, PortMapping, Status};
 use crate::daemon::Daemon;
 use crate::daemon::failure::Failure;
-use crate::daemon::publish::{self, Destination, Published, Reservation};
+use crate::daemon::publish::{self, Claim, Destination, Published, Reservation};
 use crate::daemon::store::ContainerRecord;
 
 impl Daemon {
@@ -24,9 +28,8 @@ impl Daemon {
             .published
             .extend(published.iter().map(|published| published.mapping.clone()));
         self.store.put_container(&record)?;
-        for published in &published {
-            tracing::info!("{name} publishes {}", publish::describe(&published.mapping));
-        }
+        let added = &record.published[record.published.len() - published.len()..];
+        tracing::info!("{name} publishes {}", publish::describe_all(added));
         let container = &mut self.containers[position];
         container.record = record;
         container.published.append(&mut published);
@@ -44,28 +47,30 @@ impl Daemon {
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
         let mut record = container.record.clone();
-        for mapping in mappings.into_iter().map(publish::normalized) {
-            let Some(index) = record.published.iter().position(|other| *other == mapping) else {
+        let withdrawn: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
+        let mut kept: HashSet<PortMapping> = record.published.iter().cloned().collect();
+        for mapping in &withdrawn {
+            if !kept.remove(mapping) {
                 return Err(Failure::NotFound(format!(
                     "{name} does not publish {} to {} ({}): name a mapping as it was published",
-                    publish::describe(&mapping),
+                    publish::describe(mapping),
                     mapping.container_port,
                     published_list(&container.record.published)
                 )));
-            };
-            record.published.remove(index);
+            }
         }
+        record.published.retain(|mapping| kept.contains(mapping));
         self.store.put_container(&record)?;
         let container = &mut self.containers[position];
-        let (kept, withdrawn) = std::mem::take(&mut container.published)
+        let (served, ended) = std::mem::take(&mut container.published)
             .into_iter()
-            .partition(|published| record.published.contains(&published.mapping));
-        container.published = kept;
+            .partition(|published| kept.contains(&published.mapping));
+        container.published = served;
         container.record = record;
         self.apply();
-        stop(withdrawn, |mapping| {
-            tracing::info!("{name} no longer publishes {}", publish::describe(mapping));
-        });
+        stop(ended);
+        let withdrawn = publish::describe_all(&withdrawn);
+        tracing::info!("{name} no longer publishes {withdrawn}");
         self.tell_container(&id)
     }
 
@@ -76,6 +81,10 @@ impl Daemon {
         record: &mut ContainerRecord,
         to: Destination,
     ) -> Vec<Published> {
+        // Mostly nothing was taken, and then this is fast however many there are.
+        if let Ok(all) = self.publish_all(&record.name, to, record.published.clone()) {
+            return all;
+        }
         let mut all = Vec::new();
         for mapping in record.published.clone() {
             match self.publish_all(&record.name, to, vec![mapping]) {
@@ -103,14 +112,18 @@ impl Daemon {
         mappings: Vec<PortMapping>,
     ) -> Result<Vec<Published>, Failure> {
         let mappings: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
-        for (index, mapping) in mappings.iter().enumerate() {
-            publish::check(mapping, to)?;
-            self.refuse_taken(name, (mapping, to), &mappings[..index])?;
+        if mappings.is_empty() {
+            return Ok(Vec::new());
         }
-        let uplinks = self.uplinks.indexes();
+        for mapping in &mappings {
+            publish::check(mapping, to)?;
+        }
+        self.refuse_taken(name, &mappings, to)?;
+        publish::check_descriptors(&mappings, to)?;
+        let filter = local_only_filter(&self.uplinks.indexes());
         let reserved = mappings
             .iter()
-            .map(|mapping| publish::reserve(mapping, to, &uplinks))
+            .map(|mapping| publish::reserve(mapping, to, &filter))
             .collect::<Result<Vec<Reservation>, Failure>>()?;
         let mut published = Vec::with_capacity(reserved.len());
         for reservation in reserved {
@@ -123,35 +136,43 @@ impl Daemon {
     fn refuse_taken(
         &self,
         name: &str,
-        (mapping, to): (&PortMapping, Destination),
-        earlier: &[PortMapping],
+        mappings: &[PortMapping],
+        to: Destination,
     ) -> Result<(), Failure> {
-        let protocol = publish::protocol(mapping);
-        let others = self.containers.iter().flat_map(|container| {
-            let name = container.record.name.as_str();
-            container
-                .published
-                .iter()
-                .map(move |published| (name, &published.mapping, published.destination()))
+        let wanted = mappings.iter().map(|mapping| Claim {
+            holder: name,
+            mapping,
+            to,
         });
-        let earlier = earlier.iter().map(|other| (name, other, to));
-        for (holder, other, other_to) in others.chain(earlier) {
-            if let Some(port) = publish::overlap((mapping, to), (other, other_to)) {
-                let range = match other.count {
-                    1 => String::new(),
-                    _ => format!(" ({})", publish::describe(other)),
-                };
+        let held = self.containers.iter().flat_map(|container| {
+            container.published.iter().map(|published| Claim {
+                holder: &container.record.name,
+                mapping: &published.mapping,
+                to: published.destination(),
+            })
+        });
+        if let Some(conflict) = publish::conflict(wanted, held) {
+            let other = conflict.other;
+            let range = match other.mapping.count {
+                1 => String::new(),
+                _ => format!(" ({})", publish::describe(other.mapping)),
+            };
+            return Err(Failure::Conflict(format!(
+                "port {}/{} is published for container {} already{range}: choose another port, or \
+                 unpublish it there",
+                conflict.port,
+                publish::protocol(other.mapping),
+                other.holder
+            )));
+        }
+        for mapping in mappings {
+            let protocol = publish::protocol(mapping);
+            if let Some(port) = self.snat.overlap(protocol, &publish::host_ports(mapping)) {
                 return Err(Failure::Conflict(format!(
-                    "port {port}/{protocol} is published for container {holder} already{range}: \
-                     choose another port, or unpublish it there"
+                    "port {port}/{protocol} is held by pontoon for the containers' outgoing flows: \
+                     choose another port"
                 )));
             }
-        }
-        if let Some(port) = self.snat.overlap(protocol, &publish::host_ports(mapping)) {
-            return Err(Failure::Conflict(format!(
-                "port {port}/{protocol} is held by pontoon for the containers' outgoing flows: \
-                 choose another port"
-            )));
         }
         Ok(())
     }
@@ -179,11 +200,14 @@ impl Daemon {
 }
 
 fn published_list(mappings: &[PortMapping]) -> String {
+    /// More would bury the message.
+    const TOLD: usize = 16;
     if mappings.is_empty() {
         return "it publishes nothing".to_owned();
     }
-    let list: Vec<String> = mappings
+    let mut list: Vec<String> = mappings
         .iter()
+        .take(TOLD)
         .map(|mapping| {
             format!(
                 "{} to {}",
@@ -192,5 +216,8 @@ fn published_list(mappings: &[PortMapping]) -> String {
             )
         })
         .collect();
+    if mappings.len() > TOLD {
+        list.push(format!("{} more", mappings.len() - TOLD));
+    }
     format!("it publishes {}", list.join(", "))
 }

@@ -1,5 +1,7 @@
 //! Mappings: which addresses they take, where they lead, what the switch is told.
 
+use switch::io::filter::local_only_filter;
+
 use super::*;
 
 fn mapping(host_ip: Option<&str>, host_port: u16, count: u16) -> PortMapping {
@@ -15,6 +17,25 @@ fn mapping(host_ip: Option<&str>, host_port: u16, count: u16) -> PortMapping {
 fn to(addresses: &[&str]) -> Destination {
     let addresses: Vec<IpNet> = addresses.iter().map(|text| text.parse().unwrap()).collect();
     Destination::of(&addresses)
+}
+
+/// The first port that both would take.
+fn overlap(
+    (one, one_to): (&PortMapping, Destination),
+    (other, other_to): (&PortMapping, Destination),
+) -> Option<u16> {
+    let claim = |holder, mapping, to| Claim {
+        holder,
+        mapping,
+        to,
+    };
+    let wanted = claim("one", one, one_to);
+    let held = claim("other", other, other_to);
+    let found = conflict([wanted].into_iter(), [held].into_iter())?;
+    assert_eq!(found.other.holder, "other");
+    let mirrored = conflict([held].into_iter(), [wanted].into_iter());
+    assert_eq!(mirrored.map(|it| it.port), Some(found.port));
+    Some(found.port)
 }
 
 const IPV4: [&str; 1] = ["172.17.0.2/16"];
@@ -49,13 +70,43 @@ fn mappings_overlap_by_protocol_address_and_range() {
     assert_eq!(overlap(&all, &udp), None);
 }
 
+#[test]
+fn a_conflict_is_found_within_a_request_and_among_thousands() {
+    let many: Vec<PortMapping> = (10_000..30_000)
+        .map(|port| mapping(None, port, 1))
+        .collect();
+    let claims = |holder: &'static str| {
+        move |mapping| Claim {
+            holder,
+            mapping,
+            to: to(&BOTH),
+        }
+    };
+    let wanted = || many[10_000..].iter().map(claims("new"));
+    let held = || many[..10_000].iter().map(claims("old"));
+    let started = std::time::Instant::now();
+    assert!(conflict(wanted(), held()).is_none());
+    // Pair by pair it takes a minute.
+    assert!(started.elapsed() < Duration::from_secs(5));
+
+    let twice = [mapping(None, 25_000, 1), mapping(None, 24_000, 2_000)];
+    let found = conflict(twice.iter().map(claims("new")), held()).unwrap();
+    assert_eq!((found.port, found.other.holder), (25_000, "new"));
+    let across = [mapping(Some("127.0.0.1"), 19_990, 20)];
+    let found = conflict(across.iter().map(claims("new")), held()).unwrap();
+    assert_eq!((found.port, found.other.holder), (19_990, "old"));
+    // What others hold in common is not the asker's business.
+    let held = || twice.iter().map(claims("old"));
+    assert!(conflict(across.iter().map(claims("new")), held()).is_none());
+}
+
 // Conforms: IPV6-publish-both-families
 #[test]
 fn no_address_means_every_one_of_the_families_that_the_container_has() {
     let all = mapping(None, 8080, 1);
     let hosts = |destination: &[&str]| -> Vec<Option<String>> {
         let binds = binds(&all, to(destination));
-        let hosts = binds.iter().map(|bind| bind.host.map(|ip| ip.to_string()));
+        let hosts = binds.map(|bind| bind.host.map(|ip| ip.to_string()));
         hosts.collect()
     };
     let some = |ip: &str| Some(ip.to_owned());
@@ -165,7 +216,8 @@ async fn a_port_of_another_process_is_a_clear_conflict_and_frees_the_rest() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let wanted = mapping(Some("127.0.0.1"), port - 1, 2);
-    let failure = reserve(&wanted, to(&IPV4), &[]).err().unwrap();
+    let filter = local_only_filter(&[]);
+    let failure = reserve(&wanted, to(&IPV4), &filter).err().unwrap();
     assert_eq!(
         failure,
         Failure::Conflict(format!(
@@ -173,10 +225,10 @@ async fn a_port_of_another_process_is_a_clear_conflict_and_frees_the_rest() {
         ))
     );
     drop(taken);
-    let reserved = reserve(&wanted, to(&IPV4), &[]).unwrap();
+    let reserved = reserve(&wanted, to(&IPV4), &filter).unwrap();
     let published = reserved.serve(&mut 0).unwrap();
     assert!(published.rules().is_empty());
-    published.renew_filter(&[7]);
+    published.renew_filter(&local_only_filter(&[7]));
     published.stop().await;
     TcpListener::bind(("127.0.0.1", port)).unwrap();
 }
@@ -188,6 +240,13 @@ fn a_range_beyond_the_limit_names_the_limit() {
         println!("skipped: 120000 descriptors are allowed here");
         return;
     }
-    let failure = check_descriptors(&mapping(None, 1024, 60_000), 1).unwrap_err();
-    assert!(failure.text().contains("LimitNOFILE"), "{failure}");
+    let range = [mapping(None, 1024, 60_000)];
+    let singles: Vec<PortMapping> = (1..=60_000).map(|port| mapping(None, port, 1)).collect();
+    for wanted in [&range[..], &singles] {
+        let failure = check_descriptors(wanted, to(&BOTH)).unwrap_err();
+        assert!(failure.text().contains("LimitNOFILE"), "{failure}");
+        assert!(failure.text().contains("60000"), "{failure}");
+        assert!(failure.text().contains(&limit.to_string()), "{failure}");
+    }
+    assert!((3..=limit).contains(&open_descriptors()));
 }

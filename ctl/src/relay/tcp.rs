@@ -1,0 +1,183 @@
+//! The TCP half of the relay: accepting, and bytes there and back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Active, Counters, SCRATCH, Target, slots};
+
+/// How long a container may take to accept a connection. A host on the same machine answers at
+/// once; this covers one whose accept queue is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pauses after a failed accept, the first and the longest: out of descriptors, another try
+/// at once would fail alike.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Carries every connection that `listener` accepts, until it is told to stop.
+pub(super) async fn serve(
+    listener: Arc<TcpListener>,
+    target: Target,
+    counters: Arc<Counters>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let mut flows = JoinSet::new();
+    tokio::select! {
+        _ = stopped => {}
+        () = accept(&listener, target, &counters, &mut flows) => {}
+    }
+    drop(listener);
+    flows.shutdown().await;
+}
+
+/// Never ends by itself.
+async fn accept(
+    listener: &TcpListener,
+    target: Target,
+    counters: &Arc<Counters>,
+    flows: &mut JoinSet<()>,
+) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = flows.join_next() => continue,
+        };
+        match accepted {
+            Ok((client, address)) => {
+                pause = BACKOFF.0;
+                // Later clients wait in the listener's backlog meanwhile. A semaphore that is
+                // never closed always gives in.
+                let Ok(slot) = slots().acquire_owned().await else {
+                    return;
+                };
+                let target = target.for_client(address);
+                flows.spawn(carry(client, target, Active::new(counters), slot));
+            }
+            // One that went away while it waited (accept(2) tells of it): the next one may do.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if pause == BACKOFF.0 {
+                    tracing::warn!("can't accept connections for {target}: {error}");
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Both ends of a connection. Unless they come to an orderly end they are reset when dropped,
+/// however that happens: a half-carried conversation must not look complete.
+struct Flow {
+    client: TcpStream,
+    server: Option<TcpStream>,
+    complete: bool,
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if !self.complete {
+            for stream in [Some(&self.client), self.server.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                // Fails only if the connection is gone already.
+                let _ = stream.set_zero_linger();
+            }
+        }
+    }
+}
+
+/// Connects and copies; the connection counts and holds its slot for as long.
+async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: OwnedSemaphorePermit) {
+    let mut flow = Flow {
+        client,
+        server: None,
+        complete: false,
+    };
+    let counters = &active.0;
+    let server = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
+        Ok(Ok(server)) => flow.server.insert(server),
+        Ok(Err(error)) => {
+            counters.failed.fetch_add(1, Relaxed);
+            tracing::debug!("can't reach {target} for a client on this host: {error}");
+            return;
+        }
+        Err(_) => {
+            counters.failed.fetch_add(1, Relaxed);
+            tracing::debug!("{target} took no connection within {CONNECT_TIMEOUT:?}");
+            return;
+        }
+    };
+    // Whoever wrote in small pieces meant it: don't add the delay of Nagle's algorithm.
+    let _ = flow.client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    match copy_both(&mut flow.client, server, counters).await {
+        Ok(()) => flow.complete = true,
+        Err(error) => tracing::debug!("a connection to {target} was cut: {error}"),
+    }
+    drop(flow);
+    drop(slot);
+}
+
+/// Copies in both directions until both have ended.
+async fn copy_both(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    counters: &Counters,
+) -> io::Result<()> {
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::try_join!(
+        copy(from_client, to_server, &counters.bytes_in),
+        copy(from_server, to_client, &counters.bytes_out),
+    )?;
+    Ok(())
+}
+
+/// Copies until `from` ends, and then tells `to` so: the other direction may go on.
+async fn copy(
+    from: tokio::net::tcp::ReadHalf<'_>,
+    mut to: tokio::net::tcp::WriteHalf<'_>,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    use tokio::io::AsyncWriteExt;
+
+    // What the other side would not take at once.
+    let mut rest = Vec::new();
+    loop {
+        from.readable().await?;
+        let read = SCRATCH.with_borrow_mut(|buffer| {
+            let length = match from.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                outcome => outcome?,
+            };
+            let data = &buffer[..length];
+            let written = match to.try_write(data) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                outcome => outcome?,
+            };
+            rest.extend_from_slice(&data[written..]);
+            io::Result::Ok(Some(length))
+        })?;
+        match read {
+            None => continue,
+            Some(0) => return to.shutdown().await,
+            Some(length) => {
+                if !rest.is_empty() {
+                    to.write_all(&rest).await?;
+                    rest = Vec::new();
+                }
+                moved.fetch_add(length as u64, Relaxed);
+            }
+        }
+    }
+}
