@@ -75,8 +75,12 @@ fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), St
             if inside(destination).is_some() {
                 return Err(format!("leaves by the uplink to {destination}"));
             }
-            if let Some(hidden) = quoted(&packet).filter(|&address| inside(address).is_some()) {
-                return Err(format!("tells the outside of {hidden}, in an ICMP error"));
+            if let Some((from, to)) = quoted(&packet)
+                && (inside(from).is_some() || inside(to).is_some())
+            {
+                return Err(format!(
+                    "tells the outside of {from} > {to}, in an ICMP error"
+                ));
             }
         }
         Place::Inside(party) => {
@@ -89,6 +93,12 @@ fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), St
             let foreign = inside(source).is_some_and(|network| Some(network) != party.network());
             if foreign {
                 return Err(format!("comes from {source}, of another network"));
+            }
+            // An error is about what its receiver sent, as it sent it.
+            if let Some((from, _)) = quoted(&packet).filter(|_| routed && sound)
+                && from != party.address()
+            {
+                return Err(format!("has an ICMP error about a packet of {from}"));
             }
             // A container has one address; what the router brings it is for that one, or for a group:
             // the switch asks who listens.
@@ -105,8 +115,8 @@ fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), St
     if sound { whole(&packet) } else { Ok(()) }
 }
 
-/// The destination that an ICMP error quotes: whom somebody outside had written to.
-fn quoted(packet: &Ipv4Packet<&[u8]>) -> Option<Ipv4Addr> {
+/// The source and the destination that an ICMP error quotes.
+fn quoted(packet: &Ipv4Packet<&[u8]>) -> Option<(Ipv4Addr, Ipv4Addr)> {
     if packet.next_header() != IpProtocol::Icmp {
         return None;
     }
@@ -115,8 +125,11 @@ fn quoted(packet: &Ipv4Packet<&[u8]>) -> Option<Ipv4Addr> {
         icmp.msg_type(),
         Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded | Icmpv4Message::ParamProblem
     );
-    let quote: [u8; 4] = packet.payload().get(24..28)?.try_into().ok()?;
-    is_error.then(|| quote.into())
+    let address = |at: usize| -> Option<Ipv4Addr> {
+        let bytes: [u8; 4] = packet.payload().get(at..at + 4)?.try_into().ok()?;
+        Some(bytes.into())
+    };
+    is_error.then_some((address(20)?, address(24)?))
 }
 
 fn whole(packet: &Ipv4Packet<&[u8]>) -> Result<(), String> {
@@ -175,6 +188,20 @@ pub(super) fn table(nat: &Nat, now: Time) -> Result<(), String> {
         bijection(&connections)?;
     }
     Ok(())
+}
+
+/// Of a container that went no connection remains, for the next one with its address to inherit.
+pub(super) fn forgotten(nat: &Nat, now: Time, gone: Ipv4Addr) -> Result<(), String> {
+    let gone = IpAddr::V4(gone);
+    let connections = nat.connections(now);
+    let left = connections.iter().find(|of| {
+        [of.original, of.reply]
+            .iter()
+            .any(|of| of.src == gone || of.dst == gone)
+    });
+    left.map_or(Ok(()), |left| {
+        Err(format!("{} outlives its container", left.original))
+    })
 }
 
 fn bijection(connections: &[ConnectionInfo]) -> Result<(), String> {

@@ -252,7 +252,7 @@ impl World {
     /// Until every flow is over and every accident has happened.
     fn live(&mut self) -> Result<(), String> {
         while !self.to_do.is_empty() || self.flows.iter().any(|flow| !flow.is_over()) {
-            self.happen();
+            self.happen()?;
             self.pump()?;
             while self.simulation.settle() {
                 self.pump()?;
@@ -276,21 +276,22 @@ impl World {
     }
 
     /// What is due, happens.
-    fn happen(&mut self) {
+    fn happen(&mut self) -> Result<(), String> {
         let now = self.simulation.now();
         while let Some(index) = self.to_do.iter().position(|&(at, _)| at <= now) {
             let (_, step) = self.to_do.remove(index);
-            self.step(now, step);
+            self.step(now, step)?;
             self.survey();
             self.confused = now;
         }
+        Ok(())
     }
 
-    fn step(&mut self, now: Duration, step: Step) {
+    fn step(&mut self, now: Duration, step: Step) -> Result<(), String> {
         match step {
             Step::Accident(Accident::Replace { who, gap }) => {
                 let Some(id) = self.hosts.remove(&who) else {
-                    return;
+                    return Ok(());
                 };
                 self.disturb(now, |_, flow| {
                     flow.plan.client == who || flow.server == Some(who)
@@ -302,6 +303,8 @@ impl World {
                 }
                 self.services.retain(|service| service.host != id);
                 self.simulation.remove_container(id);
+                let (nat, time) = (self.simulation.datapath().nat(), self.simulation.time());
+                check::forgotten(nat, time, who.address())?;
                 self.to_do.push((now + gap, Step::Arrive(who)));
             }
             Step::Arrive(who) => {
@@ -345,6 +348,7 @@ impl World {
                 self.simulation.change_mac(self.hosts[&who], mac, announce);
             }
         }
+        Ok(())
     }
 
     /// Excuses flows that have begun and are not over.
@@ -432,8 +436,8 @@ impl World {
             Way::Published { index, dialled } => (dialled, self.plan.publish[index].port),
             Way::Direct(server) => {
                 let is_stream = matches!(flow.plan.what, What::Stream { .. });
-                let port = if is_stream { STREAMS } else { DATAGRAMS };
-                (server.address(), port)
+                let served = if is_stream { STREAMS } else { DATAGRAMS };
+                (server.address(), served + u16::from(flow.plan.closed))
             }
         }
     }
@@ -445,9 +449,10 @@ impl World {
             .server
             .filter(|server| self.hosts.contains_key(server));
         let reachable = match plan.way {
-            Way::Published { .. } => true,
+            Way::Published { index, .. } => !self.plan.publish[index].closed,
             Way::Direct(server) => {
-                server.network().is_none() || server.network() == plan.client.network()
+                let near = server.network().is_none() || server.network() == plan.client.network();
+                near && !plan.closed
             }
         };
         let flow = &mut self.flows[index];

@@ -74,15 +74,18 @@ pub struct PublishPlan {
     /// Every address of the host, or the one of its uplink alone.
     pub everywhere: bool,
     pub to: Party,
+    /// It leads to a port that the container does not serve.
+    pub closed: bool,
 }
 
 impl PublishPlan {
     pub(super) fn to_port(self) -> u16 {
-        if self.protocol == Protocol::TCP {
+        let served = if self.protocol == Protocol::TCP {
             STREAMS
         } else {
             DATAGRAMS
-        }
+        };
+        served + u16::from(self.closed)
     }
 }
 
@@ -111,6 +114,8 @@ pub struct FlowPlan {
     pub client: Party,
     pub way: Way,
     pub what: What,
+    /// Sent directly to a port that nobody serves.
+    pub closed: bool,
 }
 
 /// What goes wrong, or is changed.
@@ -210,6 +215,7 @@ impl Plan {
                         port: first + index as u16,
                         everywhere: noise.below(4) > 0,
                         to,
+                        closed: noise.one_in(8),
                     });
                 }
             }
@@ -270,12 +276,14 @@ impl Plan {
                 rounds: 1 + noise.below(4) as u32,
             },
         };
+        let (is_direct, is_echo) = (protocol.is_none(), matches!(what, What::Echo { .. }));
         let at = moment(noise);
         self.flows.push(FlowPlan {
             at,
             client,
             way,
             what,
+            closed: is_direct && !is_echo && noise.one_in(8),
         });
     }
 
