@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use pontoon_fuzz::corpus::{self, Input};
 
-/// Inputs kept without a name. The shortest are kept; they also are the quickest.
-const MOST: usize = 400;
+/// Inputs kept without a name: of more, some of every length.
+const MOST: usize = 300;
 /// The longest of them, in bytes.
 const LONGEST: usize = 2048;
 
@@ -56,7 +56,12 @@ fn pack(target: &str, directory: &Path) -> Result<usize, String> {
     }
     found.retain(|bytes| bytes.len() <= LONGEST);
     found.sort_by_key(Vec::len);
-    found.truncate(MOST);
+    if found.len() > MOST {
+        let count = found.len();
+        let mut picked = (0..MOST).map(|at| at * count / MOST).peekable();
+        let mut at = 0..;
+        found.retain(|_| picked.next_if_eq(&at.next().unwrap_or(0)).is_some());
+    }
     let named: Vec<Vec<u8>> = inputs.iter().map(|input| input.bytes.clone()).collect();
     found.retain(|bytes| !named.contains(bytes));
     inputs.extend(found.into_iter().map(|bytes| Input { name: None, bytes }));
