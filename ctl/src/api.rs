@@ -11,6 +11,8 @@
 //! | `GET /v1/containers`, `GET /v1/containers/{name}` | → [`Container`]s, one [`Container`] |
 //! | `POST /v1/containers` | [`Attach`] → [`Container`] |
 //! | `DELETE /v1/containers/{name}` | → [`Container`] as it was |
+//! | `POST /v1/containers/{name}/endpoints` | [`Connect`] → [`Container`] |
+//! | `DELETE /v1/containers/{name}/endpoints/{network}` | → [`Container`] |
 //! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
 //! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
 //! | `GET /v1/fdb` | → [`FdbEntry`]s |
@@ -143,6 +145,15 @@ pub(crate) struct Attach {
     /// `eth0` when absent.
     #[serde(default)]
     pub interface: Option<String>,
+    /// Further names of the container on the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// As in [`Connect`].
+    #[serde(default)]
+    pub gateway_priority: i32,
+    /// Further networks, with [`Mode::Network`] alone.
+    #[serde(default)]
+    pub also: Vec<Connect>,
     #[serde(default)]
     pub publish: Vec<PortMapping>,
     /// Told by `ps`; the command that runs in the container.
@@ -152,6 +163,31 @@ pub(crate) struct Attach {
     /// --all` keeps telling of it until it is removed.
     #[serde(default)]
     pub remove_on_exit: bool,
+}
+
+/// A network that a container is to have an endpoint on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connect {
+    pub network: String,
+    #[serde(default)]
+    pub port_kind: Option<PortKind>,
+    /// As in [`Attach`].
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The first of `eth0`, `eth1`, … that is free when absent.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// Further names of the container on this network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Of a container's networks, the one with the highest priority that has a way out gives it its
+    /// default route, and its published ports lead there; of equal ones, the first connected. Each
+    /// address family is decided by itself.
+    #[serde(default)]
+    pub gateway_priority: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -184,11 +220,19 @@ pub(crate) struct Endpoint {
     /// Those of IPv4 first.
     pub addresses: Vec<IpNet>,
     pub gateways: Vec<IpAddr>,
+    pub gateway_priority: i32,
+    /// Those of `gateways` that the container's default routes lead to.
+    pub default_routes: Vec<IpAddr>,
+    pub aliases: Vec<String>,
     pub port_kind: PortKind,
     /// The switch port, as `fdb` names it.
     pub port: u32,
+    /// Index of `interface` in the container's namespace; the host's end has it as its `iflink`.
+    pub ifindex: u32,
     /// The host's end of the veth pair; a TAP has none.
     pub host_interface: Option<String>,
+    /// Its index on the host; the container's end has it as its `iflink`.
+    pub host_ifindex: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -178,6 +178,14 @@ pub(crate) fn container_path(name: &str) -> String {
     format!("/v1/containers/{}", encode_segment(name))
 }
 
+pub(crate) fn endpoints_path(container: &str) -> String {
+    format!("{}/endpoints", container_path(container))
+}
+
+pub(crate) fn endpoint_path(container: &str, network: &str) -> String {
+    format!("{}/{}", endpoints_path(container), encode_segment(network))
+}
+
 pub(crate) fn network_path(name: &str) -> String {
     format!("/v1/networks/{}", encode_segment(name))
 }

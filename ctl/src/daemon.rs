@@ -230,7 +230,8 @@ impl Daemon {
             .chain(
                 containers
                     .iter()
-                    .filter_map(|it| it.endpoint.as_ref()?.host_interface.clone()),
+                    .flat_map(|container| &container.endpoints)
+                    .filter_map(|endpoint| endpoint.host_interface.clone()),
             )
             .collect();
         let before = runtime.block_on(host::snapshot(interface::is_ours))?;
@@ -376,9 +377,8 @@ impl Daemon {
     }
 
     fn port_gone(&mut self, port: PortId, error: &str) {
-        if let Some(container) = self.containers.iter().find(|it| it.port == Some(port)) {
-            let id = container.record.id.clone();
-            self.end(&id, &format!("its interface is gone ({error})"));
+        if let Some((position, at)) = self.find_plug(port) {
+            self.endpoint_gone(position, at, error);
         } else if let Some(position) = self.networks.iter().position(|it| it.port == port) {
             self.restore_host_interface(position);
         } else if let Some(position) = self.uplinks.position(port) {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::api::{Mode, PortMapping, Protocol};
+use crate::api::{Connect, Mode, PortMapping, Protocol};
 
 /// What is wrong with a text, in a sentence that names the wrong piece.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -232,6 +232,72 @@ impl fmt::Display for Mode {
     }
 }
 
+/// A network with what the container has there: `NETWORK[,KEY=VALUE]…`, or Docker's
+/// `name=NETWORK,…`. Keys: `ip` and `ip6` (repeatable), `mac`, `interface`, `alias` (repeatable),
+/// `gw-priority`.
+impl FromStr for Connect {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Connect, SpecError> {
+        let mut pieces = text.split(',');
+        let first = pieces.next().unwrap_or_default();
+        let network = first.strip_prefix("name=").unwrap_or(first);
+        if network.is_empty() || network.contains('=') {
+            return wrong("the network's name comes first: NETWORK[,ip=A][,alias=N]…");
+        }
+        let mut connect = Connect {
+            network: network.to_owned(),
+            ..Connect::default()
+        };
+        for piece in pieces {
+            let Some((key, value)) = piece.split_once('=') else {
+                return wrong(format!("`{piece}` is not KEY=VALUE"));
+            };
+            match key {
+                "ip" | "ip6" => match value.parse() {
+                    Ok(ip) => connect.ips.push(ip),
+                    Err(_) => return wrong(format!("`{value}` is not an IP address")),
+                },
+                "mac" | "mac-address" => connect.mac = Some(parse_mac(value)?),
+                "interface" => connect.interface = Some(value.to_owned()),
+                "alias" => connect.aliases.push(value.to_owned()),
+                "gw-priority" => match value.parse() {
+                    Ok(priority) => connect.gateway_priority = priority,
+                    Err(_) => return wrong(format!("`{value}` is not a whole number")),
+                },
+                _ => {
+                    return wrong(format!(
+                        "`{key}` is no property of an endpoint (ip, ip6, mac, interface, alias or \
+                         gw-priority)"
+                    ));
+                }
+            }
+        }
+        Ok(connect)
+    }
+}
+
+/// What `--net` takes: a mode, or a network with what the container has there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Net {
+    Mode(Mode),
+    Network(Connect),
+}
+
+impl FromStr for Net {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Net, SpecError> {
+        if text.contains(',') || text.starts_with("name=") {
+            return text.parse().map(Net::Network);
+        }
+        Ok(match text.parse()? {
+            Mode::Network(_) => Net::Network(text.parse()?),
+            mode => Net::Mode(mode),
+        })
+    }
+}
+
 /// A MAC address of one interface (not multicast, not all zero), in the form `02:42:ac:11:00:02`.
 pub(crate) fn parse_mac(text: &str) -> Result<String, SpecError> {
     let mut octets = [0u8; 6];
@@ -414,6 +480,41 @@ mod tests {
         }
         for text in ["host", "none", "bridge", "container:web"] {
             assert_eq!(mode(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn networks_with_properties() {
+        let net = |text: &str| text.parse::<Net>().map_err(|error| error.to_string());
+        let plain = |name: &str| Connect {
+            network: name.to_owned(),
+            ..Connect::default()
+        };
+        assert_eq!(net("host"), Ok(Net::Mode(Mode::Host)));
+        assert_eq!(net("back"), Ok(Net::Network(plain("back"))));
+        assert_eq!(net("name=back"), Ok(Net::Network(plain("back"))));
+        let all = "back,ip=10.1.0.9,ip6=fd00::9,mac=02:42:AC:11:00:02,interface=data0,alias=db,\
+                   alias=sql,gw-priority=-3";
+        let whole = Connect {
+            ips: vec!["10.1.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
+            mac: Some("02:42:ac:11:00:02".to_owned()),
+            interface: Some("data0".to_owned()),
+            aliases: vec!["db".to_owned(), "sql".to_owned()],
+            gateway_priority: -3,
+            ..plain("back")
+        };
+        assert_eq!(net(all), Ok(Net::Network(whole)));
+        for (text, problem) in [
+            ("", "bridge, host, none"),
+            (",ip=10.0.0.1", "name comes first"),
+            ("ip=10.0.0.1,alias=x", "name comes first"),
+            ("back,10.0.0.1", "not KEY=VALUE"),
+            ("back,ip=10.0.0", "not an IP address"),
+            ("back,mtu=9000", "no property"),
+            ("back,gw-priority=high", "not a whole number"),
+        ] {
+            let error = net(text).unwrap_err();
+            assert!(error.contains(problem), "{text}: {error}");
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         ),
         (None, None) => anyhow::bail!("one of --pid and --netns is needed"),
     };
-    let request = args.container.attach(target, Vec::new(), true);
+    let request = args.container.attach(target, Vec::new(), true)?;
     let container: Container = args.client.client()?.post("/v1/containers", &request)?;
     show_lines(&[container.id])
 }

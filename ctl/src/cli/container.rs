@@ -2,27 +2,37 @@
 
 use std::net::IpAddr;
 
+use anyhow::bail;
 use clap::Args;
 
-use crate::api::{Attach, Mode, PortKind, PortMapping, Target};
-use crate::spec::parse_mac;
+use crate::api::{Attach, Connect, Mode, PortKind, PortMapping, Target};
+use crate::spec::{Net, parse_mac};
 
 #[derive(Args)]
 pub(super) struct ContainerArgs {
     /// The container's name [default: made up]
     #[arg(long)]
     name: Option<String>,
-    /// bridge, host, none, container:NAME or the name of a network
+    /// bridge, host, none, container:NAME or a network; networks may be repeated, and may be
+    /// followed by what the container has there: NETWORK[,ip=A][,ip6=A][,mac=M][,interface=I]
+    /// [,alias=N][,gw-priority=N]
     #[arg(
         long,
         visible_alias = "network",
         value_name = "MODE",
         default_value = "bridge"
     )]
-    pub(super) net: Mode,
+    net: Vec<Net>,
     /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// What a container has on a network; of several, on the first.
+#[derive(Args)]
+pub(super) struct EndpointArgs {
     /// An address of the container, IPv4 or IPv6; may be repeated [default: the next free ones]
     #[arg(long, visible_alias = "ip6")]
     ip: Vec<IpAddr>,
@@ -32,29 +42,75 @@ pub(super) struct ContainerArgs {
     /// What carries the frames: tap or veth [default: the daemon's choice]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
-    /// The interface's name in the container [default: eth0]
+    /// The interface's name in the container [default: the first free one of eth0, eth1, …]
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+    /// A further name of the container on the network; may be repeated
+    #[arg(long, visible_alias = "network-alias", value_name = "NAME")]
+    alias: Vec<String>,
+    /// Of several networks the one with the highest has the default route, and published ports
+    /// lead there [default: 0]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    gw_priority: Option<i32>,
+}
+
+impl EndpointArgs {
+    /// These options, where `network` does not say otherwise.
+    pub(super) fn complete(self, network: Connect) -> Connect {
+        Connect {
+            network: network.network,
+            port_kind: self.port_kind.or(network.port_kind),
+            ips: [network.ips, self.ip].concat(),
+            mac: network.mac.or(self.mac),
+            interface: network.interface.or(self.interface),
+            aliases: [network.aliases, self.alias].concat(),
+            gateway_priority: self.gw_priority.unwrap_or(network.gateway_priority),
+        }
+    }
 }
 
 impl ContainerArgs {
+    /// The mode asked for: several networks are one mode, that of the first.
+    pub(super) fn mode(&self) -> anyhow::Result<Mode> {
+        match &self.net[..] {
+            [] => Ok(Mode::Network("bridge".to_owned())),
+            [Net::Mode(mode)] => Ok(mode.clone()),
+            [Net::Network(first), others @ ..] => {
+                if let Some(Net::Mode(mode)) = others.iter().find(|it| matches!(it, Net::Mode(_))) {
+                    bail!("--net {mode} can't go with other networks");
+                }
+                Ok(Mode::Network(first.network.clone()))
+            }
+            [Net::Mode(mode), ..] => bail!("--net {mode} can't go with other networks"),
+        }
+    }
+
     pub(super) fn attach(
         self,
         target: Target,
         command: Vec<String>,
         remove_on_exit: bool,
-    ) -> Attach {
-        Attach {
+    ) -> anyhow::Result<Attach> {
+        let mode = self.mode()?;
+        let mut networks = self.net.into_iter().filter_map(|net| match net {
+            Net::Network(connect) => Some(connect),
+            Net::Mode(_) => None,
+        });
+        let first = self.endpoint.complete(networks.next().unwrap_or_default());
+        Ok(Attach {
             name: self.name,
-            mode: self.net,
+            mode,
             target,
-            port_kind: self.port_kind,
-            ips: self.ip,
-            mac: self.mac,
-            interface: self.interface,
+            port_kind: first.port_kind,
+            ips: first.ips,
+            mac: first.mac,
+            interface: first.interface,
+            aliases: first.aliases,
+            gateway_priority: first.gateway_priority,
+            also: networks.collect(),
             publish: self.publish,
             command,
             remove_on_exit,
-        }
+        })
     }
 }

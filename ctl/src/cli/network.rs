@@ -1,4 +1,4 @@
-//! `pontoon network`: create, list, inspect and remove networks.
+//! `pontoon network`: create, list, inspect and remove networks, and put containers on them.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -8,9 +8,10 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
+use super::container::EndpointArgs;
 use super::output::{Look, OutputArgs, joined, short_id, show_json, show_lines, write_table};
-use crate::api::{CreateNetwork, Network};
-use crate::client::network_path;
+use crate::api::{Connect, Container, CreateNetwork, Network};
+use crate::client::{endpoint_path, endpoints_path, network_path};
 
 #[derive(Subcommand)]
 pub(super) enum NetworkCommand {
@@ -23,6 +24,10 @@ pub(super) enum NetworkCommand {
     Inspect(InspectArgs),
     /// Remove networks that no container uses
     Rm(RemoveArgs),
+    /// Put a running container on one more network
+    Connect(ConnectArgs),
+    /// Take a running container off a network
+    Disconnect(DisconnectArgs),
 }
 
 #[derive(Args)]
@@ -83,6 +88,32 @@ pub(super) struct RemoveArgs {
     client: super::ClientArgs,
 }
 
+#[derive(Args)]
+pub(super) struct ConnectArgs {
+    /// Name, id or beginning of an id of the network
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    network: String,
+    /// Name, id or beginning of an id of the container
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    container: String,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct DisconnectArgs {
+    /// Name, id or beginning of an id of the network
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    network: String,
+    /// Name, id or beginning of an id of the container
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    container: String,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
 pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
     match command {
         NetworkCommand::Create(args) => create(args),
@@ -92,6 +123,27 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
             show_json(&network)
         }
         NetworkCommand::Rm(args) => remove(args),
+        NetworkCommand::Connect(args) => {
+            let path = endpoints_path(&args.container);
+            let network = Connect {
+                network: args.network,
+                ..Connect::default()
+            };
+            let request = args.endpoint.complete(network);
+            let container: Container = args.client.client()?.post(&path, &request)?;
+            // What is new stands last.
+            let endpoints = container.endpoints.last().into_iter();
+            show_lines(
+                &endpoints
+                    .map(|it| joined(it.addresses.iter().map(IpNet::addr)))
+                    .collect::<Vec<_>>(),
+            )
+        }
+        NetworkCommand::Disconnect(args) => {
+            let path = endpoint_path(&args.container, &args.network);
+            let container: Container = args.client.client()?.delete(&path)?;
+            show_lines(&[container.name])
+        }
     }
 }
 

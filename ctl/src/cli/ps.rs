@@ -77,13 +77,21 @@ pub(crate) fn print(
             shorten(&what_runs(container), COMMAND_LENGTH),
             ago(now.saturating_sub(container.created)),
             status.to_owned(),
-            container.mode.to_string(),
+            networks(container),
             joined(addresses.map(|address| address.addr())),
             joined(container.published.iter().map(published)),
             container.name.clone(),
         ]
     });
     write_table(out, look, header, rows)
+}
+
+/// What it is on now, which may be more than it began with.
+fn networks(container: &Container) -> String {
+    if container.endpoints.is_empty() {
+        return container.mode.to_string();
+    }
+    joined(container.endpoints.iter().map(|it| &it.network))
 }
 
 /// The command of `run`; of an attached namespace, what it was named by.

@@ -95,7 +95,7 @@ struct Running {
 /// From nothing to a running command in an attached namespace, or to nothing again.
 fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
     let client = args.client.client()?;
-    enter_namespace(&client, &args.container.net)?;
+    enter_namespace(&client, &args.container.mode()?)?;
 
     let command = args
         .command
@@ -103,7 +103,7 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let target = Target::Pid(std::process::id());
-    let request: Attach = args.container.attach(target, command, args.rm);
+    let request: Attach = args.container.attach(target, command, args.rm)?;
     let container: Container = client.post("/v1/containers", &request)?;
 
     let (input, output, errors) = match output {

@@ -186,9 +186,14 @@ fn ps_as_printed() {
         mac: "02:42:ac:11:00:02".into(),
         addresses: vec!["172.17.0.2/16".parse().unwrap()],
         gateways: vec!["172.17.0.1".parse().unwrap()],
+        gateway_priority: 0,
+        default_routes: vec!["172.17.0.1".parse().unwrap()],
+        aliases: Vec::new(),
         port_kind: api::PortKind::Tap,
         port: 3,
+        ifindex: 2,
         host_interface: None,
+        host_ifindex: None,
     };
     let web = api::Container {
         id: "0123456789abcdef0123".into(),

@@ -49,13 +49,13 @@ pub(super) fn build(
             .collect(),
         endpoints: containers
             .iter()
-            .filter_map(|container| {
-                let endpoint = container.record.endpoint.as_ref()?;
+            .flat_map(|container| container.record.endpoints.iter().zip(&container.plugs))
+            .filter_map(|(endpoint, plug)| {
                 let network = networks
                     .iter()
                     .find(|network| network.record.id == endpoint.network)?;
                 Some(Endpoint {
-                    port: container.port?,
+                    port: plug.port,
                     network: network.id,
                     mac: endpoint.mac,
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
@@ -142,6 +142,7 @@ mod tests {
 
     use super::*;
     use crate::api::{Mode, PortKind, Status, Target};
+    use crate::daemon::container::Plug;
     use crate::daemon::life::Identity;
     use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
     use crate::host::HostAddress;
@@ -178,6 +179,13 @@ mod tests {
             addresses: vec!["172.17.0.2/16".parse().unwrap()],
             port_kind: PortKind::Tap,
             host_interface: None,
+            aliases: Vec::new(),
+            gateway_priority: 0,
+        };
+        let plug = |port| Plug {
+            port: PortId(port),
+            ifindex: 2,
+            host_ifindex: None,
         };
         Container {
             record: ContainerRecord {
@@ -193,11 +201,11 @@ mod tests {
                 command: Vec::new(),
                 created: 0,
                 status: Status::Running,
-                endpoint: Some(endpoint),
+                endpoints: vec![endpoint],
                 published: Vec::new(),
                 remove_on_exit: false,
             },
-            port: port.map(PortId),
+            plugs: port.map(plug).into_iter().collect(),
             published: Vec::new(),
             watch: None,
         }

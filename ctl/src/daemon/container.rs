@@ -1,37 +1,43 @@
-//! Containers: their lists and their ends. How one begins is in [`attach`]; what it publishes in
-//! [`ports`].
+//! Containers: their lists and their ends. How one begins is in [`attach`], how it comes on a
+//! network and off it in [`endpoint`], and what it publishes in [`ports`].
 
 use std::io;
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 use switch::PortId;
 use tokio::runtime::Handle;
 
 use super::failure::Failure;
-use super::interface;
 use super::life::{self, Watch};
-use super::network::{refused, remove_interface};
-use super::publish::{Destination, Published};
+use super::network::remove_interface;
+use super::publish::Published;
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
 use crate::api::{self, Status, Target};
-use crate::link::{self, ContainerLink};
 
 mod attach;
+mod endpoint;
 mod ports;
 
 pub(super) struct Container {
     pub record: ContainerRecord,
-    /// None without an endpoint.
-    pub port: Option<PortId>,
+    /// One for each of the record's endpoints, in their order.
+    pub plugs: Vec<Plug>,
     pub published: Vec<Published>,
     /// None for a namespace given by path, and once the container has ended.
     pub watch: Option<Watch>,
 }
 
+/// Where an endpoint meets switch and kernel, in this life of the daemon.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plug {
+    pub port: PortId,
+    /// Index of the interface in the container's namespace.
+    pub ifindex: u32,
+    /// Index of the host's end of the veth pair; a TAP has none.
+    pub host_ifindex: Option<u32>,
+}
+
 impl Daemon {
-    /// Takes a container off its network and forgets it. Its process goes on.
+    /// Takes a container off its networks and forgets it. Its process goes on.
     pub(super) fn detach(&mut self, wanted: &str) -> Result<api::Container, Failure> {
         let position = self.find_container(wanted)?;
         let id = self.containers[position].record.id.clone();
@@ -39,7 +45,7 @@ impl Daemon {
         self.store.remove_container(&id)?;
         let container = self.containers.remove(position);
         tracing::info!("{} is detached", container.record.name);
-        self.disconnect(container);
+        self.take_away(container);
         Ok(told)
     }
 
@@ -57,7 +63,7 @@ impl Daemon {
         if let Some(exited) = self.record_end(&container.record) {
             self.containers.insert(position, exited);
         }
-        self.disconnect(container);
+        self.take_away(container);
     }
 
     /// Takes up a container that a daemon before this one attached, or tells why it can't be.
@@ -73,13 +79,8 @@ impl Daemon {
             }
             Err(why) => {
                 tracing::warn!("{} is not adopted: {why}", record.name);
-                if let Some(host_end) = record
-                    .endpoint
-                    .as_ref()
-                    .and_then(|it| it.host_interface.as_ref())
-                {
-                    remove_interface(host_end);
-                }
+                let host_ends = record.endpoints.iter().map(|it| &it.host_interface);
+                host_ends.flatten().for_each(|name| remove_interface(name));
                 if let Some(exited) = self.record_end(&record) {
                     self.containers.push(exited);
                 }
@@ -141,60 +142,29 @@ impl Daemon {
             ));
         }
         let watch = self.watch(&record.id, &record.target)?;
-        let Some(endpoint) = record.endpoint.clone() else {
-            return Ok(Container {
-                watch,
-                ..Container::without_endpoint(record.clone())
-            });
-        };
-        let position = self.find_network(&endpoint.network)?;
-        let to = Destination::of(&endpoint.addresses);
-        let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        self.networks[position]
-            .addresses
-            .hold(&addresses, &record.name)
-            .map_err(refused)?;
-        let network = &self.networks[position].record;
-        let workers = self.switch.workers();
-        let port = interface::adopt(
-            &netns,
-            &endpoint.interface,
-            endpoint.host_interface.as_deref(),
-            workers,
-            network.mtu,
-        )
-        .and_then(|queues| {
-            let link = self.container_link(position, &endpoint);
-            link::configure_container(&netns, &endpoint.interface, &link)?;
-            self.switch.add_port(queues)
-        });
-        let port = match port {
-            Ok(port) => port,
-            Err(error) => {
-                self.networks[position]
-                    .addresses
-                    .release(&endpoint.addresses);
-                return Err(error.into());
+        let mut plugs = Vec::with_capacity(record.endpoints.len());
+        for at in 0..record.endpoints.len() {
+            match self.adopt_endpoint(&netns, record, at) {
+                Ok(plug) => plugs.push(plug),
+                Err(error) => {
+                    for (endpoint, plug) in record.endpoints.iter().zip(plugs) {
+                        self.switch.remove_port(plug.port);
+                        self.release(endpoint);
+                    }
+                    return Err(error);
+                }
             }
+        }
+        let published = match self.reached(&record.endpoints) {
+            Some(to) => self.republish(record, to),
+            None => Vec::new(),
         };
-        let published = self.republish(record, to);
         Ok(Container {
             record: record.clone(),
-            port: Some(port),
+            plugs,
             published,
             watch,
         })
-    }
-
-    fn container_link(&self, position: usize, endpoint: &EndpointRecord) -> ContainerLink {
-        let network = &self.networks[position];
-        ContainerLink {
-            name: endpoint.interface.clone(),
-            mac: endpoint.mac,
-            mtu: network.record.mtu,
-            addresses: endpoint.addresses.clone(),
-            gateways: network.gateways_for(&endpoint.addresses),
-        }
     }
 
     /// Records that a container is over. What is to be told of it further, if anything.
@@ -204,7 +174,7 @@ impl Daemon {
         } else {
             let exited = ContainerRecord {
                 status: Status::Exited,
-                endpoint: None,
+                endpoints: Vec::new(),
                 published: Vec::new(),
                 ..record.clone()
             };
@@ -222,25 +192,12 @@ impl Daemon {
 
     /// Takes away all that a container had, which is in no list any more. Rules go first, so that
     /// no new flow begins; then sockets, port and interface.
-    fn disconnect(&mut self, container: Container) {
+    fn take_away(&mut self, container: Container) {
         self.apply();
         stop(container.published);
-        let Some(endpoint) = &container.record.endpoint else {
-            return;
-        };
-        if let Some(port) = container.port {
-            self.switch.remove_port(port);
-        }
-        self.remove_container_interface(&container.record, endpoint);
-        let network = self
-            .networks
-            .iter_mut()
-            .find(|it| it.record.id == endpoint.network);
-        for address in &endpoint.addresses {
-            self.switch.nat().forget(self.switch.now(), address.addr());
-        }
-        if let Some(network) = network {
-            network.addresses.release(&endpoint.addresses);
+        let record = &container.record;
+        for (endpoint, plug) in record.endpoints.iter().zip(container.plugs) {
+            self.unplug(record, endpoint, plug);
         }
     }
 
@@ -275,7 +232,7 @@ impl Container {
     fn without_endpoint(record: ContainerRecord) -> Container {
         Container {
             record,
-            port: None,
+            plugs: Vec::new(),
             published: Vec::new(),
             watch: None,
         }

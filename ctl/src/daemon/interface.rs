@@ -76,15 +76,14 @@ pub(super) struct NewInterface {
 }
 
 impl NewInterface {
-    /// `id` is the container's; its first digits become part of the name.
+    /// `stem`, which nobody else may have, becomes part of the name: eleven bytes at most.
     pub(super) fn create(
         kind: PortKind,
-        id: &str,
+        stem: &str,
         workers: usize,
         mtu: u32,
     ) -> io::Result<NewInterface> {
-        let short = id.get(..8).unwrap_or(id);
-        let host_end = format!("pt-{short}");
+        let host_end = format!("pt-{stem}");
         match kind {
             PortKind::Tap => Ok(NewInterface {
                 queues: tap_queues(&host_end, workers, false)?,
@@ -92,7 +91,7 @@ impl NewInterface {
                 host_interface: None,
             }),
             PortKind::Veth => {
-                let container_end = format!("pe-{short}");
+                let container_end = format!("pe-{stem}");
                 link::create_veth(&host_end, &container_end)?;
                 let ready = prepare_switch_end(&host_end, mtu)
                     .and_then(|()| packet_queues(&host_end, workers));

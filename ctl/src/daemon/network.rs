@@ -1,6 +1,7 @@
 //! Networks: subnets, a gateway, the host's interface on it, and who has which address. What a new
 //! one gets is chosen in [`subnets`].
 
+use std::cmp::Reverse;
 use std::io;
 use std::net::IpAddr;
 
@@ -9,7 +10,7 @@ use switch::{NetworkId, PortId, Switch};
 
 use super::failure::Failure;
 use super::interface::{self, PortKinds};
-use super::store::NetworkRecord;
+use super::store::{EndpointRecord, NetworkRecord};
 use super::{Daemon, names, seconds_since_1970};
 use crate::api::{self, CreateNetwork, PortKind};
 use crate::ipam::{self, IpamError, Pools};
@@ -68,6 +69,25 @@ impl Network {
         }
         gateways
     }
+}
+
+/// Which endpoint each family's default route of a container leads through, and to which gateway:
+/// that of the highest priority, of equal ones the first.
+pub(super) fn default_routes(
+    networks: &[Network],
+    endpoints: &[EndpointRecord],
+) -> Vec<(usize, IpAddr)> {
+    let route = |is_ipv6: bool| {
+        let ways = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+            let mut named = networks.iter();
+            let network = named.find(|network| network.record.id == endpoint.network)?;
+            let mut gateways = network.gateways_for(&endpoint.addresses).into_iter();
+            let gateway = gateways.find(|gateway| gateway.is_ipv6() == is_ipv6)?;
+            Some((Reverse(endpoint.gateway_priority), at, gateway))
+        });
+        ways.min().map(|(_, at, gateway)| (at, gateway))
+    };
+    [false, true].into_iter().filter_map(route).collect()
 }
 
 /// The host's interface of a network, as a port of the switch.

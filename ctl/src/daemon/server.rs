@@ -22,8 +22,8 @@ use super::failure::Failure;
 use super::view::View;
 use super::{Daemon, names};
 use crate::api::{
-    Attach, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody, FdbEntry, Flow,
-    Info, NatRules, Network, PortCounters, PortKind, PortMapping,
+    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody,
+    FdbEntry, Flow, Info, NatRules, Network, PortCounters, PortKind, PortMapping,
 };
 
 /// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
@@ -50,6 +50,14 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/networks/{name}", get(network).delete(remove_network))
         .route("/v1/containers", get(containers).post(attach))
         .route("/v1/containers/{name}", get(container).delete(detach))
+        .route(
+            "/v1/containers/{name}/endpoints",
+            axum::routing::post(connect),
+        )
+        .route(
+            "/v1/containers/{name}/endpoints/{network}",
+            axum::routing::delete(disconnect),
+        )
         .route(
             "/v1/containers/{name}/ports",
             axum::routing::post(publish).delete(unpublish),
@@ -167,6 +175,29 @@ async fn detach(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
     Ok(change(&api.daemon, move |daemon| daemon.detach(&name))
         .await
         .map(Json)?)
+}
+
+async fn connect(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(request): Body<Connect>,
+) -> Answer<Container> {
+    Ok(
+        change(&api.daemon, move |daemon| daemon.connect(&name, request))
+            .await
+            .map(Json)?,
+    )
+}
+
+async fn disconnect(
+    State(api): State<Api>,
+    Name((name, network)): Name<(String, String)>,
+) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| {
+        daemon.disconnect(&name, &network)
+    })
+    .await
+    .map(Json)?)
 }
 
 async fn publish(
@@ -343,13 +374,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 /// The name in a path.
-struct Name(String);
+struct Name<T = String>(T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Name {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T> {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Refusal> {
-        let name = Path::<String>::from_request_parts(parts, state).await;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name<T>, Refusal> {
+        let name = Path::<T>::from_request_parts(parts, state).await;
         name.map(|Path(name)| Name(name))
             .map_err(|rejection: PathRejection| Refusal {
                 status: rejection.status(),

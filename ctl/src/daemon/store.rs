@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use switch::frame::MacAddr;
 
 use super::life::Identity;
@@ -25,7 +25,10 @@ const CONTAINERS: Records = TableDefinition::new("containers");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Raised when a record changes in a way an older daemon would misread.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+
+/// What this pontoon reads as well, and raises to [`FORMAT`]: a container had one endpoint at most.
+const FORMER: u64 = 1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct NetworkRecord {
@@ -54,8 +57,10 @@ pub(super) struct ContainerRecord {
     /// Seconds since 1970.
     pub created: u64,
     pub status: Status,
-    /// None in the modes that have no interface of their own, and once the container has ended.
-    pub endpoint: Option<EndpointRecord>,
+    /// In the order of their making. None in the modes that have no interface of their own, and
+    /// once the container has ended.
+    #[serde(alias = "endpoint", deserialize_with = "several")]
+    pub endpoints: Vec<EndpointRecord>,
     pub published: Vec<PortMapping>,
     pub remove_on_exit: bool,
 }
@@ -72,6 +77,25 @@ pub(super) struct EndpointRecord {
     pub port_kind: PortKind,
     /// The host's end of the veth pair; a TAP has none.
     pub host_interface: Option<String>,
+    /// Further names on the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub gateway_priority: i32,
+}
+
+/// A list, or what format 1 had in its place: one or nothing.
+fn several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<EndpointRecord>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Several {
+        List(Vec<EndpointRecord>),
+        Former(Option<Box<EndpointRecord>>),
+    }
+    Ok(match Several::deserialize(from)? {
+        Several::List(list) => list,
+        Several::Former(one) => one.map(|one| *one).into_iter().collect(),
+    })
 }
 
 impl NetworkRecord {
@@ -203,7 +227,7 @@ fn open_database(path: &Path) -> anyhow::Result<Database> {
         }
         let found = meta.get("format")?.map(|format| format.value());
         match found {
-            None => {
+            None | Some(FORMER) => {
                 meta.insert("format", FORMAT)?;
             }
             Some(FORMAT) => {}
@@ -274,14 +298,16 @@ mod tests {
             command: vec!["sh".to_owned()],
             created: 1,
             status: Status::Running,
-            endpoint: Some(EndpointRecord {
+            endpoints: vec![EndpointRecord {
                 network: "n".to_owned(),
                 interface: "eth0".to_owned(),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 addresses: vec!["172.17.0.2/16".parse().unwrap()],
                 port_kind: PortKind::Tap,
                 host_interface: None,
-            }),
+                aliases: vec!["cache".to_owned()],
+                gateway_priority: -1,
+            }],
             published: vec![PortMapping {
                 protocol: Protocol::Tcp,
                 host_ip: None,
@@ -326,6 +352,25 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_former_format_has_one_endpoint_or_none() {
+        let mut record = serde_json::to_value(container("a")).unwrap();
+        let fields = record.as_object_mut().unwrap();
+        let mut endpoint = fields.remove("endpoints").unwrap()[0].take();
+        endpoint.as_object_mut().unwrap().remove("aliases");
+        endpoint.as_object_mut().unwrap().remove("gateway_priority");
+        fields.insert("endpoint".to_owned(), endpoint);
+        let read: ContainerRecord = serde_json::from_value(record.clone()).unwrap();
+        let mut expected = container("a");
+        expected.endpoints[0].aliases.clear();
+        expected.endpoints[0].gateway_priority = 0;
+        assert_eq!(read, expected);
+
+        record["endpoint"] = serde_json::Value::Null;
+        let read: ContainerRecord = serde_json::from_value(record).unwrap();
+        assert_eq!(read.endpoints, []);
+    }
+
+    #[test]
     fn a_newer_format_is_refused_and_told() {
         let dir = tempfile::tempdir().unwrap();
         drop(Store::open(dir.path()).unwrap());
@@ -342,7 +387,7 @@ mod tests {
             .err()
             .map(|error| format!("{error:#}"))
             .unwrap();
-        assert!(error.contains("format 2"), "{error}");
+        assert!(error.contains("format 3"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::container::Container;
-use super::network::Network;
+use super::network::{Network, default_routes};
 use super::uplink::Uplink;
 use crate::api;
 use crate::host::HostState;
@@ -37,8 +37,8 @@ impl View {
             owners.insert(uplink.port.0, format!("uplink {}", uplink.link.name));
         }
         for container in containers {
-            if let Some(port) = container.port {
-                owners.insert(port.0, container.record.name.clone());
+            for plug in &container.plugs {
+                owners.insert(plug.port.0, container.record.name.clone());
             }
         }
         View {
@@ -94,9 +94,9 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
             .filter(|container| {
                 container
                     .record
-                    .endpoint
-                    .as_ref()
-                    .is_some_and(|it| it.network == record.id)
+                    .endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.network == record.id)
             })
             .map(|container| container.record.name.clone())
             .collect(),
@@ -105,30 +105,37 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
 
 fn tell_container(container: &Container, networks: &[Network]) -> api::Container {
     let record = &container.record;
-    let endpoint = record
-        .endpoint
-        .as_ref()
-        .zip(container.port)
-        .map(|(endpoint, port)| {
-            let network = networks
+    let routes = default_routes(networks, &record.endpoints);
+    let endpoints = record.endpoints.iter().zip(&container.plugs).enumerate();
+    let endpoints = endpoints.map(|(at, (endpoint, plug))| {
+        let network = networks
+            .iter()
+            .find(|network| network.record.id == endpoint.network);
+        api::Endpoint {
+            network: network.map_or_else(
+                || endpoint.network.clone(),
+                |network| network.record.name.clone(),
+            ),
+            interface: endpoint.interface.clone(),
+            mac: endpoint.mac.to_string(),
+            addresses: endpoint.addresses.clone(),
+            gateways: network.map_or_else(Vec::new, |network| {
+                network.gateways_for(&endpoint.addresses)
+            }),
+            gateway_priority: endpoint.gateway_priority,
+            default_routes: routes
                 .iter()
-                .find(|network| network.record.id == endpoint.network);
-            api::Endpoint {
-                network: network.map_or_else(
-                    || endpoint.network.clone(),
-                    |network| network.record.name.clone(),
-                ),
-                interface: endpoint.interface.clone(),
-                mac: endpoint.mac.to_string(),
-                addresses: endpoint.addresses.clone(),
-                gateways: network.map_or_else(Vec::new, |network| {
-                    network.gateways_for(&endpoint.addresses)
-                }),
-                port_kind: endpoint.port_kind,
-                port: port.0,
-                host_interface: endpoint.host_interface.clone(),
-            }
-        });
+                .filter(|(through, _)| *through == at)
+                .map(|(_, gateway)| *gateway)
+                .collect(),
+            aliases: endpoint.aliases.clone(),
+            port_kind: endpoint.port_kind,
+            port: plug.port.0,
+            ifindex: plug.ifindex,
+            host_interface: endpoint.host_interface.clone(),
+            host_ifindex: plug.host_ifindex,
+        }
+    });
     api::Container {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -137,7 +144,7 @@ fn tell_container(container: &Container, networks: &[Network]) -> api::Container
         command: record.command.clone(),
         created: record.created,
         status: record.status,
-        endpoints: endpoint.into_iter().collect(),
+        endpoints: endpoints.collect(),
         published: record.published.clone(),
         remove_on_exit: record.remove_on_exit,
     }

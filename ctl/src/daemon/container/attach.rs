@@ -2,21 +2,17 @@
 //!
 //! All or nothing: what one step made, the failure of a later one takes away.
 
-use std::io;
-
-use ipnet::IpNet;
-use switch::frame::MacAddr;
+use std::{io, iter};
 
 use super::Container;
-use crate::api::{self, Attach, Mode, Status, Target};
+use super::endpoint::Place;
+use super::ports::no_way_in;
+use crate::api::{self, Attach, Connect, Mode, Status, Target};
 use crate::daemon::failure::Failure;
-use crate::daemon::interface::NewInterface;
 use crate::daemon::life::{self, Identity};
-use crate::daemon::network::{list, refused, remove_interface};
-use crate::daemon::publish::Destination;
+use crate::daemon::network::list;
 use crate::daemon::store::{ContainerRecord, EndpointRecord};
 use crate::daemon::{Daemon, names, seconds_since_1970};
-use crate::ipam::{self, IpamError};
 use crate::link;
 use crate::netns::Netns;
 
@@ -33,7 +29,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn record(&self, mode: Mode, endpoint: Option<EndpointRecord>) -> ContainerRecord {
+    fn record(&self, mode: Mode) -> ContainerRecord {
         ContainerRecord {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -43,9 +39,18 @@ impl Candidate {
             command: self.request.command.clone(),
             created: seconds_since_1970(),
             status: Status::Running,
-            endpoint,
+            endpoints: Vec::new(),
             published: Vec::new(),
             remove_on_exit: self.request.remove_on_exit,
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            id: &self.id,
+            name: &self.name,
+            netns: &self.netns,
+            target: &self.request.target,
         }
     }
 
@@ -64,6 +69,13 @@ impl Candidate {
         }
         if self.request.mac.is_some() {
             return refuse("--mac", "the container gets no interface");
+        }
+        if !self.request.aliases.is_empty() {
+            return refuse("--alias", "the container is on no network");
+        }
+        if let Some(other) = self.request.also.first() {
+            let why = format!("it is one mode, and network {} is another", other.network);
+            return refuse("--net twice", &why);
         }
         Ok(())
     }
@@ -85,17 +97,23 @@ impl Daemon {
         let watch = self.watch(&candidate.id, &candidate.request.target)?;
         let mode = candidate.request.mode.clone();
         let mut container = match &mode {
-            Mode::Network(network) => self.attach_to_network(&candidate, network)?,
+            Mode::Network(network) => self.attach_to_networks(&candidate, network)?,
             Mode::Host => self.attach_host(&candidate)?,
             Mode::None => self.attach_nothing(&candidate)?,
             Mode::Container(other) => self.attach_sharing(&candidate, other)?,
         };
         container.watch = watch;
         let id = candidate.id;
-        let endpoint = container.record.endpoint.as_ref();
-        match endpoint.map(|endpoint| list(&endpoint.addresses)) {
-            Some(addresses) => tracing::info!("{} is attached, {addresses}", container.record.name),
-            None => tracing::info!("{} is attached, --net {mode}", container.record.name),
+        let endpoints = container.record.endpoints.iter();
+        let addresses: Vec<_> = endpoints.flat_map(|it| &it.addresses).collect();
+        if addresses.is_empty() {
+            tracing::info!("{} is attached, --net {mode}", container.record.name);
+        } else {
+            tracing::info!(
+                "{} is attached, {}",
+                container.record.name,
+                list(&addresses)
+            );
         }
         self.containers.push(container);
         self.apply();
@@ -108,13 +126,15 @@ impl Daemon {
         self.reap(|container| {
             let record = &container.record;
             let has = |ip| {
-                let endpoint = record.endpoint.as_ref();
-                endpoint.is_some_and(|it| it.addresses.iter().any(|net| net.addr() == ip))
+                let mut addresses = record.endpoints.iter().flat_map(|it| &it.addresses);
+                addresses.any(|net| net.addr() == ip)
             };
+            let mut asked = request.also.iter();
             record.identity.netns == identity.netns
                 || request.name.as_ref() == Some(&record.name)
                 || request.ips.iter().any(|ip| has(*ip))
                 || request.mac.is_some()
+                || asked.any(|it| it.mac.is_some() || it.ips.iter().any(|ip| has(*ip)))
         });
     }
 
@@ -156,7 +176,7 @@ impl Daemon {
                 describe_target(&candidate.request.target)
             )));
         }
-        let record = candidate.record(Mode::Host, None);
+        let record = candidate.record(Mode::Host);
         self.store.put_container(&record)?;
         Ok(Container::without_endpoint(record))
     }
@@ -169,7 +189,7 @@ impl Daemon {
             .netns
             .run(|| link::set_up("lo"))?
             .map_err(io::Error::from)?;
-        let record = candidate.record(Mode::None, None);
+        let record = candidate.record(Mode::None);
         self.store.put_container(&record)?;
         Ok(Container::without_endpoint(record))
     }
@@ -199,147 +219,93 @@ impl Daemon {
                 other.name
             )));
         }
-        let record = candidate.record(Mode::Container(other.name.clone()), None);
+        let record = candidate.record(Mode::Container(other.name.clone()));
         self.store.put_container(&record)?;
         Ok(Container::without_endpoint(record))
     }
 
-    fn attach_to_network(
+    fn attach_to_networks(
         &mut self,
         candidate: &Candidate,
-        wanted: &str,
+        first: &str,
     ) -> Result<Container, Failure> {
         self.refuse_own_namespace(candidate)?;
         let request = &candidate.request;
-        let kind = request.port_kind.unwrap_or(self.port_kind);
-        self.kinds.check(kind).map_err(Failure::Invalid)?;
-        let interface = request
-            .interface
-            .clone()
-            .unwrap_or_else(|| INTERFACE.to_owned());
-        self.refuse_attached_twice(candidate, &interface)?;
-        let position = self.find_network(wanted)?;
-        let addresses = match self.allocate(position, candidate) {
-            Err(IpamError::Full { .. }) => {
-                // Somebody may have gone unnoticed.
-                self.reap(|_| true);
-                self.allocate(position, candidate)
+        let first = Connect {
+            network: first.to_owned(),
+            port_kind: request.port_kind,
+            ips: request.ips.clone(),
+            mac: request.mac.clone(),
+            interface: request.interface.clone(),
+            aliases: request.aliases.clone(),
+            gateway_priority: request.gateway_priority,
+        };
+        let place = candidate.place();
+        let mut endpoints = Vec::with_capacity(1 + request.also.len());
+        for (at, connect) in iter::once(&first).chain(&request.also).enumerate() {
+            let mut connect = connect.clone();
+            connect.port_kind = connect.port_kind.or(request.port_kind);
+            if at == 0 && connect.interface.is_none() {
+                connect.interface = Some(INTERFACE.to_owned());
             }
-            allocated => allocated,
+            match self.plan_endpoint(&place, &connect, &endpoints) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(failure) => {
+                    endpoints.iter().for_each(|it| self.release(it));
+                    return Err(failure);
+                }
+            }
         }
-        .map_err(refused)?;
-
-        let attached = self
-            .choose_mac(position, request.mac.as_deref(), &addresses)
-            .and_then(|mac| {
-                let endpoint = EndpointRecord {
-                    network: self.networks[position].record.id.clone(),
-                    interface,
-                    mac,
-                    addresses: addresses.clone(),
-                    port_kind: kind,
-                    host_interface: None,
-                };
-                self.connect(candidate, position, endpoint)
-            });
+        let attached = self.make_container(candidate, endpoints.clone());
         if attached.is_err() {
-            self.networks[position].addresses.release(&addresses);
+            endpoints.iter().for_each(|it| self.release(it));
         }
         attached
     }
 
-    fn allocate(
-        &mut self,
-        position: usize,
-        candidate: &Candidate,
-    ) -> Result<Vec<IpNet>, IpamError> {
-        let ips = &candidate.request.ips;
-        self.networks[position]
-            .addresses
-            .allocate(ips, &candidate.name)
-    }
-
-    /// Makes the interface, the switch's port, the published ports and the record.
-    fn connect(
+    /// Makes the published ports, the interfaces, the switch's ports and the record.
+    fn make_container(
         &mut self,
         candidate: &Candidate,
-        position: usize,
-        mut endpoint: EndpointRecord,
+        endpoints: Vec<EndpointRecord>,
     ) -> Result<Container, Failure> {
-        let network = &self.networks[position].record;
-        let (mode, mtu) = (Mode::Network(network.name.clone()), network.mtu);
-        let link = self.container_link(position, &endpoint);
-        let to = Destination::of(&endpoint.addresses);
+        let mode = match self.network_name(&endpoints) {
+            Some(name) => Mode::Network(name),
+            None => candidate.request.mode.clone(),
+        };
+        let mut record = candidate.record(mode);
         // First, because it is what fails most.
-        let published = self.publish_all(&candidate.name, to, candidate.request.publish.clone())?;
-
-        let workers = self.switch.workers();
-        let made = NewInterface::create(endpoint.port_kind, &candidate.id, workers, mtu)?;
-        endpoint.host_interface = made.host_interface.clone();
-        link::move_to(&made.name, &candidate.netns).map_err(io::Error::from)?;
-        link::configure_container(&candidate.netns, &made.name, &link).map_err(io::Error::from)?;
-
-        let mut record = candidate.record(mode, Some(endpoint));
+        let mappings = candidate.request.publish.clone();
+        let published = match self.reached(&endpoints) {
+            _ if mappings.is_empty() => Vec::new(),
+            Some(to) => self.publish_all(&candidate.name, to, mappings)?,
+            None => return Err(no_way_in(&candidate.name)),
+        };
         record.published = published
             .iter()
             .map(|published| published.mapping.clone())
             .collect();
-        self.store.put_container(&record)?;
-        match made.keep().and_then(|queues| self.switch.add_port(queues)) {
-            Ok(port) => Ok(Container {
+        match self.plug(&candidate.place(), &mut record, endpoints) {
+            Ok(plugs) => Ok(Container {
                 record,
-                port: Some(port),
+                plugs,
                 published,
                 watch: None,
             }),
-            Err(error) => {
-                let _ = candidate.netns.run(|| remove_interface(&link.name));
+            Err(failure) => {
                 if let Err(error) = self.store.remove_container(&record.id) {
                     tracing::error!("{error:#}; the next start drops it");
                 }
-                Err(error.into())
+                Err(failure)
             }
         }
     }
 
-    fn choose_mac(
-        &self,
-        position: usize,
-        wanted: Option<&str>,
-        addresses: &[IpNet],
-    ) -> Result<MacAddr, Failure> {
-        let mac = match (wanted, addresses.first()) {
-            (Some(wanted), _) => wanted.parse().map_err(|error| {
-                Failure::Invalid(format!("{wanted:?} is no MAC address: {error}"))
-            })?,
-            (None, Some(first)) => ipam::mac_for(first.addr()),
-            (None, None) => {
-                return Err(Failure::Internal("an endpoint without address".to_owned()));
-            }
-        };
-        if !mac.is_unicast() || mac == MacAddr([0; 6]) {
-            return Err(Failure::Invalid(format!(
-                "{mac} is no MAC address of a single interface"
-            )));
-        }
-        let network = &self.networks[position].record;
-        let holder = self.containers.iter().find_map(|container| {
-            let endpoint = container.record.endpoint.as_ref()?;
-            (endpoint.network == network.id && endpoint.mac == mac)
-                .then_some(container.record.name.as_str())
-        });
-        let holder = if mac == network.gateway_mac {
-            Some("the gateway")
-        } else {
-            holder
-        };
-        match holder {
-            None => Ok(mac),
-            Some(holder) => Err(Failure::Conflict(format!(
-                "{mac} is the MAC address of {holder} on network {}: choose another one (--mac)",
-                network.name
-            ))),
-        }
+    /// The first endpoint's.
+    fn network_name(&self, endpoints: &[EndpointRecord]) -> Option<String> {
+        let id = &endpoints.first()?.network;
+        let mut networks = self.networks.iter().map(|network| &network.record);
+        Some(networks.find(|record| record.id == *id)?.name.clone())
     }
 
     /// Configuring an interface of the daemon's own namespace would cut the host off.
@@ -353,29 +319,9 @@ impl Daemon {
             describe_target(&candidate.request.target)
         )))
     }
-
-    fn refuse_attached_twice(&self, candidate: &Candidate, interface: &str) -> Result<(), Failure> {
-        let other = self.containers.iter().find(|container| {
-            let record = &container.record;
-            record.identity.netns == candidate.identity.netns
-                && record
-                    .endpoint
-                    .as_ref()
-                    .is_some_and(|it| it.interface == interface)
-        });
-        match other {
-            None => Ok(()),
-            Some(other) => Err(Failure::Conflict(format!(
-                "the namespace of {} has {interface} of container {} already: detach that, or \
-                 choose another --interface",
-                describe_target(&candidate.request.target),
-                other.record.name
-            ))),
-        }
-    }
 }
 
-fn describe_target(target: &Target) -> String {
+pub(super) fn describe_target(target: &Target) -> String {
     match target {
         Target::Pid(pid) => format!("process {pid}"),
         Target::Netns(path) => path.display().to_string(),

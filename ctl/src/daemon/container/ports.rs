@@ -179,12 +179,13 @@ impl Daemon {
 
     fn destination(&self, position: usize) -> Result<Destination, Failure> {
         let record = &self.containers[position].record;
-        match &record.endpoint {
-            Some(endpoint) => Ok(Destination::of(&endpoint.addresses)),
+        match self.reached(&record.endpoints) {
+            Some(to) => Ok(to),
             None if record.status == Status::Exited => Err(Failure::Conflict(format!(
                 "container {} has exited: it can publish nothing",
                 record.name
             ))),
+            None if matches!(record.mode, Mode::Network(_)) => Err(no_way_in(&record.name)),
             None => Err(Failure::Invalid(format!(
                 "container {} has no interface of its own ({}), so it can publish nothing",
                 record.name,
@@ -192,11 +193,18 @@ impl Daemon {
                     Mode::Host => "--net host".to_owned(),
                     Mode::None => "--net none".to_owned(),
                     Mode::Container(other) => format!("it shares the one of {other}"),
-                    Mode::Network(network) => format!("network {network}"),
+                    Mode::Network(_) => "it is on no network".to_owned(),
                 }
             ))),
         }
     }
+}
+
+pub(super) fn no_way_in(name: &str) -> Failure {
+    Failure::Invalid(format!(
+        "container {name} is on no network that leads outside, so it can publish nothing: connect \
+         it to one that is not internal (pontoon network connect)"
+    ))
 }
 
 fn published_list(mappings: &[PortMapping]) -> String {

@@ -1,0 +1,546 @@
+//! Endpoints: how a container comes on a network and off it, when it begins or while it runs.
+//!
+//! An endpoint is planned first, which costs nothing but the addresses that it holds, and then
+//! plugged: its interface is made, and the switch takes it.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use switch::PortId;
+use switch::frame::MacAddr;
+
+use super::attach::describe_target;
+use super::{Container, Plug, stop};
+use crate::api::{self, Connect, Mode, Status, Target};
+use crate::daemon::failure::Failure;
+use crate::daemon::interface::{self, NewInterface};
+use crate::daemon::life;
+use crate::daemon::network::{default_routes, list, refused, remove_interface};
+use crate::daemon::publish::Destination;
+use crate::daemon::store::{ContainerRecord, EndpointRecord};
+use crate::daemon::{Daemon, names};
+use crate::ipam::{self, IpamError};
+use crate::link::{self, ContainerLink, LinkInfo};
+use crate::netns::Netns;
+
+/// Aliases of one endpoint; a name server answers for each.
+const ALIASES_MAX: usize = 64;
+
+/// The container that an endpoint is made for.
+pub(super) struct Place<'a> {
+    pub id: &'a str,
+    pub name: &'a str,
+    pub netns: &'a Netns,
+    pub target: &'a Target,
+}
+
+impl Daemon {
+    /// Gives a running container an endpoint on one more network.
+    pub(in crate::daemon) fn connect(
+        &mut self,
+        wanted: &str,
+        request: Connect,
+    ) -> Result<api::Container, Failure> {
+        if !request.ips.is_empty() || request.mac.is_some() {
+            // Who has them may have gone unnoticed.
+            self.reap(|_| true);
+        }
+        let position = self.find_container(wanted)?;
+        let mut record = self.containers[position].record.clone();
+        refuse_mode(&record)?;
+        let (netns, identity) = life::identify(&record.target)?;
+        if identity != record.identity {
+            return Err(Failure::Conflict(format!(
+                "{} has another network namespace by now: detach it and attach it again",
+                record.name
+            )));
+        }
+        let (id, name, target) = (
+            record.id.clone(),
+            record.name.clone(),
+            record.target.clone(),
+        );
+        let place = Place {
+            id: &id,
+            name: &name,
+            netns: &netns,
+            target: &target,
+        };
+        let endpoint = self.plan_endpoint(&place, &request, &record.endpoints)?;
+        // Planning may find that somebody has gone.
+        let position = match self.find_container(&id) {
+            Ok(position) => position,
+            Err(failure) => {
+                self.release(&endpoint);
+                return Err(failure);
+            }
+        };
+        let addresses = list(&endpoint.addresses);
+        match self.plug(&place, &mut record, vec![endpoint.clone()]) {
+            Ok(mut plugs) => {
+                let container = &mut self.containers[position];
+                container.record = record;
+                container.plugs.append(&mut plugs);
+            }
+            Err(failure) => {
+                self.release(&endpoint);
+                let former = self.containers[position].record.clone();
+                self.route(&netns, &former.endpoints);
+                if let Err(error) = self.store.put_container(&former) {
+                    tracing::error!("{error:#}");
+                }
+                return Err(failure);
+            }
+        }
+        tracing::info!("{name} is on network {} too, {addresses}", request.network);
+        self.apply();
+        self.retarget(position);
+        self.tell_container(&id)
+    }
+
+    /// Takes a running container off one of its networks.
+    pub(in crate::daemon) fn disconnect(
+        &mut self,
+        wanted: &str,
+        network: &str,
+    ) -> Result<api::Container, Failure> {
+        let position = self.find_container(wanted)?;
+        let network = self.networks[self.find_network(network)?].record.clone();
+        let record = &self.containers[position].record;
+        let mut endpoints = record.endpoints.iter();
+        let Some(at) = endpoints.position(|it| it.network == network.id) else {
+            return Err(Failure::NotFound(format!(
+                "container {} is not on network {}",
+                record.name, network.name
+            )));
+        };
+        let id = record.id.clone();
+        self.remove_endpoint(position, at)?;
+        tracing::info!(
+            "{} is off network {}",
+            self.containers[position].record.name,
+            network.name
+        );
+        self.tell_container(&id)
+    }
+
+    /// The port of an endpoint is gone: somebody removed the interface, or its namespace ended. A
+    /// container that has others lives on with them.
+    pub(in crate::daemon) fn endpoint_gone(&mut self, position: usize, at: usize, error: &str) {
+        let record = self.containers[position].record.clone();
+        let removed = record.endpoints.len() > 1
+            && life::why_gone(&record.target, &record.identity).is_none()
+            && self.remove_endpoint(position, at).is_ok();
+        if removed {
+            let interface = &record.endpoints[at].interface;
+            tracing::warn!("{} has lost {interface}: {error}", record.name);
+        } else {
+            self.end(&record.id, &format!("its interface is gone ({error})"));
+        }
+    }
+
+    /// Whose a port of the switch is: positions of the container and of its endpoint.
+    pub(in crate::daemon) fn find_plug(&self, port: PortId) -> Option<(usize, usize)> {
+        let mut containers = self.containers.iter().enumerate();
+        containers.find_map(|(position, container)| {
+            let at = container.plugs.iter().position(|it| it.port == port)?;
+            Some((position, at))
+        })
+    }
+
+    fn remove_endpoint(&mut self, position: usize, at: usize) -> Result<(), Failure> {
+        let mut record = self.containers[position].record.clone();
+        let endpoint = record.endpoints.remove(at);
+        self.store.put_container(&record)?;
+        let container = &mut self.containers[position];
+        container.record = record.clone();
+        let plug = container.plugs.remove(at);
+        self.apply();
+        self.retarget(position);
+        if let Ok((netns, identity)) = life::identify(&record.target)
+            && identity == record.identity
+        {
+            self.route(&netns, &record.endpoints);
+        }
+        self.unplug(&record, &endpoint, plug);
+        Ok(())
+    }
+
+    /// Chooses what an endpoint will have; it holds its addresses from now on. `siblings` are the
+    /// container's other endpoints.
+    pub(super) fn plan_endpoint(
+        &mut self,
+        place: &Place,
+        request: &Connect,
+        siblings: &[EndpointRecord],
+    ) -> Result<EndpointRecord, Failure> {
+        let kind = request.port_kind.unwrap_or(self.port_kind);
+        self.kinds.check(kind).map_err(Failure::Invalid)?;
+        if request.aliases.len() > ALIASES_MAX {
+            return Err(Failure::Invalid(format!(
+                "{} aliases are too many: {ALIASES_MAX} at most",
+                request.aliases.len()
+            )));
+        }
+        for alias in &request.aliases {
+            names::check("alias", alias)?;
+        }
+        let position = self.find_network(&request.network)?;
+        let network = &self.networks[position].record;
+        if siblings.iter().any(|other| other.network == network.id) {
+            return Err(Failure::Conflict(format!(
+                "container {} is on network {} already",
+                place.name, network.name
+            )));
+        }
+        let network = network.id.clone();
+        let interface = self.choose_interface(place, request.interface.as_deref(), siblings)?;
+        let mut allocated = self.allocate(position, request, place);
+        if matches!(allocated, Err(IpamError::Full { .. })) {
+            // Somebody may have gone unnoticed.
+            self.reap(|_| true);
+            allocated = self.allocate(position, request, place);
+        }
+        let addresses = allocated.map_err(refused)?;
+        match self.choose_mac(position, request.mac.as_deref(), &addresses) {
+            Ok(mac) => Ok(EndpointRecord {
+                network,
+                interface,
+                mac,
+                addresses,
+                port_kind: kind,
+                host_interface: None,
+                aliases: request.aliases.clone(),
+                gateway_priority: request.gateway_priority,
+            }),
+            Err(failure) => {
+                self.networks[position].addresses.release(&addresses);
+                Err(failure)
+            }
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        position: usize,
+        request: &Connect,
+        place: &Place,
+    ) -> Result<Vec<IpNet>, IpamError> {
+        let pools = &mut self.networks[position].addresses;
+        pools.allocate(&request.ips, place.name)
+    }
+
+    /// Takes the addresses of an endpoint back.
+    pub(super) fn release(&mut self, endpoint: &EndpointRecord) {
+        let mut networks = self.networks.iter_mut();
+        if let Some(network) = networks.find(|it| it.record.id == endpoint.network) {
+            network.addresses.release(&endpoint.addresses);
+        }
+    }
+
+    /// Makes what was planned: interfaces, default routes, the record with the new endpoints, and
+    /// the switch's ports. On failure nothing is left of it but, it may be, the record in the store.
+    pub(super) fn plug(
+        &mut self,
+        place: &Place,
+        record: &mut ContainerRecord,
+        planned: Vec<EndpointRecord>,
+    ) -> Result<Vec<Plug>, Failure> {
+        let mut made = Vec::with_capacity(planned.len());
+        for mut endpoint in planned {
+            let (new, link) = self.make_interface(place, &mut endpoint, &record.endpoints)?;
+            record.endpoints.push(endpoint);
+            made.push((new, link));
+        }
+        self.try_route(place.netns, &record.endpoints)?;
+        self.store.put_container(record)?;
+        let mut plugs: Vec<Plug> = Vec::with_capacity(made.len());
+        for (new, link) in made {
+            let host_ifindex = link.peer_index.filter(|_| new.host_interface.is_some());
+            match new.keep().and_then(|queues| self.switch.add_port(queues)) {
+                Ok(port) => plugs.push(Plug {
+                    port,
+                    ifindex: link.index,
+                    host_ifindex,
+                }),
+                Err(error) => {
+                    let _ = place.netns.run(|| remove_interface(&link.name));
+                    let first = record.endpoints.len() - plugs.len() - 1;
+                    for (plug, endpoint) in plugs.iter().zip(&record.endpoints[first..]) {
+                        self.switch.remove_port(plug.port);
+                        let _ = place.netns.run(|| remove_interface(&endpoint.interface));
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(plugs)
+    }
+
+    /// Makes an interface inside the container, which vanishes with the value returned.
+    fn make_interface(
+        &self,
+        place: &Place,
+        endpoint: &mut EndpointRecord,
+        siblings: &[EndpointRecord],
+    ) -> io::Result<(NewInterface, LinkInfo)> {
+        let link = self.container_link(endpoint);
+        let stem = free_stem(place.id, siblings);
+        let workers = self.switch.workers();
+        let made = NewInterface::create(endpoint.port_kind, &stem, workers, link.mtu)?;
+        endpoint.host_interface = made.host_interface.clone();
+        link::move_to(&made.name, place.netns).map_err(io::Error::from)?;
+        let info = link::configure_container(place.netns, &made.name, &link)?;
+        Ok((made, info))
+    }
+
+    /// Takes up an endpoint that a daemon before this one made.
+    pub(super) fn adopt_endpoint(
+        &mut self,
+        netns: &Netns,
+        record: &ContainerRecord,
+        at: usize,
+    ) -> Result<Plug, Failure> {
+        let endpoint = &record.endpoints[at];
+        let position = self.find_network(&endpoint.network)?;
+        let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
+        self.networks[position]
+            .addresses
+            .hold(&addresses, &record.name)
+            .map_err(refused)?;
+        let mut link = self.container_link(endpoint);
+        link.gateways = default_routes(&self.networks, &record.endpoints)
+            .into_iter()
+            .filter(|(through, _)| *through == at)
+            .map(|(_, gateway)| gateway)
+            .collect();
+        let host_interface = endpoint.host_interface.as_deref();
+        let workers = self.switch.workers();
+        let adopted = interface::adopt(
+            netns,
+            &endpoint.interface,
+            host_interface,
+            workers,
+            link.mtu,
+        )
+        .and_then(|queues| {
+            let info = link::configure_container(netns, &endpoint.interface, &link)?;
+            let port = self.switch.add_port(queues)?;
+            Ok(Plug {
+                port,
+                ifindex: info.index,
+                host_ifindex: info.peer_index.filter(|_| host_interface.is_some()),
+            })
+        });
+        adopted.map_err(|error| {
+            self.release(endpoint);
+            error.into()
+        })
+    }
+
+    /// Takes an endpoint away that no rule leads to and no record names any more.
+    pub(super) fn unplug(
+        &mut self,
+        record: &ContainerRecord,
+        endpoint: &EndpointRecord,
+        plug: Plug,
+    ) {
+        self.switch.remove_port(plug.port);
+        self.remove_container_interface(record, endpoint);
+        for address in &endpoint.addresses {
+            self.switch.nat().forget(self.switch.now(), address.addr());
+        }
+        self.release(endpoint);
+    }
+
+    /// Without default routes: they follow from all endpoints together.
+    fn container_link(&self, endpoint: &EndpointRecord) -> ContainerLink {
+        let mut networks = self.networks.iter();
+        let network = networks.find(|it| it.record.id == endpoint.network);
+        ContainerLink {
+            name: endpoint.interface.clone(),
+            mac: endpoint.mac,
+            mtu: network.map_or(1500, |network| network.record.mtu),
+            addresses: endpoint.addresses.clone(),
+            gateways: Vec::new(),
+        }
+    }
+
+    /// Where published ports lead: of each family to the endpoint that has the default route. None
+    /// for a container that has no default route at all.
+    pub(super) fn reached(&self, endpoints: &[EndpointRecord]) -> Option<Destination> {
+        let routes = default_routes(&self.networks, endpoints).into_iter();
+        let addresses: Vec<IpNet> = routes
+            .filter_map(|(at, gateway)| {
+                let mut addresses = endpoints[at].addresses.iter();
+                addresses
+                    .find(|address| address.contains(&gateway))
+                    .copied()
+            })
+            .collect();
+        (!addresses.is_empty()).then(|| Destination::of(&addresses))
+    }
+
+    /// Leads what a container publishes to where its default routes are now. What leads nowhere is
+    /// not served, and is again when the container has a default route again.
+    fn retarget(&mut self, position: usize) {
+        let container = &self.containers[position];
+        let to = self.reached(&container.record.endpoints);
+        let served = container.published.len() == container.record.published.len();
+        let settled = match to {
+            Some(to) => served && container.published.iter().all(|it| it.destination() == to),
+            None => container.published.is_empty(),
+        };
+        if settled {
+            return;
+        }
+        let published = std::mem::take(&mut self.containers[position].published);
+        self.apply();
+        stop(published);
+        if let Some(to) = to {
+            let mut record = self.containers[position].record.clone();
+            let published = self.republish(&mut record, to);
+            let Container {
+                record: known,
+                published: served,
+                ..
+            } = &mut self.containers[position];
+            *known = record;
+            *served = published;
+            self.apply();
+        }
+    }
+
+    fn try_route(&self, netns: &Netns, endpoints: &[EndpointRecord]) -> io::Result<()> {
+        let routes = default_routes(&self.networks, endpoints);
+        netns.run(|| {
+            routes.iter().try_for_each(|(at, gateway)| {
+                link::set_default_route(*gateway, &endpoints[*at].interface)
+            })
+        })??;
+        Ok(())
+    }
+
+    /// Makes the default routes what the endpoints say; trouble is told and not passed on.
+    fn route(&self, netns: &Netns, endpoints: &[EndpointRecord]) {
+        if let Err(error) = self.try_route(netns, endpoints) {
+            tracing::warn!("a default route is not as it should be: {error}");
+        }
+    }
+
+    fn choose_mac(
+        &self,
+        position: usize,
+        wanted: Option<&str>,
+        addresses: &[IpNet],
+    ) -> Result<MacAddr, Failure> {
+        let mac = match (wanted, addresses.first()) {
+            (Some(wanted), _) => wanted.parse().map_err(|error| {
+                Failure::Invalid(format!("{wanted:?} is no MAC address: {error}"))
+            })?,
+            (None, Some(first)) => ipam::mac_for(first.addr()),
+            (None, None) => {
+                return Err(Failure::Internal("an endpoint without address".to_owned()));
+            }
+        };
+        if !mac.is_unicast() || mac == MacAddr([0; 6]) {
+            return Err(Failure::Invalid(format!(
+                "{mac} is no MAC address of a single interface"
+            )));
+        }
+        let network = &self.networks[position].record;
+        let holder = self.containers.iter().find_map(|container| {
+            let mut endpoints = container.record.endpoints.iter();
+            endpoints
+                .any(|endpoint| endpoint.network == network.id && endpoint.mac == mac)
+                .then_some(container.record.name.as_str())
+        });
+        let holder = if mac == network.gateway_mac {
+            Some("the gateway")
+        } else {
+            holder
+        };
+        match holder {
+            None => Ok(mac),
+            Some(holder) => Err(Failure::Conflict(format!(
+                "{mac} is the MAC address of {holder} on network {}: choose another one (--mac)",
+                network.name
+            ))),
+        }
+    }
+
+    /// The name of an interface that no endpoint in the namespace has: the one wanted, or the first
+    /// of `eth0`, `eth1`, ….
+    fn choose_interface(
+        &self,
+        place: &Place,
+        wanted: Option<&str>,
+        siblings: &[EndpointRecord],
+    ) -> Result<String, Failure> {
+        let others = self.containers.iter().flat_map(|container| {
+            let record = &container.record;
+            let here = record.identity.netns == place.netns.inode();
+            let endpoints = record.endpoints.iter().filter(move |_| here);
+            endpoints.map(|endpoint| (record.name.as_str(), endpoint.interface.as_str()))
+        });
+        let own = siblings
+            .iter()
+            .map(|it| (place.name, it.interface.as_str()));
+        let taken: Vec<(&str, &str)> = others.chain(own).collect();
+        let holder = |name: &str| taken.iter().find(|(_, interface)| *interface == name);
+        let Some(wanted) = wanted else {
+            let mut all = (0..=taken.len()).map(|number| format!("eth{number}"));
+            return all
+                .find(|name| holder(name).is_none())
+                .ok_or_else(|| Failure::Internal("no name of an interface is free".to_owned()));
+        };
+        match holder(wanted) {
+            None => Ok(wanted.to_owned()),
+            Some((other, _)) => Err(Failure::Conflict(format!(
+                "the namespace of {} has {wanted} of container {other} already: detach that, or \
+                 choose another --interface",
+                describe_target(place.target),
+            ))),
+        }
+    }
+}
+
+/// Part of the name of the next interface of a container: the beginning of its id, with a number
+/// behind it if another one has that already.
+fn free_stem(id: &str, siblings: &[EndpointRecord]) -> String {
+    let short = id.get(..8).unwrap_or(id);
+    let taken = |stem: &str| {
+        let name = format!("pt-{stem}");
+        siblings
+            .iter()
+            .any(|it| it.host_interface.as_deref() == Some(name.as_str()))
+    };
+    let mut number = 0;
+    let mut stem = short.to_owned();
+    while taken(&stem) {
+        number += 1;
+        stem = format!("{short}-{number}");
+    }
+    stem
+}
+
+/// Only what has interfaces of its own is put on networks.
+fn refuse_mode(record: &ContainerRecord) -> Result<(), Failure> {
+    let why = match &record.mode {
+        _ if record.status == Status::Exited => {
+            return Err(Failure::Conflict(format!(
+                "container {} has exited: it has no namespace to connect",
+                record.name
+            )));
+        }
+        Mode::Network(_) => return Ok(()),
+        Mode::Host => "it is the host's network that it has".to_owned(),
+        Mode::None => "it was made to have no network (--net none)".to_owned(),
+        Mode::Container(other) => format!("it shares that of {other}: connect {other}"),
+    };
+    Err(Failure::Invalid(format!(
+        "container {} can't be connected: {why}",
+        record.name
+    )))
+}
