@@ -192,6 +192,11 @@ pub(crate) fn set_mtu(name: &str, mtu: u32) -> Result<()> {
     in_session(async |session| session.set_mtu(name, mtu).await)
 }
 
+/// Takes the kernel's queues off a new TAP, which has not been up yet (qdisc noqueue).
+pub(crate) fn unqueue(name: &str) -> Result<()> {
+    in_session(async |session| session.unqueue(&session.info(name).await?).await)
+}
+
 /// Brings an interface up.
 pub(crate) fn set_up(name: &str) -> Result<()> {
     in_session(async |session| session.set_up(name).await)
@@ -263,6 +268,10 @@ pub(crate) fn configure_container(
             }
             for &address in &link.addresses {
                 session.add_address(name, address).await?;
+            }
+            let info = session.info(name).await?;
+            if info.kind == "tun" && !info.up {
+                session.unqueue(&info).await?;
             }
             session.set_up(name).await?;
             for &gateway in &link.gateways {

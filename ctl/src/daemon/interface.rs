@@ -183,7 +183,11 @@ pub(super) fn host_interface(
         None => kind == PortKind::Tap,
     };
     let queues = if tap {
-        tap_queues(name, workers, true)?
+        let queues = tap_queues(name, workers, true)?;
+        if existing.is_none() {
+            link::unqueue(name)?;
+        }
+        queues
     } else {
         let switch_end = format!("{name}-sw");
         if existing.is_none() {

@@ -189,3 +189,59 @@ async fn async_callers_may_use_it() {
     assert!(netns.run(|| exists("lo").unwrap()).unwrap());
     assert!(exists("lo").unwrap());
 }
+
+#[test]
+fn a_tap_is_given_no_queue_by_the_kernel() {
+    use futures_util::TryStreamExt;
+    use netlink_packet_route::tc::TcAttribute;
+    use switch::io::{TapOptions, open_tap};
+
+    let test = "a_tap_is_given_no_queue_by_the_kernel";
+    let Some(netns) = scratch(test) else {
+        return;
+    };
+    let opened = netns.run(|| open_tap("temp0", 2, TapOptions { persist: false }));
+    let _tap = match opened.unwrap() {
+        Ok(tap) => tap,
+        Err(error) => {
+            println!("{test}: skipped, it needs TAP interfaces: {error}");
+            return;
+        }
+    };
+    let kinds = || {
+        let list = async |session: &session::Session| {
+            let index = session.info("eth0").await?.index.cast_signed();
+            let all: Vec<_> = session
+                .handle
+                .qdisc()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .unwrap();
+            let mut kinds = Vec::new();
+            for message in all.iter().filter(|message| message.header.index == index) {
+                for attribute in &message.attributes {
+                    if let TcAttribute::Kind(kind) = attribute {
+                        kinds.push(kind.clone());
+                    }
+                }
+            }
+            Ok(kinds)
+        };
+        netns.run(|| in_session(list).unwrap()).unwrap()
+    };
+    let info = configure_container(&netns, "temp0", &eth0()).unwrap();
+    assert!(info.up);
+    let kinds_then = kinds();
+    if kinds_then != ["noqueue"] {
+        // A kernel without CONFIG_NET_SCHED has no such choice.
+        assert!(
+            !kinds_then.iter().any(|kind| kind == "mq"),
+            "{kinds_then:?}"
+        );
+    }
+    // To one that has it already nothing is done, and no error either.
+    netns.run(|| unqueue("eth0").unwrap()).unwrap();
+    assert_eq!(kinds(), kinds_then);
+}
