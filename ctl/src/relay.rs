@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
+mod pipe;
 mod tcp;
 mod udp;
 mod watch;

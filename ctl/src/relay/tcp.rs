@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::pipe::Pipe;
 use super::{Active, Counters, SCRATCH, Target, slots};
 
 /// How long a container may take to accept a connection. A host on the same machine answers at
@@ -20,6 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pauses after a failed accept, the first and the longest: out of descriptors, another try
 /// at once would fail alike.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Bytes that have come at once in a transfer that is worth a pipe.
+const BULK: usize = 32 * 1024;
 
 /// Carries every connection that `listener` accepts, until it is told to stop.
 pub(super) async fn serve(
@@ -143,7 +148,8 @@ async fn copy_both(
     Ok(())
 }
 
-/// Copies until `from` ends, and then tells `to` so: the other direction may go on.
+/// Carries until `from` ends, and then tells `to` so: the other direction may go on. What comes in
+/// small pieces is copied, which is as fast and needs no pipe.
 async fn copy(
     from: tokio::net::tcp::ReadHalf<'_>,
     mut to: tokio::net::tcp::WriteHalf<'_>,
@@ -151,33 +157,69 @@ async fn copy(
 ) -> io::Result<()> {
     use tokio::io::AsyncWriteExt;
 
-    // What the other side would not take at once.
-    let mut rest = Vec::new();
+    let mut bulk = false;
     loop {
         from.readable().await?;
-        let read = SCRATCH.with_borrow_mut(|buffer| {
-            let length = match from.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                outcome => outcome?,
-            };
-            let data = &buffer[..length];
-            let written = match to.try_write(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                outcome => outcome?,
-            };
-            rest.extend_from_slice(&data[written..]);
-            io::Result::Ok(Some(length))
-        })?;
-        match read {
+        let pipe = if bulk { Pipe::take() } else { None };
+        let carried = match pipe {
+            Some(pipe) => splice_some(from.as_ref(), to.as_ref(), pipe).await?,
+            None => copy_some(&from, &mut to).await?,
+        };
+        match carried {
             None => continue,
             Some(0) => return to.shutdown().await,
             Some(length) => {
-                if !rest.is_empty() {
-                    to.write_all(&rest).await?;
-                    rest = Vec::new();
-                }
+                bulk = length >= BULK;
                 moved.fetch_add(length as u64, Relaxed);
             }
         }
     }
+}
+
+/// Copies what one read gives, and tells how much that is; none if nothing has come after all.
+async fn copy_some(
+    from: &tokio::net::tcp::ReadHalf<'_>,
+    to: &mut tokio::net::tcp::WriteHalf<'_>,
+) -> io::Result<Option<usize>> {
+    use tokio::io::AsyncWriteExt;
+
+    // What the other side would not take at once.
+    let mut rest = Vec::new();
+    let length = SCRATCH.with_borrow_mut(|buffer| {
+        let length = match from.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            outcome => outcome?,
+        };
+        let data = &buffer[..length];
+        let written = match to.try_write(data) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            outcome => outcome?,
+        };
+        rest.extend_from_slice(&data[written..]);
+        io::Result::Ok(Some(length))
+    })?;
+    if !rest.is_empty() {
+        to.write_all(&rest).await?;
+    }
+    Ok(length)
+}
+
+/// As [`copy_some`], through a pipe.
+async fn splice_some(
+    from: &TcpStream,
+    to: &TcpStream,
+    mut pipe: Pipe,
+) -> io::Result<Option<usize>> {
+    let length = match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        outcome => Some(outcome?),
+    };
+    while !pipe.is_empty() {
+        match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+            outcome => outcome?,
+        }
+    }
+    pipe.give_back();
+    Ok(length)
 }

@@ -134,6 +134,46 @@ fn much_data_arrives_whole_both_ways_at_once() {
     });
 }
 
+/// More transfers at once than there are pipes, whose receivers are slow to begin: some hold a pipe
+/// meanwhile, the rest is copied.
+#[test]
+fn slow_receivers_of_bulk_get_all_of_it() {
+    const LENGTH: usize = 3_000_000;
+    const FLOWS: usize = 24;
+    on_loopback(async || {
+        let ((published, address), (server, target)) = (listen(), listen());
+        let relay = Relay::tcp(published, target).unwrap();
+        aside(move || {
+            let senders: Vec<_> = (0..FLOWS)
+                .map(|number| {
+                    thread::spawn(move || {
+                        let mut client = dial(address);
+                        client.write_all(&vec![number as u8; LENGTH]).unwrap();
+                    })
+                })
+                .collect();
+            let served: Vec<_> = (0..FLOWS).map(|_| server.accept().unwrap().0).collect();
+            thread::sleep(Duration::from_millis(200));
+            let mut seen = Vec::new();
+            for mut stream in served {
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).unwrap();
+                assert_eq!(heard.len(), LENGTH);
+                assert!(heard.iter().all(|byte| *byte == heard[0]));
+                seen.push(heard[0]);
+            }
+            seen.sort();
+            assert_eq!(seen, (0..FLOWS as u8).collect::<Vec<_>>());
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        })
+        .await;
+        wait_for("the end", &relay, |counters| counters.active == 0).await;
+        assert_eq!(relay.counters().bytes_in, (FLOWS * LENGTH) as u64);
+    });
+}
+
 #[test]
 fn stopping_cuts_the_flows_and_frees_the_port() {
     on_loopback(async || {
