@@ -173,6 +173,7 @@ fn bare_lookup(c: &mut Criterion) {
     group.finish();
 }
 
+/// One packet after the other, and with the whole vector prefetched.
 fn established(c: &mut Criterion) {
     let mut group = c.benchmark_group("established flow, among so many");
     group.throughput(Throughput::Elements(VECTOR as u64));
@@ -182,19 +183,31 @@ fn established(c: &mut Criterion) {
             translate(&nat, OUTBOUND, &mut bytes(&flow(at), SYN));
         }
         let mut order = shuffled(flows);
-        group.bench_with_input(BenchmarkId::from_parameter(flows), &flows, |bencher, _| {
-            bencher.iter_custom(|rounds| {
-                let mut next = || bytes(&flow(order.next().expect("it has no end")), ACK);
-                vectors(rounds, &mut next, |vector| {
-                    for bytes in vector {
-                        let mut packet =
-                            Packet::parse(&mut bytes.0, Checksum::Complete).expect("it is whole");
-                        let translated = nat.translate(Time::ZERO, OUTBOUND, &mut packet);
-                        black_box(translated).expect("it passes");
-                    }
-                })
+        for (how, prefetched) in [("singly", false), ("prefetched", true)] {
+            let mut tuples = Vec::with_capacity(VECTOR);
+            group.bench_function(BenchmarkId::new(how, flows), |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let mut next = || bytes(&flow(order.next().expect("it has no end")), ACK);
+                    vectors(rounds, &mut next, |vector| {
+                        if prefetched {
+                            tuples.clear();
+                            tuples.extend(vector.iter_mut().map(|bytes| {
+                                let packet = Packet::parse(&mut bytes.0, Checksum::Complete);
+                                let tuple = packet.expect("it is whole").tuple();
+                                (OUTBOUND, tuple.expect("it is of a flow"))
+                            }));
+                            nat.prefetch(&tuples);
+                        }
+                        for bytes in vector {
+                            let mut packet = Packet::parse(&mut bytes.0, Checksum::Complete)
+                                .expect("it is whole");
+                            let translated = nat.translate(Time::ZERO, OUTBOUND, &mut packet);
+                            black_box(translated).expect("it passes");
+                        }
+                    })
+                });
             });
-        });
+        }
     }
     group.finish();
 }

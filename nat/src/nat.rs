@@ -6,6 +6,7 @@ mod admission;
 mod fragments;
 mod hairpin;
 mod ledger;
+mod prefetch;
 mod translate;
 
 use std::net::IpAddr;
@@ -279,6 +280,10 @@ impl Nat {
     /// have in common before translation: outside it is the peer, of a hairpin the address of the
     /// host that both sides talk to.
     fn shard(&self, path: Path, tuple: &Tuple) -> &Mutex<Shard> {
+        &self.shards[self.shard_index(path, tuple)]
+    }
+
+    fn shard_index(&self, path: Path, tuple: &Tuple) -> usize {
         let (address, port) = match path {
             Path::Outbound { .. } => (tuple.dst, tuple.dst_port),
             Path::Inbound => (tuple.src, tuple.src_port),
@@ -286,11 +291,12 @@ impl Nat {
         };
         // An ICMP identifier is the asking side's, so the far end has none.
         let port = if tuple.is_icmp() { 0 } else { port };
-        self.shard_of(address, port)
+        self.hash.peer(address, port) as usize % SHARDS
     }
 
-    fn shard_of(&self, address: IpAddr, port: u16) -> &Mutex<Shard> {
-        &self.shards[self.hash.peer(address, port) as usize % SHARDS]
+    /// The shard of the hairpins by one address of the host.
+    fn hairpin_shard(&self, host: IpAddr) -> &Mutex<Shard> {
+        &self.shards[self.hash.peer(host, 0) as usize % SHARDS]
     }
 
     /// Ends one connection; false when the slot was empty.

@@ -47,7 +47,7 @@ impl Nat {
         segment: Option<&Segment>,
         length: usize,
     ) -> Result<Tuple, Refused> {
-        let mut shard = self.shard_of(between.src, 0).lock();
+        let mut shard = self.hairpin_shard(between.src).lock();
         let (slot, direction) = shard
             .find(self.hash.tuple(between), between)
             .ok_or(Refused::Filtered)?;
@@ -63,7 +63,7 @@ impl Nat {
 
     /// What the packet that an ICMP error quotes was before it crossed: the same way back.
     pub(super) fn cross_back(&self, now: Time, between: &Tuple) -> Option<Tuple> {
-        let shard = self.shard_of(between.dst, 0).lock();
+        let shard = self.hairpin_shard(between.dst).lock();
         let key = between.reversed();
         let (slot, direction) = shard.find(self.hash.tuple(&key), &key)?;
         let half = shard.get(slot)?;
