@@ -8,6 +8,7 @@ mod fragments;
 mod hairpin;
 mod icmp_errors;
 mod limits;
+mod prefetch;
 mod random;
 mod rules;
 mod tcp_states;
