@@ -1,7 +1,7 @@
 //! Published ports: from loopback, from the host's other addresses, from the wire, from inside.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pontoon_tests::eventually;
 use pontoon_tests::namespace::Namespace;
@@ -198,6 +198,34 @@ fn a_range_is_published_port_for_port() {
         std::io::ErrorKind::ConnectionRefused,
         "the host's own again"
     );
+}
+
+/// The work for a port must not grow with the ports there are. The bound leaves a debug build on a
+/// busy machine ten times what it takes.
+#[test]
+fn thousands_of_single_ports_go_out_and_in_at_once() {
+    let Some(scene) = Scene::new() else { return };
+    let web = scene.container("web", &[]);
+    let specs: Vec<String> = (20_000..22_000).map(|port| format!("{port}:80")).collect();
+    let all = |command| {
+        let mut arguments = vec![command, "web"];
+        arguments.extend(specs.iter().flat_map(|spec| ["-p", spec]));
+        let started = Instant::now();
+        scene.pontoon(&arguments).success();
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(15), "{command}: {took:?}");
+    };
+    all("publish");
+    let listener = listen(&web.namespace, (ANY, 80));
+    for (from, to) in [(&scene.outside, HOST), (&scene.host, LOOPBACK)] {
+        for port in [20_000, 21_999] {
+            let mut flow = Flow::open(from, (to, port), &listener).unwrap();
+            flow.exchange().unwrap();
+        }
+    }
+    all("unpublish");
+    let error = dial(&scene.host, (LOOPBACK, 21_999)).expect_err("withdrawn");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 // Conforms: MOBY-41872
