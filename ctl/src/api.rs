@@ -156,6 +156,8 @@ pub(crate) struct Attach {
     pub also: Vec<Connect>,
     #[serde(default)]
     pub publish: Vec<PortMapping>,
+    #[serde(default)]
+    pub names: NameSettings,
     /// Told by `ps`; the command that runs in the container.
     #[serde(default)]
     pub command: Vec<String>,
@@ -188,6 +190,31 @@ pub(crate) struct Connect {
     /// address family is decided by itself.
     #[serde(default)]
     pub gateway_priority: i32,
+}
+
+/// What a container is called by itself, and whom it asks for names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NameSettings {
+    /// Its name when absent.
+    pub hostname: Option<String>,
+    /// Asked for names that are no container's, instead of the host's servers.
+    pub servers: Vec<IpAddr>,
+    /// Domains in which short names are tried; the host's when absent.
+    pub search: Option<Vec<String>>,
+    /// Further lines of its /etc/hosts.
+    pub hosts: Vec<HostEntry>,
+    /// Leave port 53 of the container's loopback to the container: names are asked at the gateway.
+    pub gateway_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostEntry {
+    pub name: String,
+    /// The gateway when absent, where the host is reached.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -253,6 +280,10 @@ pub(crate) struct Container {
     pub status: Status,
     pub endpoints: Vec<Endpoint>,
     pub published: Vec<PortMapping>,
+    pub names: NameSettings,
+    /// Where it asks for names: 127.0.0.11, or its gateways if port 53 of that is taken; nowhere
+    /// without a network.
+    pub resolvers: Vec<IpAddr>,
     pub remove_on_exit: bool,
 }
 

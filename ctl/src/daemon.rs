@@ -11,8 +11,10 @@
 //! things in an order in which a death at any moment leaves nothing that a start can't explain.
 
 use std::io::{self, IsTerminal};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 
 use crate::api::{self, PortKind};
 use crate::host::{self, HostState};
@@ -44,6 +47,7 @@ mod lock;
 mod names;
 mod network;
 mod publish;
+mod resolver;
 mod server;
 mod snat;
 mod store;
@@ -56,6 +60,7 @@ use container::Container;
 use failure::Failure;
 use interface::PortKinds;
 use network::Network;
+use resolver::NameService;
 use server::change;
 use snat::SnatPorts;
 use store::Store;
@@ -85,6 +90,10 @@ pub(crate) struct DaemonOptions {
     pub ipv6: Option<bool>,
     /// Lower the TCP segment size announced over an uplink to what fits its MTU.
     pub clamp_mss: bool,
+    /// Servers for names that are no container's; those of `resolv_conf` when empty.
+    pub dns: Vec<IpAddr>,
+    /// Followed as it changes.
+    pub resolv_conf: PathBuf,
 }
 
 /// Runs a daemon in the calling thread's network namespace until SIGTERM or SIGINT. Containers
@@ -198,6 +207,7 @@ struct Daemon {
     snat: SnatPorts,
     /// It was told that no further port for outgoing flows can be held.
     snat_exhausted: bool,
+    resolver: NameService,
     next_network: u32,
     last_rule: u32,
     /// Takes the ids of containers whose process has ended.
@@ -248,7 +258,8 @@ impl Daemon {
         let (switch, events) = Switch::start(settings).context("can't start the switch")?;
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);
-        let nothing = View::new(&[], &[], &[], &HostState::default());
+        let resolver = NameService::new(&options.dns, &options.resolv_conf);
+        let nothing = View::new(&[], &[], &[], &HostState::default(), &resolver);
         let mut daemon = Daemon {
             switch: Arc::new(switch),
             store,
@@ -264,6 +275,7 @@ impl Daemon {
             clamp_mss: options.clamp_mss,
             snat: SnatPorts::new(),
             snat_exhausted: false,
+            resolver,
             next_network: 0,
             last_rule: 0,
             ends,
@@ -313,8 +325,8 @@ impl Daemon {
         })
     }
 
-    /// Puts what is known into force: the filters of the uplinks, the switch's description, and
-    /// what the API's readers see.
+    /// Puts what is known into force: the filters of the uplinks, the switch's description, the
+    /// names, and what the API's readers see.
     fn apply(&mut self) {
         let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
         self.uplinks.set_filter(filter);
@@ -326,7 +338,14 @@ impl Daemon {
             &self.host,
             self.clamp_mss,
         ));
-        let view = View::new(&self.networks, &self.containers, uplinks, &self.host);
+        self.resolver.follow(&self.networks, &self.containers);
+        let view = View::new(
+            &self.networks,
+            &self.containers,
+            uplinks,
+            &self.host,
+            &self.resolver,
+        );
         self.view.send_replace(Arc::new(view));
     }
 
@@ -463,10 +482,15 @@ fn forward(events: crossbeam_channel::Receiver<Event>) -> io::Result<mpsc::Recei
 
 /// One line a change on standard error; RUST_LOG chooses more or less.
 fn start_log() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    // It warns of strange DNS messages, which anybody can send in any number.
+    let quiet = Directive::from_str("hickory_proto=off").unwrap_or(LevelFilter::INFO.into());
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy()
+        .add_directive(quiet);
     // Fails where there is one already.
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter.from_env_lossy())
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

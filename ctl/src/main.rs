@@ -20,6 +20,7 @@ mod api;
 mod cli;
 mod client;
 mod daemon;
+mod dns;
 mod host;
 mod ipam;
 mod link;

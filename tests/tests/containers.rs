@@ -49,8 +49,8 @@ fn containers_reach_each_other(port_kind: &'static str) {
     assert_eq!(flow.seen_by_server(), a.address);
     flow.transfer(20 << 20).unwrap();
 
-    let server = bind_udp(&b.namespace, (ANY, 53));
-    let mut datagrams = Datagrams::open(&a.namespace, (b.address, 53), server);
+    let server = bind_udp(&b.namespace, (ANY, 54));
+    let mut datagrams = Datagrams::open(&a.namespace, (b.address, 54), server);
     assert_eq!(datagrams.exchange(100).unwrap().ip(), a.address);
     // Larger than a frame: fragments pass the bridge as they are.
     datagrams.exchange(4000).unwrap();

@@ -51,5 +51,9 @@ for address in $addresses; do
     ping_redis host "$address"
 done
 [ ! -d /sys/module/veth ] || ping_redis outside 192.0.2.1
+# By its name, from another container.
+[ "$(on_host "$PONTOON_BIN" run --rm -- redis-cli -h redis ping 2>&1)" = PONG ] ||
+    { cat /run/log; fail 'no PONG by name'; }
+echo 'PONG by name'
 kill $daemon
 wait $daemon || fail "the daemon's exit status is $?"

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::bail;
 use clap::Args;
 
-use crate::api::{Attach, Connect, Mode, PortKind, PortMapping, Target};
+use crate::api::{Attach, Connect, Mode, NameSettings, PortKind, PortMapping, Target};
 use crate::spec::{Net, parse_mac};
 
 #[derive(Args)]
@@ -28,6 +28,13 @@ pub(super) struct ContainerArgs {
     publish: Vec<PortMapping>,
     #[command(flatten)]
     endpoint: EndpointArgs,
+    /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<IpAddr>,
+    /// Leave port 53 of 127.0.0.11 in the container to a DNS server of its own, as is done for one
+    /// that publishes port 53: names of containers are asked at the gateway alone
+    #[arg(long)]
+    dns_gateway_only: bool,
 }
 
 /// What a container has on a network; of several, on the first.
@@ -109,6 +116,11 @@ impl ContainerArgs {
             gateway_priority: first.gateway_priority,
             also: networks.collect(),
             publish: self.publish,
+            names: NameSettings {
+                servers: self.dns,
+                gateway_only: self.dns_gateway_only,
+                ..NameSettings::default()
+            },
             command,
             remove_on_exit,
         })

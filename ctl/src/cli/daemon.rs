@@ -1,5 +1,6 @@
 //! `pontoon daemon`: the options of the daemon.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,6 +51,13 @@ pub(super) struct DaemonArgs {
     /// that lose the messages by which the ends would find out
     #[arg(long)]
     clamp_mss: bool,
+    /// A server to ask for names that are no container's; may be repeated [default: those of the
+    /// host's resolv.conf]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<IpAddr>,
+    /// Where the host's own servers for names are found, and followed as they change
+    #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
 }
 
 impl DaemonArgs {
@@ -67,6 +75,8 @@ impl DaemonArgs {
             port_kind: self.port_kind,
             ipv6: self.ipv6,
             clamp_mss: self.clamp_mss,
+            dns: self.dns,
+            resolv_conf: self.resolv_conf,
         })
     }
 }

@@ -7,10 +7,10 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use super::etc::Etc;
 use super::start::{NotStarted, isolate, replace_process};
 use super::{OWN_ERROR, complain};
-use crate::api::{Container, Mode, Status, Target};
-use crate::client::Client;
+use crate::api::{Container, Status, Target};
 use crate::netns::Netns;
 
 #[derive(Args)]
@@ -46,10 +46,10 @@ fn enter(args: &ExecArgs) -> anyhow::Result<()> {
             container.name
         );
     }
-    let hostname = hostname(&client, &container);
+    let etc = Etc::of(&client, &container);
     namespace(&container)?.enter()?;
-    if let Some(hostname) = hostname {
-        isolate(&hostname);
+    if let Some(etc) = etc {
+        isolate(&etc);
     }
     Ok(())
 }
@@ -61,21 +61,4 @@ pub(super) fn namespace(container: &Container) -> anyhow::Result<Netns> {
         Target::Netns(path) => Netns::open(path),
     }
     .with_context(|| format!("cannot open the namespace of container {}", container.name))
-}
-
-/// The host name that the container's processes see: none in the host's own namespace, and the
-/// other's where a namespace is shared, as Docker has it.
-pub(super) fn hostname(client: &Client, container: &Container) -> Option<String> {
-    match &container.mode {
-        Mode::Host => None,
-        Mode::Network(_) | Mode::None => Some(container.name.clone()),
-        Mode::Container(other) => {
-            // The other may be gone by now while this one lives on in its namespace.
-            Some(
-                client
-                    .container(other)
-                    .map_or_else(|_| other.clone(), |other| other.name),
-            )
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod daemon;
 mod demo;
 mod detach;
 mod drops;
+mod etc;
 mod exec;
 mod fdb;
 mod info;

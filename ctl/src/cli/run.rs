@@ -17,7 +17,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::container::ContainerArgs;
-use super::exec::{hostname, namespace};
+use super::etc::{Etc, NameArgs};
+use super::exec::namespace;
 use super::start::NotStarted;
 use super::supervise::{Supervised, spawn};
 use super::{OWN_ERROR, complain};
@@ -42,6 +43,8 @@ pub(super) struct RunArgs {
     /// This process is the supervisor that `--detach` started
     #[arg(long = BACKGROUND, hide = true, requires = "detach")]
     background: bool,
+    #[command(flatten)]
+    names: NameArgs,
     #[command(flatten)]
     client: super::ClientArgs,
     /// The command and its arguments
@@ -103,7 +106,8 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let target = Target::Pid(std::process::id());
-    let request: Attach = args.container.attach(target, command, args.rm)?;
+    let mut request: Attach = args.container.attach(target, command, args.rm)?;
+    args.names.complete(&mut request.names);
     let container: Container = client.post("/v1/containers", &request)?;
 
     let (input, output, errors) = match output {
@@ -118,7 +122,7 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
     };
     match spawn(
         &args.command,
-        hostname(&client, &container),
+        Etc::of(&client, &container),
         [input, output, errors],
     ) {
         Ok(process) => Ok(Running {

@@ -24,6 +24,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Pid, close, getppid};
 
 use super::OWN_ERROR;
+use super::etc::Etc;
 use super::supervise::forwarded_signals;
 
 /// The hidden subcommand.
@@ -47,9 +48,9 @@ pub(super) struct StartArgs {
     /// The supervisor's process id
     #[arg(long)]
     supervisor: i32,
-    /// Isolate mounts and host name, and set this name
-    #[arg(long)]
-    hostname: Option<String>,
+    /// Isolate mounts and host name, and give the container this name and these files (JSON)
+    #[arg(long, value_parser = Etc::parse)]
+    etc: Option<Etc>,
     #[arg(required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 }
@@ -58,7 +59,7 @@ impl StartArgs {
     /// The command line that `run` reads back into arguments, without the program.
     pub(super) fn words(
         status_fd: RawFd,
-        hostname: Option<&str>,
+        etc: Option<&Etc>,
         command: &[OsString],
     ) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![
@@ -66,7 +67,7 @@ impl StartArgs {
             format!("--status-fd={status_fd}").into(),
             format!("--supervisor={}", Pid::this()).into(),
         ];
-        words.extend(hostname.map(|name| format!("--hostname={name}").into()));
+        words.extend(etc.map(|etc| format!("--etc={}", etc.to_json()).into()));
         words.push("--".into());
         words.extend(command.iter().cloned());
         words
@@ -102,8 +103,8 @@ fn become_command(args: &StartArgs) -> NotStarted {
     if getppid() != Pid::from_raw(args.supervisor) {
         return own_error("the supervisor is gone".to_owned());
     }
-    if let Some(hostname) = &args.hostname {
-        isolate(hostname);
+    if let Some(etc) = &args.etc {
+        isolate(etc);
     }
     // Blocked in the supervisor, which reads them from a descriptor, and inherited from it.
     if let Err(errno) = forwarded_signals().thread_unblock() {
@@ -149,12 +150,23 @@ pub(super) fn replace_process(command: &[OsString]) -> NotStarted {
 
 /// Gives this process mounts and a host name of its own, in so far as it is permitted to: a command
 /// runs without them too.
-pub(super) fn isolate(hostname: &str) {
+pub(super) fn isolate(etc: &Etc) {
     if unshare(CloneFlags::CLONE_NEWUTS).is_ok() {
         // Fails on a name longer than the kernel's 64 bytes: the host's name stays.
-        let _ = nix::unistd::sethostname(hostname);
+        let _ = nix::unistd::sethostname(&etc.hostname);
     }
-    let _ = mount_own_sysfs();
+    if unshare_mounts().is_ok() {
+        let _ = etc.cover();
+        let _ = mount_own_sysfs();
+    }
+}
+
+/// Nothing that is mounted from here on shows up on the host, while the host's mounts still arrive.
+fn unshare_mounts() -> nix::Result<()> {
+    const NOTHING: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    mount(NOTHING, "/", NOTHING, flags, NOTHING)
 }
 
 /// A sysfs that was mounted elsewhere goes on showing the interfaces of its mounter's network
@@ -162,15 +174,6 @@ pub(super) fn isolate(hostname: &str) {
 /// whose control groups are carried over.
 fn mount_own_sysfs() -> nix::Result<()> {
     const NOTHING: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    // Nothing that is mounted here may show up on the host, while the host's mounts still arrive.
-    mount(
-        NOTHING,
-        "/",
-        NOTHING,
-        MsFlags::MS_SLAVE | MsFlags::MS_REC,
-        NOTHING,
-    )?;
     let cgroups = open(
         "/sys/fs/cgroup",
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,

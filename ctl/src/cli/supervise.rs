@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, pipe2};
 
 use super::OWN_ERROR;
+use super::etc::Etc;
 use super::start::{NotStarted, StartArgs};
 
 /// What Docker's `--sig-proxy` forwards and a person sends, and the news of the child itself.
@@ -38,14 +39,14 @@ pub(super) struct Supervised {
 }
 
 /// Starts the command in this process's network namespace, with mounts and a host name of its own
-/// if it is given one, and returns once it runs. `stdio` is its input, output and error output.
+/// if it is given an `etc`, and returns once it runs. `stdio` is its input, output and error output.
 ///
 /// From here on the calling thread has [`forwarded_signals`] blocked: they belong to the command.
 ///
 /// A command that can't be started is a [`NotStarted`].
 pub(super) fn spawn(
     command: &[OsString],
-    hostname: Option<String>,
+    etc: Option<Etc>,
     stdio: [Stdio; 3],
 ) -> anyhow::Result<Supervised> {
     let signals = forwarded_signals();
@@ -59,11 +60,7 @@ pub(super) fn spawn(
     let [input, output, errors] = stdio;
     let mut child = Command::new("/proc/self/exe")
         .arg0("pontoon")
-        .args(StartArgs::words(
-            theirs.as_raw_fd(),
-            hostname.as_deref(),
-            command,
-        ))
+        .args(StartArgs::words(theirs.as_raw_fd(), etc.as_ref(), command))
         .stdin(input)
         .stdout(output)
         .stderr(errors)

@@ -110,8 +110,10 @@ fn daemon_takes_several_uplinks() {
 #[test]
 fn the_start_step_reads_what_its_caller_writes() {
     let command = ["sh", "--", "-c", "--hostname=x"].map(OsString::from);
-    for hostname in [None, Some("web"), Some("-web")] {
-        let words = start::StartArgs::words(7, hostname, &command);
+    let etc = r#"{"hostname":"-web","hosts":"127.0.0.1\tlocalhost\n","resolv_conf":null}"#;
+    let etc = etc::Etc::parse(etc).unwrap();
+    for etc in [None, Some(&etc)] {
+        let words = start::StartArgs::words(7, etc, &command);
         let words = std::iter::once(OsString::from("pontoon")).chain(words);
         match Cli::try_parse_from(words).map(|cli| cli.command) {
             Ok(Command::Start(args)) => assert_eq!(args.command, command),
@@ -196,6 +198,8 @@ fn ps_as_printed() {
         host_ifindex: None,
     };
     let web = api::Container {
+        names: api::NameSettings::default(),
+        resolvers: Vec::new(),
         id: "0123456789abcdef0123".into(),
         name: "web".into(),
         mode: api::Mode::Network("bridge".into()),
@@ -213,6 +217,8 @@ fn ps_as_printed() {
         remove_on_exit: false,
     };
     let idle = api::Container {
+        names: api::NameSettings::default(),
+        resolvers: Vec::new(),
         id: "fedcba".into(),
         name: "idle".into(),
         mode: api::Mode::Container("web".into()),

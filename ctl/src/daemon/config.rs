@@ -189,6 +189,7 @@ mod tests {
         };
         Container {
             record: ContainerRecord {
+                names: Default::default(),
                 id: name.to_owned(),
                 name: name.to_owned(),
                 mode: Mode::Network("bridge".to_owned()),

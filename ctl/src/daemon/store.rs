@@ -16,7 +16,7 @@ use switch::frame::MacAddr;
 
 use super::life::Identity;
 use super::names::random;
-use crate::api::{Mode, PortKind, PortMapping, Status, Target};
+use crate::api::{Mode, NameSettings, PortKind, PortMapping, Status, Target};
 
 type Records = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -62,6 +62,8 @@ pub(super) struct ContainerRecord {
     #[serde(alias = "endpoint", deserialize_with = "several")]
     pub endpoints: Vec<EndpointRecord>,
     pub published: Vec<PortMapping>,
+    #[serde(default)]
+    pub names: NameSettings,
     pub remove_on_exit: bool,
 }
 
@@ -315,6 +317,7 @@ mod tests {
                 container_port: 80,
                 count: 1,
             }],
+            names: NameSettings::default(),
             remove_on_exit: true,
         }
     }

@@ -7,8 +7,10 @@ use ipnet::IpNet;
 
 use super::container::Container;
 use super::network::{Network, default_routes};
+use super::resolver::NameService;
 use super::uplink::Uplink;
 use crate::api;
+use crate::dns::LOOPBACK;
 use crate::host::HostState;
 
 pub(super) struct View {
@@ -28,6 +30,7 @@ impl View {
         containers: &[Container],
         uplinks: &[Uplink],
         host: &HostState,
+        names: &NameService,
     ) -> View {
         let mut owners = BTreeMap::new();
         for network in networks {
@@ -48,7 +51,7 @@ impl View {
                 .collect(),
             containers: containers
                 .iter()
-                .map(|container| tell_container(container, networks))
+                .map(|container| tell_container(container, networks, names))
                 .collect(),
             rules: tell_rules(networks, containers, uplinks, host),
             uplinks: uplinks
@@ -103,7 +106,11 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
     }
 }
 
-fn tell_container(container: &Container, networks: &[Network]) -> api::Container {
+fn tell_container(
+    container: &Container,
+    networks: &[Network],
+    names: &NameService,
+) -> api::Container {
     let record = &container.record;
     let routes = default_routes(networks, &record.endpoints);
     let endpoints = record.endpoints.iter().zip(&container.plugs).enumerate();
@@ -136,6 +143,13 @@ fn tell_container(container: &Container, networks: &[Network]) -> api::Container
             host_ifindex: plug.host_ifindex,
         }
     });
+    let endpoints: Vec<api::Endpoint> = endpoints.collect();
+    let resolvers = if names.answers_in(record.identity.netns) {
+        vec![LOOPBACK]
+    } else {
+        let first = endpoints.first();
+        first.map_or_else(Vec::new, |endpoint| endpoint.gateways.clone())
+    };
     api::Container {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -144,8 +158,10 @@ fn tell_container(container: &Container, networks: &[Network]) -> api::Container
         command: record.command.clone(),
         created: record.created,
         status: record.status,
-        endpoints: endpoints.collect(),
+        endpoints,
         published: record.published.clone(),
+        names: record.names.clone(),
+        resolvers,
         remove_on_exit: record.remove_on_exit,
     }
 }

@@ -7,7 +7,7 @@ use std::{io, iter};
 use super::Container;
 use super::endpoint::Place;
 use super::ports::no_way_in;
-use crate::api::{self, Attach, Connect, Mode, Status, Target};
+use crate::api::{self, Attach, Connect, Mode, NameSettings, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::life::{self, Identity};
 use crate::daemon::network::list;
@@ -41,6 +41,7 @@ impl Candidate {
             status: Status::Running,
             endpoints: Vec::new(),
             published: Vec::new(),
+            names: self.request.names.clone(),
             remove_on_exit: self.request.remove_on_exit,
         }
     }
@@ -78,6 +79,17 @@ impl Candidate {
             return refuse("--net twice", &why);
         }
         Ok(())
+    }
+
+    /// Options of names, in a mode that has those of somebody else.
+    fn refuse_names(&self, mode: &str, whose: &str) -> Result<(), Failure> {
+        if self.request.names == NameSettings::default() {
+            return Ok(());
+        }
+        Err(Failure::Invalid(format!(
+            "--hostname, --add-host and --dns… can't go with {mode}: the container has the names \
+             and servers of {whose}"
+        )))
     }
 }
 
@@ -170,6 +182,7 @@ impl Daemon {
             "--net host",
             "the container's ports are the host's already, without publishing",
         )?;
+        candidate.refuse_names("--net host", "the host")?;
         if candidate.identity.netns != self.netns {
             return Err(Failure::Invalid(format!(
                 "{} is not in the host's network namespace, which --net host means",
@@ -203,6 +216,7 @@ impl Daemon {
     ) -> Result<Container, Failure> {
         let mode = format!("--net container:{wanted}");
         candidate.refuse_options(&mode, &format!("publish the ports on {wanted}"))?;
+        candidate.refuse_names(&mode, wanted)?;
         let other = &self.containers[self.find_container(wanted)?].record;
         if other.status != Status::Running {
             return Err(Failure::Conflict(format!(
@@ -286,12 +300,15 @@ impl Daemon {
             .map(|published| published.mapping.clone())
             .collect();
         match self.plug(&candidate.place(), &mut record, endpoints) {
-            Ok(plugs) => Ok(Container {
-                record,
-                plugs,
-                published,
-                watch: None,
-            }),
+            Ok(plugs) => {
+                self.resolver.listen_in(&candidate.netns, &record);
+                Ok(Container {
+                    record,
+                    plugs,
+                    published,
+                    watch: None,
+                })
+            }
             Err(failure) => {
                 if let Err(error) = self.store.remove_container(&record.id) {
                     tracing::error!("{error:#}; the next start drops it");

@@ -79,6 +79,7 @@ impl Daemon {
         let addresses = list(&endpoint.addresses);
         match self.plug(&place, &mut record, vec![endpoint.clone()]) {
             Ok(mut plugs) => {
+                self.resolver.listen_in(&netns, &record);
                 let container = &mut self.containers[position];
                 container.record = record;
                 container.plugs.append(&mut plugs);

@@ -1,0 +1,167 @@
+//! Queries as they come, and answers as they go.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+/// Largest query taken, in bytes. One question with EDNS options needs less than a tenth.
+pub(super) const QUERY_MAX: usize = 4096;
+
+/// Largest answer sent in a datagram, in bytes, and asked for from upstream: what passes every
+/// path whole (the DNS flag day of 2020).
+pub(super) const DATAGRAM_MAX: u16 = 1232;
+
+/// Largest answer over TCP, in bytes.
+pub(super) const STREAM_MAX: u16 = u16::MAX;
+
+/// Most addresses in an answer: in no case more than a TCP message holds.
+const ADDRESSES_MAX: usize = 1000;
+
+/// Nobody may remember a container's name: it may go, and come back with another address.
+const OWN_TTL: u32 = 0;
+
+/// What came in.
+pub(super) enum Received {
+    /// No query at all: to answer could make two servers answer each other for ever.
+    Noise,
+    /// Refused as it is.
+    Refused(Message),
+    /// One question of class IN.
+    Query(Message),
+}
+
+/// Reads a query. Never fails: what can't be read is refused or is noise.
+pub(super) fn receive(bytes: &[u8]) -> Received {
+    // RFC 1035 clause 4.1.1: id, flags, and the numbers of records in the four sections.
+    let [id1, id2, flags, _, questions @ .., _, _] = match bytes.first_chunk::<12>() {
+        Some(header) => *header,
+        None => return Received::Noise,
+    };
+    if flags & 0x80 != 0 {
+        return Received::Noise;
+    }
+    let id = u16::from_be_bytes([id1, id2]);
+    let op_code = OpCode::from_u8((flags >> 3) & 0x0f);
+    let refuse = |code| Received::Refused(Message::error_msg(id, op_code, code));
+    if op_code != OpCode::Query {
+        return refuse(ResponseCode::NotImp);
+    }
+    // One question, and no record but the additional ones, before anything is made for so many.
+    if questions != [0, 1, 0, 0, 0, 0] {
+        return refuse(ResponseCode::FormErr);
+    }
+    let Ok(query) = Message::from_vec(bytes) else {
+        return refuse(ResponseCode::FormErr);
+    };
+    let Some(question) = query.queries.first() else {
+        return refuse(ResponseCode::FormErr);
+    };
+    // RFC 6891 clause 6.1.3.
+    if query.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        return Received::Refused(failure(&query, ResponseCode::BADVERS));
+    }
+    let transfer = matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR);
+    if question.query_class() != DNSClass::IN || transfer {
+        return Received::Refused(failure(&query, ResponseCode::Refused));
+    }
+    Received::Query(query)
+}
+
+/// An answer to `query` without records.
+pub(super) fn reply(query: &Message) -> Message {
+    let mut reply = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
+    reply.metadata = Metadata::response_from_request(&query.metadata);
+    reply.metadata.recursion_available = true;
+    reply.queries = query.queries.clone();
+    // RFC 6891 clause 7: an OPT record answers one, and none answers none.
+    if let Some(asked) = &query.edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(DATAGRAM_MAX);
+        edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        reply.edns = Some(edns);
+    }
+    reply
+}
+
+/// An answer that tells of a failure only.
+pub(super) fn failure(query: &Message, code: ResponseCode) -> Message {
+    let mut reply = reply(query);
+    reply.metadata.response_code = code;
+    reply
+}
+
+/// Answers with the addresses of a name, of the family that is asked for, from the one in place
+/// `turn` on: none of a family that the name has none of (NODATA, RFC 2308 clause 2.2).
+pub(super) fn addresses(query: &Message, addresses: &[IpAddr], turn: usize) -> Message {
+    let mut reply = reply(query);
+    reply.metadata.authoritative = true;
+    let Some(question) = query.queries.first() else {
+        return reply;
+    };
+    let wanted: Vec<IpAddr> = addresses
+        .iter()
+        .copied()
+        .filter(|address| match question.query_type() {
+            RecordType::A => address.is_ipv4(),
+            RecordType::AAAA => address.is_ipv6(),
+            RecordType::ANY => true,
+            _ => false,
+        })
+        .collect();
+    let from = turn.checked_rem(wanted.len()).unwrap_or(0);
+    let turned = wanted[from..].iter().chain(&wanted[..from]);
+    reply.answers = turned
+        .take(ADDRESSES_MAX)
+        .map(|address| {
+            let data = match *address {
+                IpAddr::V4(address) => RData::A(A(address)),
+                IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+            };
+            Record::from_rdata(question.name().clone(), OWN_TTL, data)
+        })
+        .collect();
+    reply
+}
+
+/// Answers with the name of an address.
+pub(super) fn pointer(query: &Message, name: &str) -> Message {
+    let mut reply = reply(query);
+    reply.metadata.authoritative = true;
+    let asked = query.queries.first();
+    let asked = asked.filter(|it| matches!(it.query_type(), RecordType::PTR | RecordType::ANY));
+    // Docker takes names that DNS does not, such as a..b: those have no pointer.
+    if let (Some(question), Ok(mut name)) = (asked, Name::from_ascii(name)) {
+        name.set_fqdn(true);
+        let data = RData::PTR(PTR(name));
+        let record = Record::from_rdata(question.name().clone(), OWN_TTL, data);
+        reply.answers.push(record);
+    }
+    reply
+}
+
+/// There is no such name.
+pub(super) fn nobody(query: &Message) -> Message {
+    let mut reply = failure(query, ResponseCode::NXDomain);
+    reply.metadata.authoritative = true;
+    reply
+}
+
+/// Largest datagram that who sent `query` takes, in bytes.
+pub(super) fn datagram_limit(query: &Message) -> u16 {
+    query.max_payload().min(DATAGRAM_MAX)
+}
+
+/// The bytes of an answer. One that is longer than `limit` is sent without its records and marked
+/// as truncated, so that it is asked for again over TCP.
+pub(super) fn encode(reply: &Message, limit: u16) -> Vec<u8> {
+    match reply.to_vec() {
+        Ok(bytes) if bytes.len() <= usize::from(limit) => bytes,
+        Ok(_) => reply.truncate().to_vec().unwrap_or_default(),
+        // Only what came from upstream can't be written again, if it was strange enough.
+        Err(_) => failure(reply, ResponseCode::ServFail)
+            .to_vec()
+            .unwrap_or_default(),
+    }
+}

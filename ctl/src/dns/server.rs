@@ -1,0 +1,421 @@
+//! The server: sockets, who may ask how much, and the way of a query from bytes to bytes.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, ResponseCode};
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::cache::{Answer, Question};
+use super::directory::{Directory, Found, Origin, Scope};
+use super::forward::Forwarder;
+use super::message::{self, QUERY_MAX, Received, STREAM_MAX};
+use super::resolv_conf::Upstreams;
+
+/// Where a container's own server is: Docker's address, which some configurations name.
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+const PORT: u16 = 53;
+
+/// Most questions that wait for upstream servers, of all askers and of one.
+const WAITING_MAX: usize = 1024;
+const WAITING_OF_ONE: usize = 256;
+
+/// Most TCP connections to one address of ours, and from one address to it.
+const STREAMS_MAX: usize = 128;
+const STREAMS_OF_ONE: usize = 16;
+/// What a connection may be silent for, and an answer may take to be taken.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// After an error that is the socket's and may last.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Sockets that no task serves yet, of the namespace that they were opened in. What is asked of
+/// them meanwhile waits.
+pub(crate) struct Sockets {
+    datagrams: Vec<std::net::UdpSocket>,
+    streams: Vec<std::net::TcpListener>,
+}
+
+impl Sockets {
+    /// Binds port 53 of these addresses for UDP and TCP.
+    ///
+    /// # Errors
+    /// Something else listens there; the text names the address.
+    pub(crate) fn open(addresses: &[IpAddr]) -> io::Result<Sockets> {
+        let mut sockets = Sockets {
+            datagrams: Vec::new(),
+            streams: Vec::new(),
+        };
+        for address in addresses {
+            let address = SocketAddr::new(*address, PORT);
+            let failed = |error: io::Error, what: &str| {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => ": another program listens there",
+                    _ => "",
+                };
+                io::Error::new(
+                    error.kind(),
+                    format!("can't listen on {address}/{what}: {error}{advice}"),
+                )
+            };
+            let datagrams = bound(address, Type::DGRAM, Protocol::UDP);
+            let datagrams = datagrams.map_err(|error| failed(error, "udp"))?;
+            sockets.datagrams.push(datagrams.into());
+            let streams = bound(address, Type::STREAM, Protocol::TCP).and_then(|socket| {
+                socket.listen(128)?;
+                Ok(socket)
+            });
+            let streams = streams.map_err(|error| failed(error, "tcp"))?;
+            sockets.streams.push(streams.into());
+        }
+        Ok(sockets)
+    }
+}
+
+fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, kind.nonblocking(), Some(protocol))?;
+    // The address may be tentative yet, or go and come back with its interface.
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
+    if kind == Type::STREAM {
+        // Connections of an earlier daemon may linger in TIME-WAIT.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Serves some sockets; dropping it ends that and closes them.
+pub(crate) struct Listener(Vec<AbortHandle>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// What answers, wherever it is asked.
+pub(crate) struct Resolver {
+    directory: watch::Receiver<Arc<Directory>>,
+    upstreams: Upstreams,
+    forwarder: Arc<Forwarder>,
+    waiting: Mutex<Waiting>,
+    /// Names with several addresses begin with another one each time.
+    turn: AtomicUsize,
+}
+
+/// How many questions wait for upstream servers.
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    of: HashMap<Asker, usize>,
+}
+
+/// Whose questions are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Asker {
+    Netns(u64),
+    Address(IpAddr),
+}
+
+/// What is to be done with what came in.
+enum Step {
+    Nothing,
+    /// The answer, and the largest datagram that its asker takes.
+    Answer(Message, u16),
+    /// Others have to be asked.
+    Ask(Message, Question, Asker),
+}
+
+impl Resolver {
+    pub(crate) fn new(
+        directory: watch::Receiver<Arc<Directory>>,
+        upstreams: Upstreams,
+    ) -> Arc<Resolver> {
+        Arc::new(Resolver {
+            directory,
+            upstreams,
+            forwarder: Arc::default(),
+            waiting: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// Answers at these sockets, for who asks at `origin`. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// The runtime can't take the sockets.
+    pub(crate) fn listen(
+        self: &Arc<Self>,
+        sockets: Sockets,
+        origin: &Origin,
+    ) -> io::Result<Listener> {
+        let mut tasks = Listener(Vec::new());
+        for socket in sockets.datagrams {
+            let socket = UdpSocket::from_std(socket)?;
+            let served = Arc::clone(self).serve_datagrams(socket, origin.clone());
+            tasks.0.push(tokio::spawn(served).abort_handle());
+        }
+        for listener in sockets.streams {
+            let listener = TcpListener::from_std(listener)?;
+            let served = Arc::clone(self).serve_streams(listener, origin.clone());
+            tasks.0.push(tokio::spawn(served).abort_handle());
+        }
+        Ok(tasks)
+    }
+
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, origin: Origin) {
+        let socket = Arc::new(socket);
+        let mut buffer = vec![0; QUERY_MAX];
+        // These end with this task, and with them their hold on the socket.
+        let mut asking = JoinSet::new();
+        loop {
+            let (length, source) = tokio::select! {
+                received = socket.recv_from(&mut buffer) => match received {
+                    Ok(received) => received,
+                    Err(error) => {
+                        tracing::debug!("a DNS socket failed: {error}");
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                },
+                Some(_) = asking.join_next() => continue,
+            };
+            match self.consider(&buffer[..length], &origin, source.ip()) {
+                Step::Nothing => {}
+                Step::Answer(reply, limit) => {
+                    let bytes = message::encode(&reply, limit);
+                    // A full send buffer loses an answer, as the wire may.
+                    let _ = socket.try_send_to(&bytes, source);
+                }
+                Step::Ask(query, question, asker) => {
+                    let (resolver, socket) = (Arc::clone(&self), Arc::clone(&socket));
+                    asking.spawn(async move {
+                        let limit = message::datagram_limit(&query);
+                        let reply = resolver.ask(&query, question, asker).await;
+                        let _ = socket
+                            .send_to(&message::encode(&reply, limit), source)
+                            .await;
+                    });
+                }
+            }
+        }
+    }
+
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener, origin: Origin) {
+        let origin = Arc::new(origin);
+        let mut streams: JoinSet<IpAddr> = JoinSet::new();
+        let mut of: HashMap<IpAddr, usize> = HashMap::new();
+        loop {
+            let (stream, source) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::debug!("a DNS listener failed: {error}");
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                },
+                Some(ended) = streams.join_next() => {
+                    if let Ok(source) = ended && let Some(count) = of.get_mut(&source) {
+                        *count -= 1;
+                        if *count == 0 {
+                            of.remove(&source);
+                        }
+                    }
+                    continue;
+                }
+            };
+            let source = source.ip();
+            let count = of.get(&source).copied().unwrap_or(0);
+            if streams.len() >= STREAMS_MAX || count >= STREAMS_OF_ONE {
+                continue;
+            }
+            of.insert(source, count + 1);
+            let (resolver, origin) = (Arc::clone(&self), Arc::clone(&origin));
+            streams.spawn(async move {
+                // Whoever breaks off knows why.
+                let _ = resolver.serve_stream(stream, &origin, source).await;
+                source
+            });
+        }
+    }
+
+    /// Answers the queries of one connection in their order (RFC 7766 clause 6.2.1.1 allows to).
+    async fn serve_stream(
+        &self,
+        mut stream: TcpStream,
+        origin: &Origin,
+        source: IpAddr,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; QUERY_MAX];
+        loop {
+            let length = usize::from(timeout(STREAM_PATIENCE, stream.read_u16()).await??);
+            let Some(query) = buffer.get_mut(..length) else {
+                return Ok(());
+            };
+            timeout(STREAM_PATIENCE, stream.read_exact(query)).await??;
+            let Some(reply) = self.respond(query, origin, source).await else {
+                return Ok(());
+            };
+            let bytes = message::encode(&reply, STREAM_MAX);
+            let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+            let framed = [&length.to_be_bytes(), &bytes[..]].concat();
+            timeout(STREAM_PATIENCE, stream.write_all(&framed)).await??;
+        }
+    }
+
+    /// The answer to a query, from wherever; none to what needs none.
+    pub(super) async fn respond(
+        &self,
+        bytes: &[u8],
+        origin: &Origin,
+        source: IpAddr,
+    ) -> Option<Message> {
+        match self.consider(bytes, origin, source) {
+            Step::Nothing => None,
+            Step::Answer(reply, _) => Some(reply),
+            Step::Ask(query, question, asker) => Some(self.ask(&query, question, asker).await),
+        }
+    }
+
+    /// Answers what can be answered at once.
+    fn consider(&self, bytes: &[u8], origin: &Origin, source: IpAddr) -> Step {
+        // Cloned out of the lock at once.
+        let directory = Arc::clone(&self.directory.borrow());
+        let Some(scope) = directory.scope(origin, source) else {
+            return Step::Nothing;
+        };
+        let query = match message::receive(bytes) {
+            Received::Noise => return Step::Nothing,
+            Received::Refused(reply) => return Step::Answer(reply, 512),
+            Received::Query(query) => query,
+        };
+        let Some(asked) = query.queries.first() else {
+            return Step::Nothing;
+        };
+        let reply = match directory.find(&scope, asked.name(), asked.query_type()) {
+            Found::Addresses(addresses) => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                message::addresses(&query, &addresses, turn)
+            }
+            Found::Pointer(name) => message::pointer(&query, &name),
+            Found::Nobody => message::nobody(&query),
+            // For an internal network there is no world, so its names do not exist: to ask for
+            // them would be a way out for data (CVE-2024-29018).
+            Found::Foreign if !scope.forwards => message::nobody(&query),
+            Found::Foreign => {
+                return self.consider_foreign(&directory, &scope, query, origin, source);
+            }
+        };
+        Step::Answer(reply, message::datagram_limit(&query))
+    }
+
+    fn consider_foreign(
+        &self,
+        directory: &Directory,
+        scope: &Scope,
+        query: Message,
+        origin: &Origin,
+        source: IpAddr,
+    ) -> Step {
+        let Some(asked) = query.queries.first() else {
+            return Step::Nothing;
+        };
+        let servers = match &scope.servers {
+            Some(servers) => Arc::clone(servers),
+            None => self.upstreams.servers(Instant::now()),
+        };
+        let ours = |server: &SocketAddr| directory.is_gateway(server.ip());
+        let servers = if servers.iter().any(ours) {
+            servers.iter().copied().filter(|it| !ours(it)).collect()
+        } else {
+            servers
+        };
+        if servers.is_empty() {
+            let reply = message::failure(&query, ResponseCode::ServFail);
+            return Step::Answer(reply, message::datagram_limit(&query));
+        }
+        let question = Question {
+            servers,
+            name: asked.name().to_lowercase(),
+            record_type: asked.query_type(),
+            dnssec_ok: query.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
+            checking_disabled: query.metadata.checking_disabled,
+        };
+        if let Some((answer, age)) = self.forwarder.remembered(&question) {
+            let reply = told(&query, &answer, age);
+            return Step::Answer(reply, message::datagram_limit(&query));
+        }
+        let asker = match origin {
+            Origin::Netns(inode) => Asker::Netns(*inode),
+            Origin::Gateway(_) => Asker::Address(source),
+        };
+        Step::Ask(query, question, asker)
+    }
+
+    /// Asks others, if not too many wait already.
+    async fn ask(&self, query: &Message, question: Question, asker: Asker) -> Message {
+        let Some(_place) = Place::take(&self.waiting, asker) else {
+            return message::failure(query, ResponseCode::ServFail);
+        };
+        let answer = self.forwarder.ask(question).await;
+        told(query, &answer, 0)
+    }
+}
+
+fn told(query: &Message, answer: &Answer, age: u32) -> Message {
+    let mut reply = message::reply(query);
+    answer.fill(&mut reply, age);
+    reply
+}
+
+/// A place among those who wait; dropping it leaves it to another.
+struct Place<'a> {
+    waiting: &'a Mutex<Waiting>,
+    asker: Asker,
+}
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a Mutex<Waiting>, asker: Asker) -> Option<Place<'a>> {
+        let mut counts = waiting.lock();
+        let of_one = counts.of.get(&asker).copied().unwrap_or(0);
+        if counts.all >= WAITING_MAX || of_one >= WAITING_OF_ONE {
+            return None;
+        }
+        counts.all += 1;
+        counts.of.insert(asker, of_one + 1);
+        Some(Place { waiting, asker })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.waiting.lock();
+        counts.all -= 1;
+        if let Some(count) = counts.of.get_mut(&self.asker) {
+            *count -= 1;
+            if *count == 0 {
+                counts.of.remove(&self.asker);
+            }
+        }
+    }
+}

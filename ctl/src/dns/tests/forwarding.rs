@@ -1,0 +1,348 @@
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::Record;
+use hickory_proto::rr::rdata::{A, SOA};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
+
+use super::*;
+use crate::dns::cache::{Answer, Cache, Question};
+
+/// An upstream server: what it sends for a query is the test's to say. It counts the queries.
+struct Upstream {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    async fn start(
+        answer: impl Fn(&Message, bool, usize) -> Vec<Message> + Send + Sync + 'static,
+    ) -> Upstream {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            loop {
+                let (replies, to) = tokio::select! {
+                    received = socket.recv_from(&mut buffer) => {
+                        let (length, from) = received.unwrap();
+                        let query = Message::from_vec(&buffer[..length]).unwrap();
+                        let count = count.fetch_add(1, Ordering::Relaxed);
+                        (answer(&query, false, count), from)
+                    }
+                    accepted = listener.accept() => {
+                        let (mut stream, _) = accepted.unwrap();
+                        let length = stream.read_u16().await.unwrap();
+                        stream.read_exact(&mut buffer[..length.into()]).await.unwrap();
+                        let query = Message::from_vec(&buffer[..length.into()]).unwrap();
+                        let count = count.fetch_add(1, Ordering::Relaxed);
+                        for reply in answer(&query, true, count) {
+                            let bytes = reply.to_vec().unwrap();
+                            stream.write_u16(bytes.len() as u16).await.unwrap();
+                            stream.write_all(&bytes).await.unwrap();
+                        }
+                        continue;
+                    }
+                };
+                for reply in replies {
+                    socket.send_to(&reply.to_vec().unwrap(), to).await.unwrap();
+                }
+            }
+        });
+        Upstream { address, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn to(upstreams: &[&Upstream]) -> Arc<Resolver> {
+    let servers = upstreams.iter().map(|upstream| upstream.address).collect();
+    resolver_with(directory(), Upstreams::Fixed(servers))
+}
+
+fn answer_with(query: &Message, address: &str, ttl: u32) -> Message {
+    let mut reply = message::reply(query);
+    let IpAddr::V4(address) = ip(address) else {
+        panic!("an IPv4 address")
+    };
+    let name = query.queries[0].name().clone();
+    let record = Record::from_rdata(name, ttl, RData::A(A(address)));
+    reply.answers.push(record);
+    reply
+}
+
+fn no_such_name(query: &Message, ttl: u32) -> Message {
+    let mut reply = message::failure(query, ResponseCode::NXDomain);
+    let zone = Name::from_ascii("org.").unwrap();
+    let soa = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, ttl);
+    reply
+        .authorities
+        .push(Record::from_rdata(zone, 3600, RData::SOA(soa)));
+    reply
+}
+
+// Feature: names
+#[tokio::test]
+async fn the_world_s_names_are_asked_once_and_remembered() {
+    let upstream = Upstream::start(|query, _, _| match query.queries[0].name().to_ascii() {
+        name if name.starts_with("gone") => vec![no_such_name(query, 60)],
+        name if name.starts_with("now") => vec![answer_with(query, "192.0.2.8", 0)],
+        _ => vec![answer_with(query, "192.0.2.7", 60)],
+    })
+    .await;
+    let resolver = to(&[&upstream]);
+    let lookups = (0..20).map(|_| ask(&resolver, 1, "example.org", RecordType::A));
+    for reply in futures_util::future::join_all(lookups).await {
+        assert_eq!(found(&reply), ["192.0.2.7"]);
+        assert!(!reply.metadata.authoritative);
+    }
+    assert_eq!(upstream.asked(), 1, "twenty at once are one question");
+    // Another's case, another's letters: the same name, and each is answered as he asked.
+    let reply = ask(&resolver, 2, "EXAMPLE.org", RecordType::A).await;
+    assert_eq!(reply.queries[0].name().to_ascii(), "EXAMPLE.org.");
+    assert_eq!(upstream.asked(), 1);
+    for _ in 0..3 {
+        let reply = ask(&resolver, 1, "gone.example.org", RecordType::A).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(reply.authorities.len(), 1);
+    }
+    assert_eq!(upstream.asked(), 2, "negative answers are remembered too");
+    for _ in 0..3 {
+        ask(&resolver, 1, "now.example.org", RecordType::A).await;
+    }
+    assert_eq!(upstream.asked(), 5, "a TTL of 0 is not");
+    // Names of containers are nobody's business.
+    ask(&resolver, 1, "web", RecordType::MX).await;
+    ask(&resolver, 1, "gone", RecordType::A).await;
+    ask(&resolver, 5, "other.example.org", RecordType::A).await;
+    assert_eq!(upstream.asked(), 5, "nor does an internal network ask");
+}
+
+// Feature: names
+#[tokio::test]
+async fn answers_to_other_questions_are_passed_over() {
+    let upstream = Upstream::start(|query, _, _| {
+        let right = answer_with(query, "192.0.2.7", 60);
+        let forged = answer_with(query, "192.0.2.66", 60);
+        let mut other_id = forged.clone();
+        other_id.metadata.id = other_id.metadata.id.wrapping_add(1);
+        let mut other_name = forged.clone();
+        other_name.queries[0].name = Name::from_ascii("example.com.").unwrap();
+        let mut other_type = forged.clone();
+        other_type.queries[0].query_type = RecordType::AAAA;
+        let mut no_question = forged.clone();
+        no_question.queries.clear();
+        let mut no_answer = forged;
+        no_answer.metadata.message_type = hickory_proto::op::MessageType::Query;
+        vec![
+            other_id,
+            other_name,
+            other_type,
+            no_question,
+            no_answer,
+            right,
+        ]
+    })
+    .await;
+    let reply = ask(&to(&[&upstream]), 1, "example.org", RecordType::A).await;
+    assert_eq!(found(&reply), ["192.0.2.7"]);
+}
+
+// Feature: names
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_fails() {
+    let silent = Upstream::start(|_, _, _| Vec::new()).await;
+    let failing =
+        Upstream::start(|query, _, _| vec![message::failure(query, ResponseCode::ServFail)]).await;
+    let good = Upstream::start(|query, _, _| vec![answer_with(query, "192.0.2.7", 60)]).await;
+    // Nobody listens here any more, and the kernel says so.
+    let refusing = {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Upstream {
+            address: socket.local_addr().unwrap(),
+            asked: Arc::default(),
+        }
+    };
+    let quick = to(&[&refusing, &failing, &good]);
+    let start = Instant::now();
+    assert_eq!(
+        found(&ask(&quick, 1, "example.org", RecordType::A).await),
+        ["192.0.2.7"]
+    );
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let slow = to(&[&silent, &good]);
+    assert_eq!(
+        found(&ask(&slow, 1, "a.example.org", RecordType::A).await),
+        ["192.0.2.7"]
+    );
+    // From now on the silent one is suspected.
+    let start = Instant::now();
+    assert_eq!(
+        found(&ask(&slow, 1, "b.example.org", RecordType::A).await),
+        ["192.0.2.7"]
+    );
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(silent.asked(), 1);
+    // Nobody knows: told before the asker gives up.
+    let alone = to(&[&silent]);
+    let reply = timeout(
+        Duration::from_secs(5),
+        ask(&alone, 1, "example.org", RecordType::A),
+    );
+    let reply = reply.await.unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(silent.asked(), 3, "each server is asked twice");
+}
+
+// Feature: names
+#[tokio::test]
+async fn long_answers_come_over_tcp_and_old_servers_are_asked_without_edns() {
+    let long = Upstream::start(|query, tcp, _| {
+        if !tcp {
+            return vec![message::reply(query).truncate()];
+        }
+        let mut reply = answer_with(query, "192.0.2.0", 60);
+        let first = reply.answers[0].clone();
+        reply.answers = vec![first; 500];
+        vec![reply]
+    })
+    .await;
+    let reply = ask(&to(&[&long]), 1, "example.org", RecordType::A).await;
+    assert_eq!(reply.answers.len(), 500);
+    let old = Upstream::start(|query, _, _| {
+        vec![match query.edns {
+            Some(_) => Message::error_msg(query.metadata.id, OpCode::Query, ResponseCode::FormErr),
+            None => answer_with(query, "192.0.2.7", 60),
+        }]
+    })
+    .await;
+    // An error without the question is no answer that counts, one with it is.
+    let polite = Upstream::start(|query, _, _| {
+        vec![match query.edns {
+            Some(_) => {
+                let mut reply = message::failure(query, ResponseCode::FormErr);
+                reply.edns = None;
+                reply
+            }
+            None => answer_with(query, "192.0.2.7", 60),
+        }]
+    })
+    .await;
+    let reply = ask(&to(&[&old, &polite]), 1, "example.org", RecordType::A).await;
+    assert_eq!(found(&reply), ["192.0.2.7"]);
+}
+
+// Feature: names
+#[tokio::test]
+async fn one_asker_can_t_take_all_places() {
+    let silent = Upstream::start(|_, _, _| Vec::new()).await;
+    let resolver = to(&[&silent]);
+    let greedy = (0..300).map(|n| {
+        let resolver = Arc::clone(&resolver);
+        async move { ask(&resolver, 1, &format!("n{n}.example.org"), RecordType::A).await }
+    });
+    let mut greedy: tokio::task::JoinSet<Message> = greedy.collect();
+    let mut at_once = 0;
+    while let Ok(Some(reply)) = timeout(Duration::from_secs(1), greedy.join_next()).await {
+        let code = reply.unwrap().metadata.response_code;
+        assert_eq!(code, ResponseCode::ServFail);
+        at_once += 1;
+    }
+    assert_eq!(at_once, 300 - 256);
+    let other = ask(&resolver, 2, "example.org", RecordType::A);
+    assert!(
+        timeout(Duration::from_millis(300), other).await.is_err(),
+        "another one waits, and is not refused"
+    );
+}
+
+// Feature: names
+#[tokio::test]
+async fn a_container_s_own_servers_are_asked_in_place_of_the_host_s() {
+    let upstream = Upstream::start(|query, _, _| vec![answer_with(query, "192.0.2.7", 60)]).await;
+    let mut own = container("own", 9, &[(0, &[], &["172.18.0.9"])]);
+    // Nobody is there (RFC 5737).
+    own.servers = vec![ip("127.0.0.99")];
+    let directory = Directory::new(vec![network("front", &["172.18.0.0/16"], false)], vec![own]);
+    let servers = Upstreams::Fixed([upstream.address].into());
+    let resolver = resolver_with(directory, servers);
+    let reply = ask(&resolver, 9, "example.org", RecordType::A).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(upstream.asked(), 0);
+}
+
+#[test]
+fn a_cache_forgets_in_time_and_stays_small() {
+    let start = Instant::now();
+    let question = |n: usize| Question {
+        servers: Arc::from([]),
+        name: Name::from_ascii(format!("n{n}.example.org.")).unwrap(),
+        record_type: RecordType::A,
+        dnssec_ok: false,
+        checking_disabled: false,
+    };
+    let query = query("example.org", RecordType::A);
+    let positive = Arc::new(Answer::new(answer_with(&query, "192.0.2.7", 60)));
+    let negative = Arc::new(Answer::new(no_such_name(&query, 100_000)));
+    let mut cache = Cache::default();
+    cache.put(question(1), Arc::clone(&positive), start);
+    cache.put(question(2), negative, start);
+    cache.put(question(3), Arc::new(Answer::failure()), start);
+    let after = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(
+        cache.get(&question(1), after(20)),
+        Some((Arc::clone(&positive), 20))
+    );
+    let mut reply = message::reply(&query);
+    positive.fill(&mut reply, 20);
+    assert_eq!(reply.answers[0].ttl, 40);
+    assert!(cache.get(&question(1), after(60)).is_none());
+    assert!(cache.get(&question(2), after(299)).is_some());
+    assert!(
+        cache.get(&question(2), after(300)).is_none(),
+        "five minutes at most"
+    );
+    assert!(cache.get(&question(3), after(0)).is_some(), "RFC 9520");
+    assert!(cache.get(&question(3), after(1)).is_none());
+    for n in 0..20_000 {
+        cache.put(question(n), Arc::clone(&positive), start);
+        assert!(cache.len() <= 4096);
+    }
+    assert!(cache.get(&question(19_999), start).is_some());
+}
+
+// Feature: names
+#[test]
+fn the_host_s_resolv_conf_is_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("resolv.conf");
+    let upstreams = Upstreams::of_file(path.clone());
+    let start = Instant::now();
+    assert!(upstreams.servers(start).is_empty(), "no file is no error");
+    std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+    assert!(
+        upstreams.servers(start).is_empty(),
+        "not looked at twice a second"
+    );
+    let later = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(
+        *upstreams.servers(later(2)),
+        ["192.0.2.1:53".parse().unwrap()]
+    );
+    // Replaced, as systemd-resolved and NetworkManager do.
+    let new = directory.path().join("new");
+    std::fs::write(&new, "nameserver 192.0.2.2\n").unwrap();
+    std::fs::rename(&new, &path).unwrap();
+    assert_eq!(
+        *upstreams.servers(later(4)),
+        ["192.0.2.2:53".parse().unwrap()]
+    );
+}

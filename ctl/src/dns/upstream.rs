@@ -1,0 +1,101 @@
+//! One question to one upstream server.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::cache::Question;
+use super::message::DATAGRAM_MAX;
+
+/// Asks until an answer comes; the caller sets the time limit. Over UDP, and again over TCP if the
+/// answer does not fit; without EDNS if the server does not know it (RFC 6891 clause 7).
+///
+/// # Errors
+/// The server can't be reached: at once where its host says so. Or it breaks off over TCP.
+pub(super) async fn ask(server: SocketAddr, question: &Question) -> io::Result<Message> {
+    let mut query = query(question);
+    let answer = by_datagram(server, &query).await?;
+    let code = answer.metadata.response_code;
+    if matches!(code, ResponseCode::FormErr | ResponseCode::NotImp) {
+        query.edns = None;
+    } else if !answer.metadata.truncation {
+        return Ok(answer);
+    } else {
+        return by_stream(server, &query).await;
+    }
+    let answer = by_datagram(server, &query).await?;
+    if answer.metadata.truncation {
+        return by_stream(server, &query).await;
+    }
+    Ok(answer)
+}
+
+fn query(question: &Question) -> Message {
+    // Its id is drawn at random.
+    let mut query = Message::query();
+    query.metadata.recursion_desired = true;
+    query.metadata.checking_disabled = question.checking_disabled;
+    query.add_query(Query::query(question.name.clone(), question.record_type));
+    let mut edns = Edns::new();
+    edns.set_max_payload(DATAGRAM_MAX);
+    edns.set_dnssec_ok(question.dnssec_ok);
+    query.set_edns(edns);
+    query
+}
+
+/// RFC 5452 clause 9: an answer counts only from the server's address to a port drawn at random
+/// for this one query, both of which the kernel sees to for a connected socket; with the id; to
+/// the question. Anything else is thrown away and waited past.
+async fn by_datagram(server: SocketAddr, query: &Message) -> io::Result<Message> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(&bytes(query)?).await?;
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if let Some(answer) = read(&buffer[..length], query) {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn by_stream(server: SocketAddr, query: &Message) -> io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    let query_bytes = bytes(query)?;
+    let length = u16::try_from(query_bytes.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes(), &query_bytes[..]].concat();
+    stream.write_all(&framed).await?;
+    let length = stream.read_u16().await?;
+    let mut buffer = vec![0; length.into()];
+    stream.read_exact(&mut buffer).await?;
+    read(&buffer, query).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{server} answered something else over TCP"),
+        )
+    })
+}
+
+fn bytes(query: &Message) -> io::Result<Vec<u8>> {
+    query.to_vec().map_err(io::Error::other)
+}
+
+/// The answer to `query`, if it is one.
+fn read(bytes: &[u8], query: &Message) -> Option<Message> {
+    // Before anything is made for as many questions as a header may claim.
+    if bytes.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let answer = Message::from_vec(bytes).ok()?;
+    let is_it = answer.metadata.id == query.metadata.id
+        && answer.metadata.message_type == MessageType::Response
+        && answer.queries == query.queries;
+    is_it.then_some(answer)
+}

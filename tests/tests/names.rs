@@ -1,0 +1,417 @@
+//! Names: what containers are called, where they are asked for, and what becomes of the world's.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use pontoon_tests::has_ipv6;
+use pontoon_tests::namespace::Namespace;
+use pontoon_tests::scene::{ANY, BEYOND, HOST, OUTSIDE, Scene};
+use pontoon_tests::traffic::{bind_udp, listen};
+
+const A: u16 = 1;
+const PTR: u16 = 12;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+
+const NXDOMAIN: u8 = 3;
+
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
+const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1)), 53);
+
+/// What was answered: the code, and the data of the answers.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    code: u8,
+    truncated: bool,
+    data: Vec<Vec<u8>>,
+}
+
+impl Answer {
+    fn addresses(&self) -> Vec<IpAddr> {
+        assert_eq!(self.code, 0, "{self:?}");
+        let addresses = self.data.iter().filter_map(|data| {
+            let v4 = <[u8; 4]>::try_from(&data[..]).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(&data[..]).map(IpAddr::from))
+                .ok()
+        });
+        addresses.collect()
+    }
+}
+
+fn query(name: &str, record_type: u16) -> Vec<u8> {
+    let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).expect("a short label"));
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend(record_type.to_be_bytes());
+    bytes.extend([0, 1]);
+    bytes
+}
+
+/// The end of the name that begins at `from`.
+fn skip_name(bytes: &[u8], mut from: usize) -> usize {
+    loop {
+        match bytes[from] {
+            0 => return from + 1,
+            length if length >= 0xc0 => return from + 2,
+            length => from += 1 + usize::from(length),
+        }
+    }
+}
+
+fn parse(bytes: &[u8], query: &[u8]) -> Answer {
+    assert_eq!(bytes[..2], query[..2], "the id");
+    assert_eq!(bytes[12..query.len()], query[12..], "the question");
+    let mut at = query.len();
+    let mut data = Vec::new();
+    for _ in 0..u16::from_be_bytes([bytes[6], bytes[7]]) {
+        at = skip_name(bytes, at) + 10;
+        let length = usize::from(u16::from_be_bytes([bytes[at - 2], bytes[at - 1]]));
+        data.push(bytes[at..at + length].to_vec());
+        at += length;
+    }
+    Answer {
+        code: bytes[3] & 0x0f,
+        truncated: bytes[2] & 2 != 0,
+        data,
+    }
+}
+
+/// Asks over UDP; nothing where nobody answers.
+fn try_ask(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Option<Answer> {
+    let query = query(name, record_type);
+    let socket = from.within(|| UdpSocket::bind((ANY, 0))).expect("a socket");
+    // One lost datagram is no verdict on a busy machine.
+    socket.set_read_timeout(Some(Duration::from_secs(3))).ok();
+    let mut buffer = [0; 4096];
+    for _ in 0..2 {
+        socket.send_to(&query, server).expect("a route");
+        if let Ok(length) = socket.recv(&mut buffer) {
+            return Some(parse(&buffer[..length], &query));
+        }
+    }
+    None
+}
+
+#[track_caller]
+fn ask(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Answer {
+    try_ask(from, server, name, record_type)
+        .unwrap_or_else(|| panic!("{server} did not answer for {name}"))
+}
+
+#[track_caller]
+fn ask_by_tcp(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Answer {
+    let query = query(name, record_type);
+    let length = u16::try_from(query.len()).expect("a short query");
+    let mut stream = from.within(|| TcpStream::connect(server)).expect("TCP");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok();
+    let framed = [&length.to_be_bytes(), &query[..]].concat();
+    stream.write_all(&framed).expect("it takes the query");
+    parse(&read_framed(&mut stream), &query)
+}
+
+fn read_framed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).expect("a length");
+    let mut bytes = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut bytes).expect("a message");
+    bytes
+}
+
+/// A server of the world: every name has the address 192.0.2.`last`, and names that begin with
+/// `long` have it a hundred times, which only TCP takes. It ends with the test.
+fn serve_world(namespace: &Namespace, address: IpAddr, last: u8) {
+    let (socket, listener) = namespace.within(|| {
+        let socket = UdpSocket::bind((address, 53)).expect("UDP port 53 is free");
+        let listener = TcpListener::bind((address, 53)).expect("TCP port 53 is free");
+        (socket, listener)
+    });
+    let reply = move |query: &[u8], tcp: bool| {
+        let end = skip_name(query, 12) + 4;
+        let mut reply = query[..end].to_vec();
+        let long = query[13..].starts_with(b"long");
+        reply[2] = if long && !tcp { 0x83 } else { 0x81 };
+        reply[3] = 0x80;
+        let count = match (long, tcp) {
+            (true, true) => 100,
+            (true, false) => 0,
+            (false, _) => 1,
+        };
+        reply[6..12].copy_from_slice(&[0, count, 0, 0, 0, 0]);
+        for _ in 0..count {
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]);
+        }
+        reply
+    };
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(&reply(&buffer[..length], false), from).ok();
+        }
+    });
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let bytes = reply(&read_framed(&mut stream), true);
+            let length = u16::try_from(bytes.len()).expect("a message");
+            let framed = [&length.to_be_bytes(), &bytes[..]].concat();
+            stream.write_all(&framed).ok();
+        }
+    });
+}
+
+/// What a command in a new container writes.
+#[track_caller]
+fn inside(scene: &Scene, options: &[&str], command: &[&str]) -> String {
+    scene
+        .pontoon(&[&["run", "--rm"], options, &["--"], command].concat())
+        .success()
+}
+
+// Feature: names
+#[test]
+fn commands_find_containers_by_name() {
+    let Some(scene) = Scene::new() else { return };
+    let host_files = || {
+        ["resolv.conf", "hosts", "hostname"].map(|name| {
+            let path = Path::new("/etc").join(name);
+            (
+                std::fs::read(&path).ok(),
+                path.metadata().and_then(|it| it.modified()).ok(),
+            )
+        })
+    };
+    let before = host_files();
+    let web = scene.run_detached("web", &["--network-alias", "www"], &["sleep", "600"]);
+    let web = web.to_string();
+    for name in ["web", "www", "WEB", "web.bridge"] {
+        let found = inside(&scene, &[], &["getent", "ahostsv4", name]);
+        assert!(found.starts_with(&format!("{web} ")), "{name}: {found}");
+    }
+    inside(&scene, &[], &["ping", "-c1", "-W3", "www"]);
+    let found = inside(&scene, &[], &["getent", "hosts", &web]);
+    assert!(found.contains("web.bridge"), "{found}");
+    for server in ["127.0.0.11", "172.17.0.1"] {
+        let found = inside(&scene, &[], &["busybox", "nslookup", "web", server]);
+        assert!(found.contains(&web), "{server}: {found}");
+    }
+    // A name of its own is there before the first instruction, each time.
+    for _ in 0..5 {
+        inside(
+            &scene,
+            &["--network-alias", "me"],
+            &["getent", "ahostsv4", "me"],
+        );
+    }
+    let script = "hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf; getent hosts db";
+    let options = [
+        "--name",
+        "files",
+        "--hostname",
+        "shop.example",
+        "--add-host",
+        "db:10.9.8.7",
+        "--add-host",
+        "here:host-gateway",
+        "--dns-search",
+        "corp.example",
+        "--dns-search",
+        "example",
+    ];
+    let found = inside(&scene, &options, &["sh", "-ec", script]);
+    for expected in [
+        "shop.example\nshop.example\n127.0.0.1\tlocalhost\n",
+        "\tshop.example\n",
+        "10.9.8.7\tdb\n",
+        "172.17.0.1\there\n",
+        "nameserver 127.0.0.11\nsearch corp.example example\noptions ndots:0\n",
+        "10.9.8.7        db",
+    ] {
+        assert!(found.contains(expected), "no {expected:?} in {found}");
+    }
+    // `exec` and those who share the namespace see the same.
+    let shown = scene.pontoon(&["exec", "web", "--", "cat", "/etc/resolv.conf", "/etc/hosts"]);
+    let shown = shown.success();
+    assert!(shown.contains("nameserver 127.0.0.11\n"), "{shown}");
+    assert!(shown.contains(&format!("{web}\tweb\n")), "{shown}");
+    let shown = inside(
+        &scene,
+        &["--net", "container:web"],
+        &["getent", "ahostsv4", "www"],
+    );
+    assert!(shown.starts_with(&web), "{shown}");
+    assert_eq!(host_files(), before, "the host's files are as they were");
+    // Options that a mode has no use for are refused.
+    for net in ["host", "container:web"] {
+        let refused = scene.pontoon(&["run", "--net", net, "--hostname", "x", "--", "true"]);
+        assert!(refused.failure().contains("--hostname"));
+    }
+}
+
+// Feature: names
+#[test]
+fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let a = scene.container("a", &["--network-alias", "first"]);
+    let b = scene.container("b", &[]);
+    for server in [LOCAL, GATEWAY] {
+        for name in ["a", "first", "a.bridge"] {
+            assert_eq!(ask(&b.namespace, server, name, A).addresses(), [a.address]);
+            assert_eq!(
+                ask_by_tcp(&b.namespace, server, name, A).addresses(),
+                [a.address]
+            );
+        }
+        let nothing = ask(&b.namespace, server, "a", TXT);
+        assert_eq!((nothing.code, nothing.data.len()), (0, 0), "NODATA");
+        assert_eq!(ask(&b.namespace, server, "nobody", A).code, NXDOMAIN);
+        let IpAddr::V4(v4) = a.address else {
+            panic!("an IPv4 address comes first")
+        };
+        let [w, x, y, z] = v4.octets();
+        let pointer = ask(
+            &b.namespace,
+            server,
+            &format!("{z}.{y}.{x}.{w}.in-addr.arpa"),
+            PTR,
+        );
+        assert_eq!(pointer.data, [b"\x01a\x06bridge\0"]);
+        if has_ipv6() {
+            assert_eq!(ask(&b.namespace, server, "a", AAAA).addresses(), [a.ipv6()]);
+        }
+    }
+    if has_ipv6() {
+        let bridge = scene.json(&["network", "inspect", "bridge"]);
+        let gateways = bridge.get(0).unwrap_or(&bridge)["gateways"].clone();
+        let gateway: IpAddr = gateways[1].as_str().expect("a second one").parse().unwrap();
+        let server = SocketAddr::new(gateway, 53);
+        assert_eq!(
+            ask_by_tcp(&b.namespace, server, "a", A).addresses(),
+            [a.address]
+        );
+    }
+    // Networks do not see each other's names.
+    scene.pontoon(&["network", "create", "other"]).success();
+    let c = scene.container("c", &["--net", "other"]);
+    assert_eq!(ask(&c.namespace, LOCAL, "a", A).code, NXDOMAIN);
+    assert_eq!(ask(&c.namespace, LOCAL, "c", A).addresses(), [c.address]);
+    assert_eq!(ask(&b.namespace, LOCAL, "c", A).code, NXDOMAIN);
+    // The host may ask, the world may not.
+    assert_eq!(ask(&scene.host, GATEWAY, "a", A).addresses(), [a.address]);
+    scene
+        .outside
+        .ip(&format!("route add 172.17.0.0/16 via {HOST}"));
+    assert_eq!(try_ask(&scene.outside, GATEWAY, "a", A), None);
+    // Two containers share an alias, and take turns.
+    let d = scene.container("d", &["--network-alias", "first"]);
+    let mut both = ask(&b.namespace, LOCAL, "first", A).addresses();
+    both.sort();
+    assert_eq!(both, [a.address, d.address]);
+    // A daemon that was killed answers at the same places again.
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start_daemon();
+    for server in [LOCAL, GATEWAY] {
+        assert_eq!(ask(&b.namespace, server, "d", A).addresses(), [d.address]);
+    }
+    // Gone with its container, for UDP and TCP, at once.
+    scene.pontoon(&["detach", "d"]).success();
+    for server in [LOCAL, GATEWAY] {
+        assert_eq!(ask(&b.namespace, server, "d", A).code, NXDOMAIN);
+        assert_eq!(
+            ask_by_tcp(&b.namespace, server, "first", A).addresses(),
+            [a.address]
+        );
+    }
+    // Nobody listens any more where no container is.
+    listen(&d.namespace, (ANY, 53));
+    bind_udp(&d.namespace, (ANY, 53));
+}
+
+// Feature: names
+#[test]
+fn the_world_s_names_are_asked_of_the_host_s_servers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let resolv_conf = directory.path().join("resolv.conf");
+    let write = |servers: &[IpAddr]| {
+        let lines = servers.iter().map(|ip| format!("nameserver {ip}\n"));
+        std::fs::write(&resolv_conf, lines.collect::<String>()).expect("a file");
+    };
+    let path = resolv_conf.to_str().expect("an ASCII path");
+    // Nobody listens at the first one.
+    write(&[OUTSIDE, BEYOND]);
+    let Some(scene) = Scene::with_daemon_options(&["--workers", "2", "--resolv-conf", path]) else {
+        return;
+    };
+    serve_world(&scene.outside, BEYOND, 77);
+    let a = scene.container("a", &[]);
+    let expected: [IpAddr; 1] = ["192.0.2.77".parse().unwrap()];
+    for server in [LOCAL, GATEWAY] {
+        assert_eq!(
+            ask(&a.namespace, server, "example.org", A).addresses(),
+            expected
+        );
+    }
+    let long = ask(&a.namespace, LOCAL, "long.example.org", A);
+    assert!(long.truncated && long.data.is_empty(), "{long:?}");
+    let long = ask_by_tcp(&a.namespace, LOCAL, "long.example.org", A);
+    assert_eq!(long.data.len(), 100);
+    let found = inside(&scene, &[], &["getent", "ahostsv4", "long.example.org"]);
+    assert!(found.contains("192.0.2.77"), "{found}");
+    // The file changes, and is followed.
+    let other = "198.51.100.8";
+    scene.outside.ip(&format!("addr add {other}/32 dev lo"));
+    serve_world(&scene.outside, other.parse().unwrap(), 88);
+    write(&[other.parse().unwrap()]);
+    thread::sleep(Duration::from_millis(1200));
+    let expected: [IpAddr; 1] = ["192.0.2.88".parse().unwrap()];
+    assert_eq!(
+        ask(&a.namespace, LOCAL, "new.example.org", A).addresses(),
+        expected
+    );
+    // A container may have servers of its own.
+    let options = ["--dns", "198.51.100.7"];
+    let found = inside(&scene, &options, &["getent", "ahostsv4", "own.example.org"]);
+    assert!(found.contains("192.0.2.77"), "{found}");
+}
+
+// Feature: names
+#[test]
+fn a_dns_server_in_a_container_has_port_53() {
+    let Some(scene) = Scene::new() else { return };
+    for (name, options) in [
+        ("published", &["-p", "5353:53/udp"][..]),
+        ("asked", &["--dns-gateway-only"]),
+    ] {
+        let server = scene.container(name, options);
+        bind_udp(&server.namespace, (ANY, 53));
+        listen(&server.namespace, (ANY, 53));
+        assert_eq!(
+            ask(&server.namespace, GATEWAY, name, A).addresses(),
+            [server.address]
+        );
+    }
+    let shown = inside(
+        &scene,
+        &["--dns-gateway-only"],
+        &["cat", "/etc/resolv.conf"],
+    );
+    assert!(shown.contains("nameserver 172.17.0.1\n"), "{shown}");
+    // A program that has the port already keeps it.
+    let namespace = Namespace::new("busy");
+    let _taken = bind_udp(&namespace, (ANY, 53));
+    let busy = scene.attach(namespace, "busy", &[]);
+    assert_eq!(
+        ask(&busy.namespace, GATEWAY, "busy", A).addresses(),
+        [busy.address]
+    );
+    let told = scene.json(&["inspect", "busy"]);
+    let told = told.get(0).unwrap_or(&told);
+    assert_eq!(told["resolvers"][0], "172.17.0.1");
+}
