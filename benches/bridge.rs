@@ -124,6 +124,7 @@ fn configured(c: &mut Criterion) {
                 subnets: Vec::new(),
                 host_port: None,
                 mtu: 1500,
+                internal: false,
                 bridge: Bridge::default(),
             }],
             endpoints: (0..count)

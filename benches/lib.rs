@@ -92,6 +92,7 @@ impl World {
                     subnets: vec![subnet],
                     host_port: None,
                     mtu: 1500,
+                    internal: false,
                     bridge: Bridge::default(),
                 }],
                 endpoints: containers

@@ -7,6 +7,7 @@
 //! | `GET /v1/info` | → [`Info`] |
 //! | `GET /v1/networks`, `GET /v1/networks/{name}` | → [`Network`]s, one [`Network`] |
 //! | `POST /v1/networks` | [`CreateNetwork`] → [`Network`] |
+//! | `DELETE /v1/networks` | → the [`Network`]s that nobody used, as they were |
 //! | `DELETE /v1/networks/{name}` | → [`Network`] as it was |
 //! | `GET /v1/containers`, `GET /v1/containers/{name}` | → [`Container`]s, one [`Container`] |
 //! | `POST /v1/containers` | [`Attach`] → [`Container`] |
@@ -84,6 +85,40 @@ pub(crate) struct CreateNetwork {
     /// The uplink's when absent.
     #[serde(default)]
     pub mtu: Option<u32>,
+    #[serde(default)]
+    pub options: NetworkOptions,
+}
+
+/// What sets a network apart from the ordinary; nothing does when all is default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NetworkOptions {
+    /// Its containers reach each other and the gateway's address, and nothing else: they have no
+    /// default route, and can publish nothing.
+    pub internal: bool,
+    /// Its containers reach the gateway and the world, but not each other.
+    pub isolated: bool,
+    /// The host's address that flows leave with, at most one a family; the route's when absent.
+    pub masquerade_to: Vec<IpAddr>,
+    /// Parts of the subnets, at most one each, from which addresses are chosen for those who name
+    /// none.
+    pub ip_ranges: Vec<IpNet>,
+    /// Addresses that no container gets.
+    pub reserved: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl NetworkOptions {
+    /// Whether what leaves gets an address of the host.
+    pub(crate) fn masquerades(&self) -> bool {
+        !self.internal
+    }
+
+    /// The address chosen for what leaves from `source`.
+    pub(crate) fn masquerade_to(&self, source: IpNet) -> Option<IpAddr> {
+        let mut chosen = self.masquerade_to.iter().copied();
+        chosen.find(|to| to.is_ipv4() == source.addr().is_ipv4())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,6 +134,7 @@ pub(crate) struct Network {
     pub host_interface: String,
     pub mtu: u32,
     pub created: u64,
+    pub options: NetworkOptions,
     pub containers: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 //! Pure bookkeeping in memory: no I/O, no clock. What is to survive a restart is the caller's to
 //! store, and to give back through [`Pools::hold`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -37,6 +37,8 @@ pub(crate) enum IpamError {
     NotUnicast(IpNet),
     #[error("address {address} is in no subnet of the network, which has {subnets}")]
     Outside { address: IpAddr, subnets: String },
+    #[error("range {range} is in no subnet of the network, which has {subnets}")]
+    RangeOutside { range: IpNet, subnets: String },
     #[error("address {address} is {why} of {subnet}; choose another one")]
     Reserved {
         address: IpAddr,
@@ -166,6 +168,33 @@ impl Pools {
         Ok(Pools(pools))
     }
 
+    /// Keeps the addresses that are chosen for those who name none within `ranges`, and gives
+    /// `reserved` ones to nobody.
+    pub(crate) fn limit(&mut self, ranges: &[IpNet], reserved: &[IpAddr]) -> Result<(), IpamError> {
+        let subnets = self.subnets();
+        for range in ranges {
+            let mut pools = self.0.iter_mut();
+            let pool = pools.find(|it| it.subnet.contains(range)).ok_or_else(|| {
+                let (range, subnets) = (*range, subnets.clone());
+                IpamError::RangeOutside { range, subnets }
+            })?;
+            let base = bits(pool.subnet.network());
+            pool.first = (bits(range.network()) - base).max(1);
+            pool.last = (bits(range.broadcast()) - base).min(pool.last);
+            pool.next = pool.first;
+        }
+        for &address in reserved {
+            let mut pools = self.0.iter_mut();
+            let pool = pools.find(|it| it.subnet.contains(&address));
+            let pool = pool.ok_or_else(|| IpamError::Outside {
+                address,
+                subnets: subnets.clone(),
+            })?;
+            pool.reserved.insert(address);
+        }
+        Ok(())
+    }
+
     /// Gives `holder` the addresses that it asks for, and one of each other family that the
     /// network has; IPv4 ones first. All of them, or none.
     ///
@@ -274,8 +303,13 @@ impl Pools {
 struct Allocator {
     subnet: IpNet,
     gateway: IpAddr,
-    /// Distance from the network address of the one to try next.
+    /// Distances from the network address of the first and the last one that are given to those
+    /// who name none, and of the one to try next.
+    first: u128,
+    last: u128,
     next: u128,
+    /// Nobody's.
+    reserved: BTreeSet<IpAddr>,
     held: BTreeMap<IpAddr, String>,
 }
 
@@ -290,7 +324,10 @@ impl Allocator {
         let allocator = Allocator {
             subnet,
             gateway,
+            first: 1,
+            last: last(subnet),
             next: 1,
+            reserved: BTreeSet::new(),
             held: BTreeMap::new(),
         };
         match allocator.check(gateway) {
@@ -307,29 +344,31 @@ impl Allocator {
 
     /// The address at this distance, if an endpoint may have it.
     fn at(&self, distance: u128) -> Option<IpAddr> {
-        let address = (distance <= self.last()).then(|| nth(self.subnet, distance))?;
+        let given = (self.first..=self.last).contains(&distance);
+        let address = given.then(|| nth(self.subnet, distance))?;
         self.check(address).is_ok().then_some(address)
     }
 
     /// Gives `holder` the next free address.
     fn allocate(&mut self, holder: &str) -> Result<IpAddr, IpamError> {
-        let last = self.last();
-        // The gateway is one of the `last` addresses.
-        if self.held.len() as u128 >= last - 1 {
-            return Err(IpamError::Full {
-                subnet: self.subnet,
-                held: self.held.len() as u128,
-            });
-        }
-        // Ends: fewer than `last` addresses are held, so one of any `last` in a row is free.
-        loop {
+        // Of so many in a row, one is neither held nor reserved nor the subnet's own.
+        let enough = (self.held.len() + self.reserved.len() + 4) as u128;
+        for _ in 0..enough.min(self.last - self.first + 1) {
             let address = nth(self.subnet, self.next);
-            self.next = if self.next >= last { 1 } else { self.next + 1 };
-            if address != self.gateway && !self.held.contains_key(&address) {
+            self.next = if self.next >= self.last {
+                self.first
+            } else {
+                self.next + 1
+            };
+            if self.check(address).is_ok() && !self.held.contains_key(&address) {
                 self.held.insert(address, holder.to_owned());
                 return Ok(address);
             }
         }
+        Err(IpamError::Full {
+            subnet: self.subnet,
+            held: self.held.len() as u128,
+        })
     }
 
     /// Gives `holder` the address that it asks for. To ask again for what one holds is no error.
@@ -352,17 +391,6 @@ impl Allocator {
         self.held.remove(&address)
     }
 
-    /// Distance of the last address that may be given out.
-    fn last(&self) -> u128 {
-        let bits = self.subnet.max_prefix_len() - self.subnet.prefix_len();
-        // `bits` is 128 for ::/0 alone.
-        let size_less_one = u128::MAX >> (128 - u32::from(bits));
-        match self.subnet {
-            IpNet::V4(_) => size_less_one - 1,
-            IpNet::V6(_) => size_less_one,
-        }
-    }
-
     /// Whether an endpoint may have this address, held or not.
     fn check(&self, address: IpAddr) -> Result<(), IpamError> {
         let subnet = self.subnet;
@@ -381,6 +409,8 @@ impl Allocator {
             "the broadcast address"
         } else if address == self.gateway {
             GATEWAY
+        } else if self.reserved.contains(&address) {
+            "a reserved address"
         } else {
             return Ok(());
         };
@@ -393,6 +423,17 @@ impl Allocator {
 }
 
 const GATEWAY: &str = "the gateway";
+
+/// Distance of the last address of a subnet that may be given out.
+fn last(subnet: IpNet) -> u128 {
+    let bits = subnet.max_prefix_len() - subnet.prefix_len();
+    // `bits` is 128 for ::/0 alone.
+    let size_less_one = u128::MAX >> (128 - u32::from(bits));
+    match subnet {
+        IpNet::V4(_) => size_less_one - 1,
+        IpNet::V6(_) => size_less_one,
+    }
+}
 
 /// The address at a distance from the network address. The distance must lie in the subnet.
 fn nth(subnet: IpNet, distance: u128) -> IpAddr {

@@ -57,6 +57,9 @@ pub struct Network {
     pub host_port: Option<PortId>,
     /// The largest IP packet that its endpoints take, in bytes.
     pub mtu: u32,
+    /// Its endpoints reach each other and the gateway's own addresses, and nothing else: no uplink,
+    /// no other address of the host.
+    pub internal: bool,
     pub bridge: Bridge,
 }
 

@@ -88,6 +88,16 @@ impl Pass<'_> {
         if is_martian(source) || is_martian(destination) {
             return Err(DropReason::Martian);
         }
+        if segment.network.internal {
+            // To the host itself, whatever is published there: nothing is translated.
+            if segment.network.is_gateway(destination) {
+                return host.map(Egress::Port);
+            }
+            let neighbor = self.topology.endpoint_at(destination);
+            if neighbor.is_none_or(|endpoint| endpoint.network != segment.network.id) {
+                return Err(DropReason::InternalNetwork);
+            }
+        }
         if self.topology.is_host_address(destination) {
             // On its last hop, or from an address of this link alone, it can reach the host, and
             // nothing behind it.

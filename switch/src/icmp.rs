@@ -38,6 +38,7 @@ impl Complaint {
             DropReason::BeyondScope => Some(Complaint::BeyondScope),
             // RFC 5508 REQ-8, RFC 6888 REQ-11: a NAT without resources says so.
             DropReason::OtherNetwork
+            | DropReason::InternalNetwork
             | DropReason::Isolated
             | DropReason::Nat(
                 Refused::PortsExhausted | Refused::TableFull | Refused::QuotaExceeded,

@@ -66,6 +66,7 @@ impl Lan {
                 subnets: vec!["10.0.0.0/24".parse().expect("a subnet")],
                 host_port: Some(PortId(0)),
                 mtu: 1500,
+                internal: false,
                 bridge: Bridge {
                     // Nothing moves unasked.
                     snooping: None,

@@ -181,6 +181,7 @@ impl Simulation {
             subnets: vec![subnet.into()],
             host_port: Some(attachment.port),
             mtu: 1500,
+            internal: false,
             bridge: Bridge::default(),
         };
         self.config.networks.push(network);

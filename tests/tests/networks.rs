@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use pontoon_tests::namespace::Namespace;
 use pontoon_tests::process::run;
-use pontoon_tests::scene::{ANY, BEYOND, HOST, PORT_KINDS, Scene};
+use pontoon_tests::scene::{ANY, BEYOND, HOST, HOST_SECOND, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Flow, dial, listen, ping};
 use serde_json::Value;
 
@@ -299,4 +299,118 @@ fn networks_are_apart_as_a_matrix() {
         }
     }
     assert!(scene.drops("OtherNetwork") > 0);
+}
+
+// Feature: isolation user-networks
+#[test]
+fn an_internal_network_leads_nowhere() {
+    let Some(scene) = Scene::new() else { return };
+    let create = ["network", "create", "vault", "--internal"];
+    scene.pontoon(&create).success();
+    let a = scene.container("a", &["--net", "vault"]);
+    let b = scene.container("b", &["--net", "vault"]);
+    let web = scene.container("web", &["-p", "8080:80"]);
+    let gateway = scene.json(&["network", "inspect", "vault"])["gateways"][0].clone();
+    let gateway: IpAddr = gateway.as_str().expect("a gateway").parse().expect("an IP");
+    for &address in &b.addresses {
+        ping(&a.namespace, address).success();
+    }
+    ping(&a.namespace, gateway).success();
+    ping(&scene.host, a.address).success();
+    assert_eq!(default_route(&a.namespace), "");
+    // A container that makes itself a route gets no further.
+    let before = scene.drops("InternalNetwork");
+    a.namespace.ip(&format!("route add default via {gateway}"));
+    for address in [BEYOND, HOST, web.address] {
+        assert!(!answers(&a.namespace, address), "{address}");
+    }
+    dial(&a.namespace, (HOST, 8080)).expect_err("not to what is published either");
+    assert!(scene.drops("InternalNetwork") > before);
+    let refused = scene.pontoon(&["publish", "a", "-p", "9090:90"]);
+    assert!(refused.failure().contains("leads outside"));
+
+    // With a second network, that one is the way out.
+    scene
+        .pontoon(&["network", "connect", "bridge", "a", "--gw-priority", "-1"])
+        .success();
+    a.namespace.ip("route flush cache");
+    ping(&a.namespace, BEYOND).success();
+}
+
+// Feature: isolation
+#[test]
+fn containers_of_an_isolated_network_reach_all_but_each_other() {
+    let Some(scene) = Scene::new() else { return };
+    let create = ["network", "create", "apart", "--isolated"];
+    scene.pontoon(&create).success();
+    let a = scene.container("a", &["--net", "apart"]);
+    let b = scene.container("b", &["--net", "apart"]);
+    for &address in &b.addresses {
+        assert!(!answers(&a.namespace, address), "{address}");
+    }
+    ping(&a.namespace, BEYOND).success();
+    ping(&scene.host, a.address).success();
+}
+
+// Feature: snat
+#[test]
+fn flows_leave_by_a_chosen_address() {
+    let Some(scene) = Scene::new() else { return };
+    let second = HOST_SECOND.to_string();
+    let chosen = ["network", "create", "chosen", "--masquerade-to", &second];
+    scene.pontoon(&chosen).success();
+    let listener = listen(&scene.outside, (ANY, 80));
+    let a = scene.container("a", &["--net", "chosen"]);
+    let mut flow = Flow::open(&a.namespace, (OUTSIDE, 80), &listener).unwrap();
+    assert_eq!(flow.seen_by_server(), HOST_SECOND);
+    flow.exchange().unwrap();
+    let foreign = ["network", "create", "x", "--masquerade-to", "192.0.2.200"];
+    assert!(
+        scene
+            .pontoon(&foreign)
+            .failure()
+            .contains("no address of this host")
+    );
+}
+
+// Feature: user-networks addresses
+#[test]
+fn networks_are_made_with_ranges_and_labels_and_pruned() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let plain = ["network", "create", "one", "--subnet", "10.84.0.0/24"];
+    let more = ["--subnet", "10.85.0.0/24", "--ip-range", "10.84.0.128/25"];
+    let labels = [
+        "--reserve",
+        "10.84.0.129",
+        "--label",
+        "tier=front",
+        "--label",
+        "x",
+    ];
+    let create = [&plain[..], &more, &labels].concat();
+    scene.pontoon(&create).success();
+    scene.pontoon(&["network", "create", "two"]).success();
+    let listed = |filter: &str| {
+        let listed = scene.json(&["network", "ls", "--filter", filter]);
+        let listed = listed.as_array().expect("a list").iter();
+        let names = listed.map(|it| it["name"].as_str().unwrap_or_default().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(listed("label=tier=front"), ["one"]);
+    assert_eq!(listed("label=x"), ["one"]);
+    assert!(listed("label=tier=back").is_empty());
+    assert_eq!(listed("name=tw"), ["two"]);
+    scene.end_daemon(nix::sys::signal::Signal::SIGKILL);
+    scene.start_daemon();
+    let a = scene.container("a", &["--net", "one"]);
+    let b = scene.container("b", &["--net", "one"]);
+    assert_eq!(a.address.to_string(), "10.84.0.128");
+    assert_eq!(b.address.to_string(), "10.84.0.130");
+    let other = scene.container("c", &["--net", "one", "--ip", "10.85.0.9"]);
+    ping(&other.namespace, a.address).success();
+    assert_eq!(scene.pontoon(&["network", "prune"]).success().trim(), "two");
+    let left = scene.json(&["network", "ls"]);
+    assert_eq!(left.as_array().map(Vec::len), Some(2));
 }

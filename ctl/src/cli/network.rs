@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::container::EndpointArgs;
 use super::output::{Look, OutputArgs, joined, short_id, show_json, show_lines, write_table};
-use crate::api::{Connect, Container, CreateNetwork, Network};
+use crate::api::{Connect, Container, CreateNetwork, Network, NetworkOptions};
 use crate::client::{endpoint_path, endpoints_path, network_path};
 
 #[derive(Subcommand)]
@@ -24,6 +24,8 @@ pub(super) enum NetworkCommand {
     Inspect(InspectArgs),
     /// Remove networks that no container uses
     Rm(RemoveArgs),
+    /// Remove every network that no container uses
+    Prune(PruneArgs),
     /// Put a running container on one more network
     Connect(ConnectArgs),
     /// Take a running container off a network
@@ -52,6 +54,24 @@ pub(super) struct CreateArgs {
     // RFC 791: every host takes a datagram of 68 bytes, and none is longer than 65535.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     mtu: Option<u32>,
+    /// Containers reach each other and the gateway's address, and nothing else
+    #[arg(long)]
+    internal: bool,
+    /// Containers do not reach each other
+    #[arg(long)]
+    isolated: bool,
+    /// The host's address that flows leave with, one a family [default: that of the route taken]
+    #[arg(long, value_name = "IP")]
+    masquerade_to: Vec<IpAddr>,
+    /// Choose addresses from this part of a subnet; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    ip_range: Vec<IpNet>,
+    /// An address that no container gets; may be repeated
+    #[arg(long, visible_alias = "aux-address", value_name = "IP")]
+    reserve: Vec<IpAddr>,
+    /// A label, to find the network by; may be repeated
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -61,6 +81,10 @@ pub(super) struct ListArgs {
     /// Print ids alone
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
+    /// Only networks of this kind: name=PART, id=BEGINNING or label=KEY[=VALUE]; of several, all
+    /// must hold
+    #[arg(short, long, value_name = "FILTER", value_parser = parse_filter)]
+    filter: Vec<Filter>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -86,6 +110,48 @@ pub(super) struct RemoveArgs {
     names: Vec<String>,
     #[command(flatten)]
     client: super::ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct PruneArgs {
+    /// Accepted for the sake of Docker's users: nothing is asked
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    client: super::ClientArgs,
+}
+
+/// Which networks are listed.
+#[derive(Clone)]
+enum Filter {
+    Name(String),
+    Id(String),
+    Label(String, Option<String>),
+}
+
+impl Filter {
+    fn admits(&self, network: &Network) -> bool {
+        match self {
+            Filter::Name(part) => network.name.contains(part),
+            Filter::Id(beginning) => network.id.starts_with(beginning),
+            Filter::Label(key, value) => {
+                let found = network.options.labels.get(key);
+                found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
+            }
+        }
+    }
+}
+
+fn parse_filter(text: &str) -> Result<Filter, String> {
+    match text.split_once('=') {
+        Some(("name", part)) => Ok(Filter::Name(part.to_owned())),
+        Some(("id", beginning)) => Ok(Filter::Id(beginning.to_owned())),
+        Some(("label", label)) => Ok(match label.split_once('=') {
+            Some((key, value)) => Filter::Label(key.to_owned(), Some(value.to_owned())),
+            None => Filter::Label(label.to_owned(), None),
+        }),
+        _ => Err("a filter is name=PART, id=BEGINNING or label=KEY[=VALUE]".to_owned()),
+    }
 }
 
 #[derive(Args)]
@@ -123,6 +189,11 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
             show_json(&network)
         }
         NetworkCommand::Rm(args) => remove(args),
+        NetworkCommand::Prune(args) => {
+            let removed: Vec<Network> = args.client.client()?.delete("/v1/networks")?;
+            let names: Vec<String> = removed.into_iter().map(|network| network.name).collect();
+            show_lines(&names)
+        }
         NetworkCommand::Connect(args) => {
             let path = endpoints_path(&args.container);
             let network = Connect {
@@ -155,13 +226,27 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         ipv4: args.ipv4,
         ipv6: args.ipv6,
         mtu: args.mtu,
+        options: NetworkOptions {
+            internal: args.internal,
+            isolated: args.isolated,
+            masquerade_to: args.masquerade_to,
+            ip_ranges: args.ip_range,
+            reserved: args.reserve,
+            labels: args.label.iter().map(|label| split_label(label)).collect(),
+        },
     };
     let network: Network = args.client.client()?.post("/v1/networks", &request)?;
     show_lines(&[network.id])
 }
 
+fn split_label(label: &str) -> (String, String) {
+    let (key, value) = label.split_once('=').unwrap_or((label, ""));
+    (key.to_owned(), value.to_owned())
+}
+
 fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
-    let networks: Vec<Network> = args.client.client()?.get("/v1/networks")?;
+    let mut networks: Vec<Network> = args.client.client()?.get("/v1/networks")?;
+    networks.retain(|network| args.filter.iter().all(|filter| filter.admits(network)));
     if args.quiet {
         let ids: Vec<_> = networks
             .iter()

@@ -44,6 +44,7 @@ pub(super) fn build(
                 subnets: network.record.subnets.clone(),
                 host_port: Some(network.port),
                 mtu: network.record.mtu,
+                internal: network.record.options.internal,
                 bridge: Bridge::default(),
             })
             .collect(),
@@ -60,7 +61,7 @@ pub(super) fn build(
                     mac: endpoint.mac,
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                     guard: true,
-                    isolated: false,
+                    isolated: network.record.options.isolated,
                 })
             })
             .collect(),
@@ -84,10 +85,12 @@ fn rules(networks: &[Network], containers: &[Container], local: &[IpAddr]) -> na
     nat::Rules {
         masquerade: networks
             .iter()
-            .flat_map(|network| &network.record.subnets)
-            .map(|subnet| nat::Masquerade {
-                source: *subnet,
-                to: None,
+            .map(|network| &network.record)
+            .filter(|record| record.options.masquerades())
+            .flat_map(|record| record.subnets.iter().map(move |subnet| (record, *subnet)))
+            .map(|(record, source)| nat::Masquerade {
+                source,
+                to: record.options.masquerade_to(source),
             })
             .collect(),
         publish: containers
@@ -141,7 +144,7 @@ mod tests {
     use switch::frame::MacAddr;
 
     use super::*;
-    use crate::api::{Mode, PortKind, Status, Target};
+    use crate::api::{Mode, NetworkOptions, PortKind, Status, Target};
     use crate::daemon::container::Plug;
     use crate::daemon::life::Identity;
     use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
@@ -163,6 +166,7 @@ mod tests {
                 host_interface: "pontoon0".to_owned(),
                 mtu: 1500,
                 created: 0,
+                options: NetworkOptions::default(),
             },
             id: NetworkId(1),
             port: PortId(0),

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::interface::{self, PortKinds};
 use super::store::{EndpointRecord, NetworkRecord};
 use super::{Daemon, names, seconds_since_1970};
-use crate::api::{self, CreateNetwork, PortKind};
+use crate::api::{self, CreateNetwork, NetworkOptions, PortKind};
 use crate::ipam::{self, IpamError, Pools};
 use crate::link;
 
@@ -45,7 +45,7 @@ impl Network {
         kind: PortKind,
         switch: &Switch,
     ) -> Result<Network, Failure> {
-        let addresses = Pools::new(&record.subnets, &record.gateways).map_err(refused)?;
+        let addresses = pools(&record.subnets, &record.gateways, &record.options)?;
         let port = add_host_port(&record, kind, switch)?;
         Ok(Network {
             record,
@@ -56,9 +56,12 @@ impl Network {
     }
 
     /// The gateways for an endpoint with these addresses: of each family one, that of the first
-    /// address's subnet.
+    /// address's subnet; none that leads anywhere on an internal network.
     pub(super) fn gateways_for(&self, addresses: &[IpNet]) -> Vec<IpAddr> {
         let mut gateways: Vec<IpAddr> = Vec::with_capacity(2);
+        if self.record.options.internal {
+            return gateways;
+        }
         for address in addresses {
             let gateway = self.record.gateways.iter().find(|it| address.contains(*it));
             if let Some(gateway) = gateway
@@ -69,6 +72,19 @@ impl Network {
         }
         gateways
     }
+}
+
+/// The addresses of a network, nobody's yet.
+fn pools(
+    subnets: &[IpNet],
+    gateways: &[IpAddr],
+    options: &NetworkOptions,
+) -> Result<Pools, Failure> {
+    let mut pools = Pools::new(subnets, gateways).map_err(refused)?;
+    pools
+        .limit(&options.ip_ranges, &options.reserved)
+        .map_err(refused)?;
+    Ok(pools)
 }
 
 /// Which endpoint each family's default route of a container leads through, and to which gateway:
@@ -154,6 +170,7 @@ impl Daemon {
                 MTU.end()
             )));
         }
+        self.check_options(&request.options)?;
         let (subnets, gateways): (Vec<IpNet>, Vec<IpAddr>) =
             self.choose_subnets(&request, mtu)?.into_iter().unzip();
         let Some(&first) = gateways.first() else {
@@ -168,6 +185,7 @@ impl Daemon {
             gateway_mac: ipam::mac_for(first),
             mtu,
             created: seconds_since_1970(),
+            options: request.options,
         };
         let opened = Network::open(
             record.clone(),
@@ -223,6 +241,51 @@ impl Daemon {
         remove_interface(&record.host_interface);
         tracing::info!("network {} is removed", record.name);
         Ok(told)
+    }
+
+    /// Removes the networks that nobody is on, and tells what they were.
+    pub(super) fn prune_networks(&mut self) -> Result<Vec<api::Network>, Failure> {
+        let used = |network: &Network| {
+            let mut endpoints = self.containers.iter().flat_map(|it| &it.record.endpoints);
+            endpoints.any(|endpoint| endpoint.network == network.record.id)
+        };
+        let unused: Vec<String> = self
+            .networks
+            .iter()
+            .filter(|network| network.record.name != BRIDGE && !used(network))
+            .map(|network| network.record.id.clone())
+            .collect();
+        unused.iter().map(|id| self.remove_network(id)).collect()
+    }
+
+    /// What contradicts itself, or the host as it is.
+    fn check_options(&self, options: &NetworkOptions) -> Result<(), Failure> {
+        if options.masquerade_to.is_empty() {
+            return Ok(());
+        }
+        if !options.masquerades() {
+            return Err(Failure::Invalid(
+                "an address to masquerade to (--masquerade-to) means nothing to a network that is \
+                 internal: leave one of them out"
+                    .to_owned(),
+            ));
+        }
+        let own = super::uplink::host_addresses(&self.host);
+        for (index, address) in options.masquerade_to.iter().enumerate() {
+            let earlier = &options.masquerade_to[..index];
+            if let Some(other) = earlier.iter().find(|it| it.is_ipv4() == address.is_ipv4()) {
+                return Err(Failure::Invalid(format!(
+                    "flows can't leave as both {other} and {address}: name one of a family"
+                )));
+            }
+            if !own.contains(address) {
+                return Err(Failure::Invalid(format!(
+                    "{address} is no address of this host, so no answer would come back: add it \
+                     to an interface first (ip address add)"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Position of a network by name, id or beginning of an id.
@@ -323,6 +386,7 @@ pub(super) fn refused(error: IpamError) -> Failure {
         IpamError::TooSmall(_)
         | IpamError::NotUnicast(_)
         | IpamError::Outside { .. }
+        | IpamError::RangeOutside { .. }
         | IpamError::Reserved { .. } => Failure::Invalid(text),
     }
 }

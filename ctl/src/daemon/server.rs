@@ -46,7 +46,10 @@ type Answer<T> = Result<Json<T>, Refusal>;
 pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/info", get(info))
-        .route("/v1/networks", get(networks).post(create_network))
+        .route(
+            "/v1/networks",
+            get(networks).post(create_network).delete(prune_networks),
+        )
         .route("/v1/networks/{name}", get(network).delete(remove_network))
         .route("/v1/containers", get(containers).post(attach))
         .route("/v1/containers/{name}", get(container).delete(detach))
@@ -145,6 +148,12 @@ async fn remove_network(State(api): State<Api>, Name(name): Name) -> Answer<Netw
             .await
             .map(Json)?,
     )
+}
+
+async fn prune_networks(State(api): State<Api>) -> Answer<Vec<Network>> {
+    Ok(change(&api.daemon, Daemon::prune_networks)
+        .await
+        .map(Json)?)
 }
 
 async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {

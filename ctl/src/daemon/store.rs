@@ -16,7 +16,7 @@ use switch::frame::MacAddr;
 
 use super::life::Identity;
 use super::names::random;
-use crate::api::{Mode, NameSettings, PortKind, PortMapping, Status, Target};
+use crate::api::{Mode, NameSettings, NetworkOptions, PortKind, PortMapping, Status, Target};
 
 type Records = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -44,6 +44,8 @@ pub(super) struct NetworkRecord {
     pub mtu: u32,
     /// Seconds since 1970.
     pub created: u64,
+    #[serde(default)]
+    pub options: NetworkOptions,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -334,6 +336,10 @@ mod tests {
             host_interface: "pontoon0".to_owned(),
             mtu: 1500,
             created: 7,
+            options: NetworkOptions {
+                internal: true,
+                ..NetworkOptions::default()
+            },
         };
         let mut store = Store::open(dir.path()).unwrap();
         store.put_network(&network).unwrap();

@@ -92,6 +92,7 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
         host_interface: record.host_interface.clone(),
         mtu: record.mtu,
         created: record.created,
+        options: record.options.clone(),
         containers: containers
             .iter()
             .filter(|container| {
@@ -189,6 +190,7 @@ fn tell_rules(
     api::NatRules {
         masquerade: networks
             .iter()
+            .filter(|network| network.record.options.masquerades())
             .flat_map(|network| {
                 network
                     .record
@@ -197,9 +199,15 @@ fn tell_rules(
                     .map(|subnet| api::MasqueradeRule {
                         network: network.record.name.clone(),
                         source: *subnet,
-                        to: match subnet {
-                            IpNet::V4(_) => ipv4.clone(),
-                            IpNet::V6(_) => ipv6.clone(),
+                        to: {
+                            let mut to = match subnet {
+                                IpNet::V4(_) => ipv4.clone(),
+                                IpNet::V6(_) => ipv6.clone(),
+                            };
+                            if let Some(chosen) = network.record.options.masquerade_to(*subnet) {
+                                to.values_mut().for_each(|address| *address = chosen);
+                            }
+                            to
                         },
                     })
             })

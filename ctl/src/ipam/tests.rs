@@ -273,3 +273,38 @@ fn macs_are_unicast_and_locally_administered() {
         assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
     }
 }
+
+// Feature: addresses pools
+#[test]
+fn ranges_and_reserved_addresses_bound_what_is_chosen() {
+    let subnets = [net("10.0.0.0/24"), net("fd00:1::/64")];
+    let mut pools = Pools::new(&subnets, &[ip("10.0.0.1"), ip("fd00:1::1")]).unwrap();
+    pools
+        .limit(&[net("10.0.0.64/30")], &[ip("10.0.0.65"), ip("fd00:1::43")])
+        .unwrap();
+    let chosen = |pools: &mut Pools| {
+        let given = pools.allocate(&[], "web")?;
+        Ok::<_, IpamError>(given.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        chosen(&mut pools).unwrap(),
+        ["10.0.0.64/24", "fd00:1::40/64"]
+    );
+    assert_eq!(
+        chosen(&mut pools).unwrap(),
+        ["10.0.0.66/24", "fd00:1::42/64"]
+    );
+    // The one alike is reserved: the next free one.
+    assert_eq!(
+        chosen(&mut pools).unwrap(),
+        ["10.0.0.67/24", "fd00:1::2/64"]
+    );
+    assert!(matches!(chosen(&mut pools), Err(IpamError::Full { .. })));
+    // What is asked for may lie outside the range, but not be reserved.
+    pools.allocate(&[ip("10.0.0.9")], "db").unwrap();
+    let refused = pools.allocate(&[ip("10.0.0.65")], "db").unwrap_err();
+    assert!(refused.to_string().contains("a reserved address"));
+    let mut pools = Pools::new(&subnets[..1], &[ip("10.0.0.1")]).unwrap();
+    assert!(pools.limit(&[net("10.0.1.0/30")], &[]).is_err());
+    assert!(pools.limit(&[], &[ip("10.0.1.1")]).is_err());
+}

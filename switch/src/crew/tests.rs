@@ -127,6 +127,7 @@ fn configure(datapath: &Datapath, ports: [PortId; 2]) {
         subnets: Vec::new(),
         host_port: None,
         mtu: 1500,
+        internal: false,
         bridge: Bridge::default(),
     };
     let endpoints = ports.map(|port| Endpoint {

@@ -125,6 +125,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             subnets: vec![subnet],
             host_port: Some(host_port),
             mtu: 1500,
+            internal: false,
             bridge: Bridge::default(),
         }],
         endpoints: vec![Endpoint {

@@ -131,6 +131,7 @@ impl World {
             ],
             host_port: Some(self.port(host)),
             mtu: 1500,
+            internal: false,
             bridge: Bridge {
                 macs_per_port: 4,
                 macs: 10,

@@ -64,6 +64,7 @@ impl Ours {
                 subnets: subnets.into(),
                 host_port: Some(ports[3].0),
                 mtu: 1500,
+                internal: false,
                 bridge: Bridge::default(),
             }],
             endpoints: vec![endpoint(Who::A), endpoint(Who::B)],

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use switch::io::has_ipv6;
 
-use super::{Daemon, Failure, list, refused};
+use super::{Daemon, Failure, list, pools, refused};
 use crate::api::CreateNetwork;
-use crate::ipam::{self, IpamError, Pools};
+use crate::ipam::{self, IpamError};
 
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 clause 5). Linux turns it off below.
 const IPV6_MTU: u32 = 1280;
@@ -50,7 +50,7 @@ impl Daemon {
         }
         subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
         let gateways = choose_gateways(&subnets, &request.gateways)?;
-        Pools::new(&subnets, &gateways).map_err(refused)?;
+        pools(&subnets, &gateways, &request.options)?;
         Ok(subnets.into_iter().zip(gateways).collect())
     }
 
