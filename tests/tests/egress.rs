@@ -3,8 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
 use pontoon_tests::namespace::join;
+use pontoon_tests::process::{Background, run};
 use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
@@ -275,4 +277,45 @@ fn many_flows_at_once_over_many_workers() {
             });
         }
     });
+}
+
+/// On a raw socket of IP protocol `argv[1]`: asks the address `argv[2]` and prints the answer; or,
+/// without one, answers each packet with who sent it. The first four bytes are ports, as SCTP's are.
+const RAW_IP: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, int(sys.argv[1]))
+s.settimeout(5)
+if len(sys.argv) == 3:
+    s.sendto(b'\\x10\\x92\\x0f\\x1c' + bytes(60), (sys.argv[2], 0))
+    print(s.recvfrom(2048)[0][24:].decode())
+else:
+    print('ready', flush=True)
+    while True:
+        packet, peer = s.recvfrom(2048)
+        ports = packet[22:24] + packet[20:22]
+        s.sendto(ports + peer[0].encode(), peer)
+";
+
+// Conforms: LINUX-sctp-by-address
+#[test]
+fn protocols_without_ports_are_masqueraded_by_address() {
+    let Some(scene) = Scene::new() else { return };
+    let a = scene.container("a", &[]);
+    let witness = Witness::start(&scene.outside, "eth0", "icmp[icmptype] = icmp-unreach");
+    // SCTP and GRE.
+    for protocol in ["132", "47"] {
+        let mut server = scene.outside.command("python3");
+        let mut server = Background::start(server.args(["-c", RAW_IP, protocol]));
+        server.wait_for_output("ready");
+        let mut client = a.namespace.command("python3");
+        client.args(["-c", RAW_IP, protocol, &OUTSIDE.to_string()]);
+        let seen = run(&mut client).success();
+        assert_eq!(seen.trim(), HOST.to_string(), "protocol {protocol}");
+        server.end(Signal::SIGKILL);
+    }
+    assert_eq!(
+        witness.stop(),
+        Vec::<String>::new(),
+        "the host says nothing"
+    );
 }

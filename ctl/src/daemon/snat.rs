@@ -6,10 +6,11 @@
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use nat::{Nat, Protocol};
 use nix::sys::resource::{Resource, getrlimit};
-use switch::io::{ReservedPorts, reserve};
+use switch::io::{ReservedPorts, hold_protocols, reserve};
 
 /// Ports a block. A block costs as many descriptors; TCP shares one port among destinations, so
 /// it goes far.
@@ -24,6 +25,8 @@ const LOWEST: u16 = 10000;
 pub(super) struct SnatPorts {
     tcp: Held,
     udp: Held,
+    /// Keep the kernel silent about flows of protocols without ports.
+    _others: Vec<OwnedFd>,
     /// How many ports of one protocol may be held.
     most: usize,
 }
@@ -35,7 +38,7 @@ struct Held {
 }
 
 impl SnatPorts {
-    /// Holds nothing yet; see [`SnatPorts::grow`].
+    /// Holds no port yet; see [`SnatPorts::grow`].
     pub(super) fn new() -> SnatPorts {
         let mut blocks = blocks(&local_port_range().unwrap_or(32768..=60999));
         blocks.reverse();
@@ -50,6 +53,7 @@ impl SnatPorts {
         SnatPorts {
             tcp: none(blocks.clone()),
             udp: none(blocks),
+            _others: hold_protocols(),
             most: most.max(usize::from(BLOCK)),
         }
     }

@@ -65,7 +65,8 @@ pub struct UplinkFilter {
 ///
 /// - ARP, ICMP and ICMPv6 (echo, errors, neighbour discovery);
 /// - fragments, of which only the first has ports, and IPv6 packets with extension headers;
-/// - TCP and UDP to a port in the intervals, found in O(log n) steps.
+/// - TCP and UDP to a port in the intervals, found in O(log n) steps;
+/// - every other protocol, which has no ports to go by: SCTP and tunnels are translated by address.
 ///
 /// All else stays in the kernel, frames of other VLANs too, and all of IPv6 when none of the addresses
 /// is of that family. With more intervals than fit the nearest
@@ -104,7 +105,7 @@ pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
         lookup.extend(search(&intervals));
         program.extend(when_equal(protocol, lookup));
     }
-    program.push(exit(DROP));
+    program.push(exit(ACCEPT));
     program
 }
 

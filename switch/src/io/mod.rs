@@ -35,7 +35,9 @@ pub use memory::{MemoryPeer, MemoryQueue, memory_port};
 pub use packet::{PacketOptions, PacketSocket, open_packet};
 pub use poll::Poller;
 pub(crate) use poll::{Sleeper, Waker};
-pub use reserve::{ReservedPorts, bind_udp, has_ipv6, listen_tcp, replace_filter, reserve};
+pub use reserve::{
+    ReservedPorts, bind_udp, has_ipv6, hold_protocols, listen_tcp, replace_filter, reserve,
+};
 pub use tap::{TapOptions, TapQueue, open_tap};
 
 /// One queue of a port.

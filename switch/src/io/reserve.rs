@@ -9,7 +9,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use libc::sock_filter;
@@ -118,6 +118,35 @@ fn explain(host: Option<IpAddr>, port: u16, protocol: &str, error: &io::Error) -
         _ => format!("port {port}/{protocol}{on}: {error}"),
     };
     io::Error::new(error.kind(), text)
+}
+
+/// What is masqueraded by address alone and the host mostly has no use for: IP in IP, IPv6 in IP,
+/// GRE, ESP, SCTP.
+const WITHOUT_PORTS: [i32; 5] = [
+    libc::IPPROTO_IPIP,
+    libc::IPPROTO_IPV6,
+    libc::IPPROTO_GRE,
+    libc::IPPROTO_ESP,
+    libc::IPPROTO_SCTP,
+];
+
+/// Sockets that keep the host's kernel from answering "protocol unreachable" to packets of
+/// protocols without ports that are a container's: it stays silent where a raw socket listens
+/// (`ip_protocol_deliver_rcu` in net/ipv4/ip_input.c). What the kernel handles itself it goes on
+/// handling. Best effort: what can't be held is left out.
+pub fn hold_protocols() -> Vec<OwnedFd> {
+    let families = [Some(Domain::IPV4), has_ipv6().then_some(Domain::IPV6)];
+    let hold = |domain: Domain, protocol: i32| -> io::Result<OwnedFd> {
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
+        sys::attach_filter(socket.as_fd(), &drop_all_filter())?;
+        Ok(socket.into())
+    };
+    families
+        .into_iter()
+        .flatten()
+        .flat_map(|domain| WITHOUT_PORTS.map(|protocol| hold(domain, protocol)))
+        .flatten()
+        .collect()
 }
 
 /// Ports of the host that are held, silently, on every address of every family until it is dropped.
