@@ -66,11 +66,11 @@ impl Simulation {
         });
     }
 
-    /// A route to everywhere by way of `via` and its masquerading source.
-    pub fn route_ipv6(&mut self, via: Ipv6Addr, source: Ipv6Addr) {
+    /// A route to everywhere by way of `via`, or on the segment, and its masquerading source.
+    pub fn route_ipv6(&mut self, via: Option<Ipv6Addr>, source: Ipv6Addr) {
         self.config.routes.push(Route {
             destination: "::/0".parse().expect("a subnet"),
-            via: Some(via.into()),
+            via: via.map(Into::into),
             uplink: self.uplink(),
             source: source.into(),
             metric: 0,

@@ -13,7 +13,8 @@ pub struct Faults {
     pub loss: usize,
     /// One in this many arrives twice.
     pub duplication: usize,
-    /// One in this many arrives with one bit flipped.
+    /// One in this many arrives at the switch with one bit flipped. Only there: of two flips in one
+    /// packet the second may put right the checksum that the first made wrong.
     pub corruption: usize,
     /// How long every frame takes.
     pub delay: Duration,
@@ -47,7 +48,11 @@ struct Flight {
 impl Link {
     pub(super) fn send_to_host(&mut self, now: Duration, frame: &[u8], noise: &mut Noise) {
         if !self.down {
-            self.to_host.send(now, &self.faults, frame, noise);
+            let faults = Faults {
+                corruption: 0,
+                ..self.faults
+            };
+            self.to_host.send(now, &faults, frame, noise);
         }
     }
 

@@ -123,7 +123,7 @@ impl Network {
         simulation.add_ipv6_uplink(HOST6);
         simulation.give(outside, of(OUTSIDE6));
         simulation.give(outside, of(ROUTER));
-        simulation.route_ipv6(ROUTER, HOST6);
+        simulation.route_ipv6(Some(ROUTER), HOST6);
         simulation.configure();
         Network {
             simulation,

@@ -65,6 +65,7 @@ fn every_world_holds_together() {
                     *worlds += 1;
                     sum.complete += report.complete;
                     sum.reset += report.reset;
+                    sum.stalled += report.stalled;
                     sum.abandoned += report.abandoned;
                     sum.frames += report.frames;
                     sum.time += report.time;
@@ -87,11 +88,12 @@ fn every_world_holds_together() {
     });
     let (worlds, sum) = sum.into_inner().unwrap();
     println!(
-        "{worlds} worlds in {:.1?}: {} flows complete, {} reset, {} abandoned; {} frames in {} \
+        "{worlds} worlds in {:.1?}: {} flows complete, {} reset ({} stalled), {} abandoned; {} frames in {} \
          simulated hours",
         start.elapsed(),
         sum.complete,
         sum.reset,
+        sum.stalled,
         sum.abandoned,
         sum.frames,
         sum.time.as_secs() / 3600,
@@ -108,6 +110,7 @@ fn every_world_holds_together() {
         })
         .collect();
     assert!(told.is_empty(), "{}", told.join("\n"));
+    assert!(sum.stalled <= 2 + sum.complete / 10_000, "{sum:?}");
 }
 
 fn one(seed: u64) {

@@ -2,15 +2,15 @@
 //! its table of connections.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nat::{ConnectionInfo, Kind, Limits, Nat, Protocol, Time};
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet, IpProtocol, Ipv4Packet,
-    TcpPacket, UdpPacket,
+    EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet, Icmpv6Packet, IpProtocol,
+    Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
-use super::plan::{HOST, Party};
+use super::plan::{HOST, HOST6, Party};
 use crate::simulation::UPLINK_MAC;
 
 /// Where a port of the switch leads.
@@ -48,6 +48,7 @@ pub(super) fn sent(place: Place, bytes: &[u8], sound: bool) -> Result<(), String
     }
     match frame.ethertype() {
         EthernetProtocol::Ipv4 => ipv4(place, from, frame.payload(), sound),
+        EthernetProtocol::Ipv6 => ipv6(place, from, frame.payload(), sound),
         EthernetProtocol::Arp => {
             let sender: Option<[u8; 4]> = bytes.get(28..32).and_then(|at| at.try_into().ok());
             match place {
@@ -113,6 +114,91 @@ fn ipv4(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), St
         }
     }
     if sound { whole(&packet) } else { Ok(()) }
+}
+
+/// The network of a container's address of IPv6.
+fn inside6(address: Ipv6Addr) -> Option<usize> {
+    match address.segments() {
+        [0xfd00, 0, 0, network, 0, 0, 0, 2..=0xffff] => Some(usize::from(network)),
+        _ => None,
+    }
+}
+
+fn ipv6(place: Place, from: [u8; 6], bytes: &[u8], sound: bool) -> Result<(), String> {
+    let Ok(packet) = Ipv6Packet::new_checked(bytes) else {
+        return if sound { Err("no IPv6".into()) } else { Ok(()) };
+    };
+    let (source, destination) = (packet.src_addr(), packet.dst_addr());
+    let near = source.is_unicast_link_local() || source.is_unspecified();
+    match place {
+        Place::Uplink => {
+            if source != HOST6 && !near {
+                return Err(format!("leaves by the uplink from {source}"));
+            }
+            if inside6(destination).is_some() {
+                return Err(format!("leaves by the uplink to {destination}"));
+            }
+            if let Some((from, to)) = quoted6(&packet)
+                && (inside6(from).is_some() || inside6(to).is_some())
+            {
+                return Err(format!(
+                    "tells the outside of {from} > {to}, in an ICMP error"
+                ));
+            }
+        }
+        Place::Inside(party) => {
+            let network = party.network().unwrap_or(0);
+            let routed = from == Party::Host { network }.mac(0).0;
+            if inside6(source).is_some_and(|other| other != network) {
+                return Err(format!("comes from {source}, of another network"));
+            }
+            if let Some((from, _)) = quoted6(&packet).filter(|_| routed && sound)
+                && from != party.address6()
+            {
+                return Err(format!("has an ICMP error about a packet of {from}"));
+            }
+            let to_it = destination == party.address6() || destination.is_unicast_link_local();
+            if party.is_container() && routed && sound && !to_it && !destination.is_multicast() {
+                return Err(format!(
+                    "is routed to {}, for {destination}",
+                    party.address6()
+                ));
+            }
+        }
+    }
+    if sound { whole6(&packet) } else { Ok(()) }
+}
+
+/// The source and the destination that an ICMPv6 error quotes.
+fn quoted6(packet: &Ipv6Packet<&[u8]>) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    // Errors are the types below 128 (RFC 4443 section 2.1).
+    let is_error = packet.next_header() == IpProtocol::Icmpv6 && *packet.payload().first()? < 128;
+    let address = |at: usize| -> Option<Ipv6Addr> {
+        let bytes: [u8; 16] = packet.payload().get(at..at + 16)?.try_into().ok()?;
+        Some(bytes.into())
+    };
+    is_error.then_some((address(16)?, address(32)?))
+}
+
+fn whole6(packet: &Ipv6Packet<&[u8]>) -> Result<(), String> {
+    let (source, destination) = (packet.src_addr(), packet.dst_addr());
+    let payload = packet.payload();
+    let right = match packet.next_header() {
+        IpProtocol::Tcp => TcpPacket::new_checked(payload)
+            .is_ok_and(|segment| segment.verify_checksum(&source.into(), &destination.into())),
+        IpProtocol::Udp => UdpPacket::new_checked(payload)
+            .is_ok_and(|datagram| datagram.verify_checksum(&source.into(), &destination.into())),
+        IpProtocol::Icmpv6 => Icmpv6Packet::new_checked(payload)
+            .is_ok_and(|message| message.verify_checksum(&source, &destination)),
+        _ => true,
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(format!(
+            "a checksum is wrong, from {source} to {destination}"
+        ))
+    }
 }
 
 /// The source and the destination that an ICMP error quotes.
@@ -191,13 +277,12 @@ pub(super) fn table(nat: &Nat, now: Time) -> Result<(), String> {
 }
 
 /// Of a container that went no connection remains, for the next one with its address to inherit.
-pub(super) fn forgotten(nat: &Nat, now: Time, gone: Ipv4Addr) -> Result<(), String> {
-    let gone = IpAddr::V4(gone);
+pub(super) fn forgotten(nat: &Nat, now: Time, gone: [IpAddr; 2]) -> Result<(), String> {
     let connections = nat.connections(now);
     let left = connections.iter().find(|of| {
         [of.original, of.reply]
             .iter()
-            .any(|of| of.src == gone || of.dst == gone)
+            .any(|of| gone.contains(&of.src) || gone.contains(&of.dst))
     });
     left.map_or(Ok(()), |left| {
         Err(format!("{} outlives its container", left.original))

@@ -1,12 +1,12 @@
 //! The client's side of a flow.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
-use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress};
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress, IpEndpoint};
 
 use super::plan::{FlowPlan, What};
 use super::service::{self, HEADER};
@@ -92,7 +92,7 @@ impl Flow {
         &mut self,
         simulation: &mut Simulation,
         host: HostId,
-        to: (Ipv4Addr, u16),
+        to: (IpAddr, u16),
         port: u16,
     ) {
         let now = simulation.now();
@@ -141,7 +141,7 @@ impl Flow {
     pub(super) fn pump(
         &mut self,
         simulation: &mut Simulation,
-        to: (Ipv4Addr, u16),
+        to: (IpAddr, u16),
         confused: bool,
     ) -> Result<Option<Stray>, String> {
         let State::Running(host, client) = &mut self.state else {
@@ -198,7 +198,7 @@ impl Flow {
                     let from = (IpAddr::from(from.endpoint.addr), from.endpoint.port);
                     if flow != id {
                         stray = Some(Stray { flow });
-                    } else if from != (IpAddr::V4(to.0), to.1) {
+                    } else if from != to {
                         if confused {
                             continue;
                         }
@@ -214,7 +214,7 @@ impl Flow {
                     let sockets = simulation.sockets_mut(host);
                     // Full is lost, as everywhere.
                     let socket = sockets.get_mut::<udp::Socket>(*handle);
-                    socket.send_slice(&question, to).ok();
+                    socket.send_slice(&question, IpEndpoint::from(to)).ok();
                 }
                 (*round == rounds).then_some(Outcome::Complete)
             }
@@ -240,7 +240,7 @@ impl Flow {
                     if let Some((flow, answered)) = read_echo(bytes, *ident)? {
                         if flow != id {
                             stray = Some(Stray { flow });
-                        } else if from != IpAddress::Ipv4(to.0) {
+                        } else if IpAddr::from(from) != to.0 {
                             return Err(format!("flow {id} asked {}, and {from} answers", to.0));
                         } else if answered == *round {
                             *round += 1;
@@ -355,7 +355,7 @@ fn send_echo(
     handle: SocketHandle,
     ident: u16,
     (flow, round): (u32, u32),
-    to: Ipv4Addr,
+    to: IpAddr,
 ) {
     let data = service::datagram(flow, round, false, 16);
     let request = Icmpv4Repr::EchoRequest {
@@ -366,7 +366,7 @@ fn send_echo(
     let sockets = simulation.sockets_mut(host);
     let socket: &mut icmp::Socket = sockets.get_mut(handle);
     // Full is lost, as everywhere.
-    if let Ok(payload) = socket.send(request.buffer_len(), IpAddress::Ipv4(to)) {
+    if let Ok(payload) = socket.send(request.buffer_len(), IpAddress::from(to)) {
         let mut packet = Icmpv4Packet::new_unchecked(payload);
         request.emit(&mut packet, &ChecksumCapabilities::default());
     }

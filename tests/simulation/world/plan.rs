@@ -1,6 +1,6 @@
 //! What a world is made of and what happens in it, drawn from its seed before anything runs.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use nat::{Limits, Protocol};
@@ -9,8 +9,9 @@ use switch::frame::MacAddr;
 use crate::simulation::Faults;
 use crate::wire::Noise;
 
-/// The host's address on its uplink.
+/// The host's addresses on its uplink.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// What every host serves: a stream each, and datagrams.
 pub(super) const STREAMS: u16 = 80;
 pub(super) const DATAGRAMS: u16 = 53;
@@ -40,6 +41,25 @@ impl Party {
             }
             Party::Host { network } => Ipv4Addr::new(10, 80 + network as u8, 0, 1),
             Party::Outside(index) => Ipv4Addr::new(192, 0, 2, 2 + index as u8),
+        }
+    }
+
+    pub(super) fn address6(self) -> Ipv6Addr {
+        match self {
+            Party::Container { network, index } => {
+                Ipv6Addr::new(0xfd00, 0, 0, network as u16, 0, 0, 0, 2 + index as u16)
+            }
+            Party::Host { network } => Ipv6Addr::new(0xfd00, 0, 0, network as u16, 0, 0, 0, 1),
+            Party::Outside(index) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2 + index as u16),
+        }
+    }
+
+    /// Its address of one family.
+    pub(super) fn of(self, v6: bool) -> IpAddr {
+        if v6 {
+            self.address6().into()
+        } else {
+            self.address().into()
         }
     }
 
@@ -74,6 +94,7 @@ pub struct PublishPlan {
     /// Every address of the host, or the one of its uplink alone.
     pub everywhere: bool,
     pub to: Party,
+    pub v6: bool,
     /// It leads to a port that the container does not serve.
     pub closed: bool,
 }
@@ -95,7 +116,7 @@ pub enum Way {
     /// By the server's own address.
     Direct(Party),
     /// By a published port, at an address of the host.
-    Published { index: usize, dialled: Ipv4Addr },
+    Published { index: usize, dialled: IpAddr },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +135,7 @@ pub struct FlowPlan {
     pub client: Party,
     pub way: Way,
     pub what: What,
+    pub v6: bool,
     /// Sent directly to a port that nobody serves.
     pub closed: bool,
 }
@@ -208,13 +230,19 @@ impl Plan {
     fn draw_published(&mut self, noise: &mut Noise) {
         let containers: Vec<Party> = self.containers().collect();
         for (index, to) in containers.into_iter().enumerate() {
-            for (protocol, first) in [(Protocol::TCP, 8000), (Protocol::UDP, 5300)] {
-                if noise.one_in(2) {
+            for (protocol, first, v6) in [
+                (Protocol::TCP, 8000, false),
+                (Protocol::UDP, 5300, false),
+                (Protocol::TCP, 8000, true),
+                (Protocol::UDP, 5300, true),
+            ] {
+                if noise.one_in(3) {
                     self.publish.push(PublishPlan {
                         protocol,
                         port: first + index as u16,
                         everywhere: noise.below(4) > 0,
                         to,
+                        v6,
                         closed: noise.one_in(8),
                     });
                 }
@@ -231,6 +259,7 @@ impl Plan {
             _ => self.container(noise),
         };
         let published = !self.publish.is_empty() && client.is_container() && noise.one_in(2);
+        let mut v6 = noise.one_in(3);
         let (way, protocol) = if matches!(client, Party::Outside(_)) || published {
             if self.publish.is_empty() {
                 return;
@@ -239,10 +268,11 @@ impl Plan {
             let published = self.publish[index];
             let dialled = match client.network() {
                 Some(network) if published.everywhere && noise.one_in(2) => {
-                    Party::Host { network }.address()
+                    Party::Host { network }.of(published.v6)
                 }
-                _ => HOST,
+                _ => host(published.v6),
             };
+            v6 = published.v6;
             (Way::Published { index, dialled }, Some(published.protocol))
         } else {
             let server = match noise.below(4) {
@@ -283,6 +313,8 @@ impl Plan {
             client,
             way,
             what,
+            // Echo is of IPv4 here.
+            v6: v6 && !is_echo,
             closed: is_direct && !is_echo && noise.one_in(8),
         });
     }
@@ -311,6 +343,11 @@ impl Plan {
             };
         }
     }
+}
+
+/// The host's address on its uplink, of one family.
+pub(super) fn host(v6: bool) -> IpAddr {
+    if v6 { HOST6.into() } else { HOST.into() }
 }
 
 fn moment(noise: &mut Noise) -> Duration {

@@ -10,6 +10,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Duration;
 
+use super::STALL;
 use super::plan::{DATAGRAMS, Party, STREAMS};
 use crate::simulation::{HostId, Simulation};
 
@@ -139,7 +140,7 @@ impl Service {
             let mut socket = tcp_socket();
             socket.listen(STREAMS).expect("a new socket listens");
             // A peer that went without a word is forgotten.
-            socket.set_timeout(Some(Duration::from_secs(300)));
+            socket.set_timeout(Some(STALL.into()));
             let handle = simulation.sockets_mut(self.host).add(socket);
             self.listeners.push(handle);
         }
