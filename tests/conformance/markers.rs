@@ -37,34 +37,55 @@ pub(crate) struct Found {
     pub(crate) faults: Vec<String>,
 }
 
-/// Looks through every Rust file of every crate of the workspace.
+/// Looks through every Rust file of every crate below `workspace`.
 ///
 /// # Errors
 ///
 /// A directory or file can't be read.
 pub(crate) fn scan(workspace: &Path) -> Result<Found, String> {
     let mut found = Found::default();
-    for directory in entries(workspace)? {
-        let Ok(manifest) = std::fs::read_to_string(workspace.join(&directory).join("Cargo.toml"))
-        else {
-            continue;
-        };
-        let unit = package(&manifest).replace('-', "_");
-        let mut files = Vec::new();
-        rust_files(workspace, &directory, &mut files)?;
-        for file in files {
-            let path = workspace.join(&file);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("{} can't be read: {error}", path.display()))?;
-            found.file(&unit, &file, &text);
-        }
-    }
+    found.directory(workspace, "", None)?;
     Ok(found)
 }
 
+/// A crate: where it is, and the binary of its unit tests.
+#[derive(Clone, Copy)]
+struct Home<'a> {
+    directory: &'a str,
+    unit: &'a str,
+}
+
 impl Found {
-    fn file(&mut self, unit: &str, file: &str, text: &str) {
-        let (binary, module) = home(unit, file);
+    /// Looks through a directory of the workspace, which may be a crate of its own or lie in one.
+    fn directory(
+        &mut self,
+        workspace: &Path,
+        directory: &str,
+        home: Option<Home<'_>>,
+    ) -> Result<(), String> {
+        let manifest = std::fs::read_to_string(workspace.join(directory).join("Cargo.toml"));
+        let unit = manifest.as_deref().map(unit_tests).unwrap_or_default();
+        let own = Home {
+            directory,
+            unit: &unit,
+        };
+        let home = if manifest.is_ok() { Some(own) } else { home };
+        for name in entries(&workspace.join(directory))? {
+            let path = format!("{directory}{name}");
+            let full = workspace.join(&path);
+            if full.is_dir() {
+                self.directory(workspace, &format!("{path}/"), home)?;
+            } else if let Some(home) = home.filter(|_| name.ends_with(".rs")) {
+                let text = std::fs::read_to_string(&full)
+                    .map_err(|error| format!("{} can't be read: {error}", full.display()))?;
+                self.file(home, &path, &text);
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, home: Home<'_>, file: &str, text: &str) {
+        let (binary, module) = home.of(file);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for (index, line) in lines.iter().enumerate() {
             let Some(ids) = line.strip_prefix(MARKER) else {
@@ -104,36 +125,38 @@ fn test_after<'a>(lines: &[&'a str]) -> Option<&'a str> {
     None
 }
 
-/// The test binary that `file` is part of, and the module that it is there. `unit` is the binary
-/// of the crate's unit tests.
-fn home(unit: &str, file: &str) -> (String, String) {
-    let mut parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
-    parts.remove(0);
-    let top = parts.remove(0);
-    let binary = if top == "src" || parts.is_empty() {
-        unit
-    } else {
-        // A test's own file, its directory, or that of another target.
-        match top {
+impl Home<'_> {
+    /// The test binary that `file` is part of, and the module that it is there.
+    fn of(&self, file: &str) -> (String, String) {
+        let within = file.trim_start_matches(self.directory);
+        let mut parts: Vec<&str> = within.trim_end_matches(".rs").split('/').collect();
+        let top = parts.remove(0);
+        let binary = match top {
+            _ if parts.is_empty() => self.unit,
+            "src" => self.unit,
+            // A test's own file or its directory, or that of another target.
             "tests" => parts.remove(0),
             other => other,
+        };
+        let root = |last: &&str| matches!(*last, "main" | "lib" | "mod");
+        if parts.last().is_some_and(root) {
+            parts.pop();
         }
-    };
-    if parts
-        .last()
-        .is_some_and(|&last| matches!(last, "main" | "lib" | "mod"))
-    {
-        parts.pop();
+        (binary.to_owned(), parts.join("::"))
     }
-    (binary.to_owned(), parts.join("::"))
 }
 
-/// The name in a manifest's `[package]`, which comes first.
-fn package(manifest: &str) -> &str {
-    let name = manifest
-        .lines()
-        .find_map(|line| line.strip_prefix("name = "));
-    name.unwrap_or_default().trim_matches('"')
+/// The binary of a crate's unit tests: named by its library if that has a name of its own, else by
+/// the package.
+fn unit_tests(manifest: &str) -> String {
+    let name = |section: &str| {
+        let start = manifest.find(section)?;
+        let mut lines = manifest[start..].lines().skip(1);
+        let own = lines.by_ref().take_while(|line| !line.starts_with('['));
+        own.filter_map(|line| line.strip_prefix("name = ")).next()
+    };
+    let name = name("[lib]").or_else(|| name("[package]"));
+    name.unwrap_or_default().trim_matches('"').replace('-', "_")
 }
 
 /// The names in a directory, sorted, without those that git does not keep.
@@ -151,21 +174,14 @@ fn entries(directory: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-fn rust_files(workspace: &Path, within: &str, files: &mut Vec<String>) -> Result<(), String> {
-    for name in entries(&workspace.join(within))? {
-        let path = format!("{within}/{name}");
-        if workspace.join(&path).is_dir() {
-            rust_files(workspace, &path, files)?;
-        } else if name.ends_with(".rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NAT: Home<'static> = Home {
+        directory: "nat/",
+        unit: "nat",
+    };
 
     #[test]
     fn a_marker_belongs_to_the_test_below_it() {
@@ -186,7 +202,7 @@ mod tests {
             fn other() {}"
             .replace("MARKS ", MARKER);
         let mut found = Found::default();
-        found.file("pontoon_nat", "nat/src/nat/tests.rs", &text);
+        found.file(NAT, "nat/src/nat/tests.rs", &text);
         let [marked] = &found.marked[..] else {
             panic!("{:?}", found.marked);
         };
@@ -203,17 +219,32 @@ mod tests {
 
     #[test]
     fn a_file_is_a_module_of_its_binary() {
-        let home = |file| home("pontoon_nat", file);
+        let home = |file: &str| {
+            let directory = if file.starts_with("x/") {
+                "x/"
+            } else {
+                "tests/fuzz/"
+            };
+            let unit = "unit";
+            Home { directory, unit }.of(file)
+        };
         let at = |binary: &str, module: &str| (binary.to_owned(), module.to_owned());
-        assert_eq!(home("nat/src/lib.rs"), at("pontoon_nat", ""));
-        assert_eq!(
-            home("nat/src/nat/tests.rs"),
-            at("pontoon_nat", "nat::tests")
-        );
-        assert_eq!(home("switch/src/io/mod.rs"), at("pontoon_nat", "io"));
-        assert_eq!(home("nat/tests/model.rs"), at("model", ""));
-        assert_eq!(home("nat/tests/model/run.rs"), at("model", "run"));
-        assert_eq!(home("switch/tests/io/main.rs"), at("io", ""));
-        assert_eq!(home("tests/conformance/list.rs"), at("conformance", "list"));
+        assert_eq!(home("x/src/lib.rs"), at("unit", ""));
+        assert_eq!(home("x/lib.rs"), at("unit", ""));
+        assert_eq!(home("x/src/nat/tests.rs"), at("unit", "nat::tests"));
+        assert_eq!(home("x/src/io/mod.rs"), at("unit", "io"));
+        assert_eq!(home("x/tests/model.rs"), at("model", ""));
+        assert_eq!(home("x/tests/model/run.rs"), at("model", "run"));
+        assert_eq!(home("x/tests/io/main.rs"), at("io", ""));
+        assert_eq!(home("x/conformance/list.rs"), at("conformance", "list"));
+        assert_eq!(home("tests/fuzz/tests/corpus.rs"), at("corpus", ""));
+    }
+
+    #[test]
+    fn unit_tests_are_named_by_library_or_package() {
+        let manifest = "[package]\nname = \"pontoon-nat\"\n[lib]\ndoctest = false\n[dependencies]";
+        assert_eq!(unit_tests(manifest), "pontoon_nat");
+        let manifest = "[package]\nname = \"pontoon-nat\"\n\n[lib]\nname = \"nat\"\n";
+        assert_eq!(unit_tests(manifest), "nat");
     }
 }

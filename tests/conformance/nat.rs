@@ -494,14 +494,6 @@ const SWITCH: Section = Section {
             "segment sizes announced over an uplink are lowered to its MTU, when asked for",
         ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
-        row(
-            "SWITCH-unknown-unicast",
-            "frames to unknown addresses go only where an unknown station may be",
-        ),
-        row(
-            "SWITCH-multicast-router-guard",
-            "a guarded container can't make itself a multicast router",
-        ),
     ],
 };
 
