@@ -128,9 +128,14 @@ impl Scene {
     /// A scene whose daemon is started with these options, instead of `--workers 2`.
     pub fn with_daemon_options(options: &[&str]) -> Option<Scene> {
         let mut scene = Scene::without_daemon("tap")?;
-        scene.daemon_options = options.iter().map(|&option| option.to_owned()).collect();
+        scene.set_daemon_options(options);
         scene.start_daemon();
         Some(scene)
+    }
+
+    /// Options of daemons that are started from now on, instead of `--workers 2`.
+    pub fn set_daemon_options(&mut self, options: &[&str]) {
+        self.daemon_options = options.iter().map(|&option| option.to_owned()).collect();
     }
 
     /// A directory that goes with the scene.

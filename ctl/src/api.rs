@@ -16,12 +16,17 @@
 //! | `DELETE /v1/containers/{name}/endpoints/{network}` | → [`Container`] |
 //! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
 //! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
+//! | `POST /v1/containers/{name}/kill` | [`Kill`] → [`Container`] |
+//! | `POST /v1/containers/{name}/exit` | [`Exited`], from its supervisor → [`Exit`] |
+//! | `GET /v1/containers/{name}/wait` | → [`Exit`], once it has ended |
+//! | `GET /v1/events`, `GET /v1/events?since={seq}` | → [`Event`]s without end, one a line |
 //! | `GET /v1/fdb` | → [`FdbEntry`]s |
 //! | `GET /v1/nat` | → [`NatRules`] |
 //! | `GET /v1/connections` | → [`Connection`]s |
 //! | `GET /v1/counters` | → [`Counters`] |
 //!
-//! A failure answers with a 4xx or 5xx status and an [`ErrorBody`]. Containers and networks are
+//! Who can connect to the socket may ask with GET; only root and the daemon's own user may change
+//! something. A failure answers with a 4xx or 5xx status and an [`ErrorBody`]. Containers and networks are
 //! named by name, by id or by an unambiguous beginning of the id.
 
 use std::collections::BTreeMap;
@@ -201,6 +206,10 @@ pub(crate) struct Attach {
     /// --all` keeps telling of it until it is removed.
     #[serde(default)]
     pub remove_on_exit: bool,
+    /// The target is a `pontoon run`, which passes signals on to the command and tells how it
+    /// ended.
+    #[serde(default)]
+    pub supervised: bool,
 }
 
 /// A network that a container is to have an endpoint on.
@@ -314,6 +323,9 @@ pub(crate) struct Container {
     pub command: Vec<String>,
     pub created: u64,
     pub status: Status,
+    /// As a shell tells it: 128 + N for signal N. Absent while it runs, and where nobody could tell.
+    #[serde(default)]
+    pub exit_code: Option<u8>,
     pub endpoints: Vec<Endpoint>,
     pub published: Vec<PortMapping>,
     pub names: NameSettings,
@@ -321,6 +333,110 @@ pub(crate) struct Container {
     /// without a network.
     pub resolvers: Vec<IpAddr>,
     pub remove_on_exit: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kill {
+    /// `TERM`, `SIGTERM` or 15.
+    pub signal: String,
+}
+
+/// What the supervisor of a container's command says in the end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Exited {
+    /// As [`Container::exit_code`].
+    pub exit_code: u8,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Exit {
+    pub id: String,
+    pub name: String,
+    /// As [`Container::exit_code`].
+    pub exit_code: Option<u8>,
+}
+
+/// Something that happened. Which of the optional fields are there depends on what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Counts from 0 in each life of the daemon.
+    pub seq: u64,
+    /// Milliseconds since 1970.
+    pub time: u64,
+    pub kind: EventKind,
+    pub action: EventAction,
+    /// Of the container, network or host interface.
+    #[serde(default)]
+    pub name: String,
+    /// Of the container or network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// That an endpoint is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Of an endpoint; the gateways of a network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<PortMapping>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many events this reader was too slow for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EventKind {
+    Network,
+    Container,
+    /// A container on a network.
+    Endpoint,
+    /// A published port.
+    Port,
+    /// An interface of the host that pontoon uses.
+    Interface,
+    /// The stream of events itself.
+    Stream,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EventAction {
+    Created,
+    /// A daemon has taken it over from the one before.
+    Adopted,
+    Removed,
+    Ended,
+    Connected,
+    Disconnected,
+    Published,
+    Withdrawn,
+    Changed,
+    /// Somebody had removed it; it is made anew.
+    Restored,
+    Lost,
+}
+
+impl std::fmt::Display for EventKind {
+    /// As in JSON.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl std::fmt::Display for EventAction {
+    /// As in JSON.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,10 +5,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,7 +69,7 @@ impl Client {
     /// Nothing is connected yet. The runtime starts no thread, so the process may still change its
     /// namespaces.
     pub(crate) fn new(socket: &Path) -> io::Result<Client> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Client {
             socket: socket.to_owned(),
             runtime,
@@ -77,6 +78,55 @@ impl Client {
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.request(Method::GET, path, Bytes::new())
+    }
+
+    /// None if there is no answer within `limit`.
+    pub(crate) fn get_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Option<T>, ClientError> {
+        let exchange = self.exchange(Method::GET, path, Bytes::new());
+        let answer = self
+            .runtime
+            .block_on(async { tokio::time::timeout(limit, exchange).await });
+        match answer {
+            Ok(answer) => self.decode(path, answer?).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Calls `heard` with what each line of an answer holds, until the answer ends.
+    pub(crate) fn stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut heard: impl FnMut(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let response = self.send(Method::GET, path, Bytes::new()).await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let answer = body.collect().await.map_err(|e| self.broke_off(e))?;
+                return Err(self.refusal(path, status, &answer.to_bytes()).into());
+            }
+            let mut begun = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broke_off(error))?;
+                let Ok(bytes) = frame.into_data() else {
+                    continue;
+                };
+                begun.extend_from_slice(&bytes);
+                while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = begun.drain(..=end).collect();
+                    let value = serde_json::from_slice(&line).map_err(|error| {
+                        self.foreign(format!("a line of {path} is malformed: {error}"))
+                    })?;
+                    heard(value)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn post<T: DeserializeOwned>(
@@ -110,21 +160,43 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let (status, answer) = self.runtime.block_on(self.exchange(method, path, body))?;
-        let foreign = |problem| ClientError::Foreign {
-            socket: self.socket.clone(),
-            problem,
-        };
-        if status.is_success() {
-            return serde_json::from_slice(&answer)
-                .map_err(|error| foreign(format!("the answer to {path} is malformed: {error}")));
+        let answer = self.runtime.block_on(self.exchange(method, path, body))?;
+        self.decode(path, answer)
+    }
+
+    fn decode<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        (status, answer): (StatusCode, Bytes),
+    ) -> Result<T, ClientError> {
+        if !status.is_success() {
+            return Err(self.refusal(path, status, &answer));
         }
-        match serde_json::from_slice::<ErrorBody>(&answer) {
-            Ok(body) => Err(ClientError::Refused {
+        serde_json::from_slice(&answer)
+            .map_err(|error| self.foreign(format!("the answer to {path} is malformed: {error}")))
+    }
+
+    fn refusal(&self, path: &str, status: StatusCode, answer: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorBody>(answer) {
+            Ok(body) => ClientError::Refused {
                 status,
                 message: body.error,
-            }),
-            Err(_) => Err(foreign(format!("it answers {path} with {status}"))),
+            },
+            Err(_) => self.foreign(format!("it answers {path} with {status}")),
+        }
+    }
+
+    fn foreign(&self, problem: String) -> ClientError {
+        ClientError::Foreign {
+            socket: self.socket.clone(),
+            problem,
+        }
+    }
+
+    fn broke_off(&self, source: hyper::Error) -> ClientError {
+        ClientError::Exchange {
+            socket: self.socket.clone(),
+            source,
         }
     }
 
@@ -134,6 +206,22 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        Ok((
+            status,
+            body.map_err(|error| self.broke_off(error))?.to_bytes(),
+        ))
+    }
+
+    /// A request, and the beginning of its answer.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -145,13 +233,9 @@ impl Client {
                 _ => ClientError::Connect { socket, source },
             }
         })?;
-        let broke_off = |source| ClientError::Exchange {
-            socket: self.socket.clone(),
-            source,
-        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(broke_off)?;
+            .map_err(|error| self.broke_off(error))?;
         // It ends with the exchange; what it fails with, the request fails with too.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -161,10 +245,10 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| ClientError::Request(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(broke_off)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(broke_off)?;
-        Ok((status, body.to_bytes()))
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broke_off(error))
     }
 }
 

@@ -28,18 +28,20 @@ use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
-use crate::api::{self, PortKind};
-use crate::host::{self, HostState};
+use crate::api::{self, Event as ApiEvent, EventAction, EventKind, PortKind};
+use crate::host::{self, HostLink, HostState};
 use crate::ipam;
 use crate::netns::Netns;
 
+mod access;
 mod config;
 mod container;
+mod events;
 mod failure;
 mod interface;
 mod life;
@@ -49,6 +51,7 @@ mod network;
 mod publish;
 mod resolver;
 mod server;
+mod service;
 mod snat;
 mod store;
 mod uplink;
@@ -57,6 +60,7 @@ mod view;
 pub(crate) use crate::host::UplinkChoice;
 
 use container::Container;
+use events::{Events, between, event};
 use failure::Failure;
 use interface::PortKinds;
 use network::Network;
@@ -79,6 +83,8 @@ pub(crate) struct DaemonOptions {
     pub run_dir: PathBuf,
     /// The API's socket.
     pub socket: PathBuf,
+    /// Who may use the socket besides root; the group `pontoon`, if there is one, when absent.
+    pub group: Option<String>,
     pub uplink: UplinkChoice,
     /// Threads of the switch; as many as suit the machine when absent.
     pub workers: Option<usize>,
@@ -119,7 +125,15 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
 
 async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     let _locks = lock::claim(&options.state_dir)?;
-    let (listener, _socket) = lock::bind_socket(&options.socket)?;
+    let inherited = service::inherited_socket()?;
+    let (listener, _socket) = match inherited {
+        Some(listener) => (listener, None),
+        None => {
+            let group = lock::socket_group(options.group.as_deref())?;
+            let (listener, socket) = lock::bind_socket(&options.socket, group)?;
+            (listener, Some(socket))
+        }
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -137,12 +151,16 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         run_dir: Arc::new(options.run_dir),
         port_kind: daemon.port_kind,
         ipv6: daemon.ipv6,
+        events: Arc::clone(&daemon.events),
         daemon: Arc::new(Mutex::new(daemon)),
     };
     let daemon = Arc::clone(&api.daemon);
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let mut server = pin!(axum::serve(listener, server::router(api)).into_future());
+    let router = server::router(api).into_make_service_with_connect_info::<access::Peer>();
+    let mut server = pin!(axum::serve(listener, router).into_future());
     tracing::info!("pontoon answers on {}", options.socket.display());
+    service::ready("containers' networks are up");
+    let mut watchdog = service::watchdog();
 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -169,11 +187,19 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
                 }).await
             }
             _ = sweep.tick() => change(&daemon, |daemon| { daemon.sweep(); Ok(()) }).await,
+            Some(()) = tick(&mut watchdog) => {
+                // Not before a change that is under way has come to its end: one that never does is
+                // what a watchdog is for.
+                let turns = change(&daemon, |_| Ok(())).await;
+                service::alive();
+                turns
+            }
         };
         if let Err(failure) = outcome {
             tracing::error!("{failure}");
         }
     };
+    service::stopping();
     tracing::info!("{told}: stopping; containers keep their interfaces");
     // A change in progress comes to its end first.
     let daemon = tokio::task::spawn_blocking(move || {
@@ -182,6 +208,11 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     });
     drop(daemon.await);
     Ok(())
+}
+
+async fn tick(interval: &mut Option<Interval>) -> Option<()> {
+    interval.as_mut()?.tick().await;
+    Some(())
 }
 
 /// All that the daemon knows. Its methods block, for milliseconds mostly, and are called on threads
@@ -213,6 +244,9 @@ struct Daemon {
     /// Takes the ids of containers whose process has ended.
     ends: mpsc::Sender<String>,
     view: watch::Sender<Arc<View>>,
+    events: Arc<Events>,
+    /// What the next [`Daemon::apply`] tells beyond what has changed in the view.
+    news: Vec<ApiEvent>,
 }
 
 /// A daemon, and where it hears from.
@@ -280,6 +314,8 @@ impl Daemon {
             last_rule: 0,
             ends,
             view: watch::Sender::new(Arc::new(nothing)),
+            events: Arc::new(Events::new()),
+            news: Vec::new(),
         };
         for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
             daemon.grow_external_ports(protocol);
@@ -299,13 +335,14 @@ impl Daemon {
                 .with_context(|| format!("can't bring network {name} back"))?;
             daemon.networks.push(network);
         }
+        daemon.apply_as(EventAction::Adopted);
         daemon
             .ensure_bridge()
             .context("can't make the network bridge")?;
         for record in containers {
             daemon.adopt(record);
         }
-        daemon.apply();
+        daemon.apply_as(EventAction::Adopted);
         let status = (daemon.networks.len(), daemon.containers.len());
         tracing::info!(
             "{} workers, {} ports; {} networks, {} containers",
@@ -326,8 +363,13 @@ impl Daemon {
     }
 
     /// Puts what is known into force: the filters of the uplinks, the switch's description, the
-    /// names, and what the API's readers see.
+    /// names, and what the API's readers see and its listeners hear.
     fn apply(&mut self) {
+        self.apply_as(EventAction::Created);
+    }
+
+    /// The same, with a word for what is new.
+    fn apply_as(&mut self, appeared: EventAction) {
         let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
         self.uplinks.set_filter(filter);
         let uplinks = self.uplinks.all();
@@ -346,7 +388,11 @@ impl Daemon {
             &self.host,
             &self.resolver,
         );
+        let mut news = std::mem::take(&mut self.news);
+        news.extend(between(&self.view.borrow(), &view, appeared));
+        // Listeners after readers: who hears of a change finds it.
         self.view.send_replace(Arc::new(view));
+        self.events.tell(news);
     }
 
     /// The host's links, addresses, routes or neighbours have changed.
@@ -368,8 +414,28 @@ impl Daemon {
             self.renew_listeners();
         }
         // Interfaces of containers come and go all the time, and matter to nobody here.
-        if other || links(self) != before {
+        let after = links(self);
+        if other || after != before {
+            self.note_uplinks(&before, &after);
             self.apply();
+        }
+    }
+
+    fn note_uplinks(&mut self, before: &[HostLink], after: &[HostLink]) {
+        let interface = |link: &HostLink, action| event(EventKind::Interface, action, &link.name);
+        let same = |one: &HostLink, other: &HostLink| one.index == other.index;
+        for link in before {
+            match after.iter().find(|it| same(it, link)) {
+                None => self.news.push(interface(link, EventAction::Removed)),
+                Some(now) if now != link => self.news.push(interface(now, EventAction::Changed)),
+                Some(_) => {}
+            }
+        }
+        for link in after
+            .iter()
+            .filter(|link| !before.iter().any(|it| same(it, link)))
+        {
+            self.news.push(interface(link, EventAction::Created));
         }
     }
 
@@ -401,10 +467,11 @@ impl Daemon {
         } else if let Some(position) = self.networks.iter().position(|it| it.port == port) {
             self.restore_host_interface(position);
         } else if let Some(position) = self.uplinks.position(port) {
-            tracing::info!(
-                "uplink {} is gone: {error}",
-                self.uplinks.all()[position].link.name
-            );
+            let name = &self.uplinks.all()[position].link.name;
+            tracing::info!("uplink {name} is gone: {error}");
+            let mut gone = event(EventKind::Interface, EventAction::Removed, name);
+            gone.reason = Some(error.to_owned());
+            self.news.push(gone);
             self.uplinks.forget(&self.switch, position);
             self.renew_listeners();
             self.apply();

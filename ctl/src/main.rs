@@ -10,6 +10,7 @@
 //! | `ipam` | subnets, addresses, MAC addresses |
 //! | `relay` | published ports on the host's own addresses |
 //! | `host` | what the host's stack says of links, routes and neighbours |
+//! | `signals` | which of them a container's command can be sent |
 //! | `link`, `netns` | the kernel's interfaces and namespaces |
 //!
 //! Frames are the business of the crate `switch`, packets and connections that of `nat`.
@@ -26,6 +27,7 @@ mod ipam;
 mod link;
 mod netns;
 mod relay;
+mod signals;
 mod spec;
 
 use std::process::ExitCode;

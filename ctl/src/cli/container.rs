@@ -123,6 +123,7 @@ impl ContainerArgs {
             },
             command,
             remove_on_exit,
+            supervised: false,
         })
     }
 }

@@ -23,6 +23,10 @@ pub(super) struct DaemonArgs {
     /// The API's Unix socket [default: RUN_DIR/pontoon.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// The group whose members may use the socket, to look but not to change anything [default:
+    /// pontoon if there is such a group, else the daemon's own]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    group: Option<String>,
     /// Interfaces towards the world: auto (those of the default routes), none, or their names
     #[arg(
         long,
@@ -70,6 +74,7 @@ impl DaemonArgs {
             state_dir: self.state_dir,
             run_dir: self.run_dir,
             socket,
+            group: self.group,
             workers: self.workers,
             busy_poll: self.busy_poll.0,
             port_kind: self.port_kind,

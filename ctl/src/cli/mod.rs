@@ -3,9 +3,7 @@
 //! `output` has what the printers share, `container` the options of `run` and `attach`,
 //! `supervise` and `start` the life of a command in a container.
 //!
-//! Exit codes: 0, 1 for an error, 2 for a wrong command line; `run` and `exec` exit as Docker's:
-//! with the command's code, 128 + N when signal N ended it, 125 for an error of pontoon's own, 126
-//! for a command that cannot be executed, 127 for one that is not found.
+//! The exit codes are told to users in [`EXIT_CODES`].
 
 mod attach;
 mod conntrack;
@@ -15,10 +13,13 @@ mod demo;
 mod detach;
 mod drops;
 mod etc;
+mod events;
 mod exec;
 mod fdb;
+mod generate;
 mod info;
 mod inspect;
+mod kill;
 mod nat;
 mod network;
 mod output;
@@ -42,6 +43,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::Client;
 
+const EXIT_CODES: &str = "\
+Exit codes: 0; 1 for an error; 2 for a wrong command line. `run` and `exec` end as Docker's do: with
+the command's own code, 128 + N when signal N ended it, 125 for an error of pontoon's own (a wrong
+command line too), 126 for a command that cannot be executed, 127 for one that is not found.";
+
 /// An error of pontoon's own, where every other code is the command's.
 const OWN_ERROR: u8 = 125;
 
@@ -52,7 +58,8 @@ const OWN_ERROR: u8 = 125;
     name = "pontoon",
     version,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = EXIT_CODES
 )]
 struct Cli {
     #[command(subcommand)]
@@ -71,6 +78,12 @@ enum Command {
     Attach(attach::AttachArgs),
     /// Take a container's network away and forget the container
     Detach(detach::DetachArgs),
+    /// End the commands of containers: by TERM, and by KILL when time is up
+    Stop(kill::StopArgs),
+    /// Send a signal to the commands of containers
+    Kill(kill::KillArgs),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(kill::WaitArgs),
     /// Forget containers that have exited
     Rm(rm::RmArgs),
     /// List containers
@@ -92,10 +105,16 @@ enum Command {
     Conntrack(conntrack::ConntrackArgs),
     /// Tell what was dropped, and why
     Drops(drops::DropsArgs),
+    /// Tell what happens, as it happens
+    Events(events::EventsArgs),
     /// Tell about the daemon
     Info(info::InfoArgs),
     /// Show all of it on this machine: containers, NAT and published ports, in namespaces of its own
     Demo(demo::DemoArgs),
+    /// Print a script that completes command lines
+    Completions(generate::CompletionsArgs),
+    /// Write manual pages
+    Man(generate::ManArgs),
     /// The last step before a container's command; `run` is its only caller
     #[command(name = start::NAME, hide = true)]
     Start(start::StartArgs),
@@ -149,6 +168,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Start(args) => return start::run(args),
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
+        Command::Stop(args) => kill::stop(args),
+        Command::Kill(args) => kill::kill(args),
+        Command::Wait(args) => kill::wait(args),
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Inspect(args) => inspect::run(args),
@@ -159,7 +181,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Nat(args) => nat::run(args),
         Command::Conntrack(args) => conntrack::run(args),
         Command::Drops(args) => drops::run(args),
+        Command::Events(args) => events::run(args),
         Command::Info(args) => info::run(args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
         Command::Demo(args) => demo::run(args),
     };
     match result {
@@ -177,6 +202,25 @@ pub(crate) fn main() -> ExitCode {
 fn complain(error: &anyhow::Error) {
     // With standard error gone too there is nobody to tell.
     let _ = writeln!(io::stderr(), "pontoon: {error:#}");
+}
+
+/// Goes on after a name that `action` fails for, as Docker does, and fails in the end.
+fn for_each(
+    names: &[String],
+    mut action: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match action(name) {
+            Ok(()) => {}
+            Err(error) if is_broken_pipe(&error) => return Err(error),
+            Err(error) => {
+                complain(&error);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -258,25 +258,11 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         .show(&networks, |out, look| print(out, look, &networks))
 }
 
-/// Goes on after a network that cannot be removed, as Docker does, and fails in the end.
 fn remove(args: RemoveArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
-    let mut failed = false;
-    for name in &args.names {
-        match client.delete::<Network>(&network_path(name)) {
-            Ok(network) => {
-                show_lines(&[network.name])?;
-            }
-            Err(error) => {
-                super::complain(&error.into());
-                failed = true;
-            }
-        }
-    }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    super::for_each(&args.names, |name| {
+        let network: Network = client.delete(&network_path(name))?;
+        show_lines(&[network.name]).map(drop)
     })
 }
 

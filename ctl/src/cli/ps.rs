@@ -64,9 +64,10 @@ pub(crate) fn print(
         "NAME",
     ];
     let rows = containers.iter().map(|container| {
-        let status = match container.status {
-            Status::Running => "running",
-            Status::Exited => "exited",
+        let status = match (container.status, container.exit_code) {
+            (Status::Running, _) => "running".to_owned(),
+            (Status::Exited, Some(code)) => format!("exited ({code})"),
+            (Status::Exited, None) => "exited".to_owned(),
         };
         let addresses = container
             .endpoints
@@ -76,7 +77,7 @@ pub(crate) fn print(
             short_id(&container.id).to_owned(),
             shorten(&what_runs(container), COMMAND_LENGTH),
             ago(now.saturating_sub(container.created)),
-            status.to_owned(),
+            status,
             networks(container),
             joined(addresses.map(|address| address.addr())),
             joined(container.published.iter().map(published)),

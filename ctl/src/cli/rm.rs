@@ -18,25 +18,11 @@ pub(super) struct RmArgs {
     client: super::ClientArgs,
 }
 
-/// Goes on after a container that cannot be removed, as Docker does, and fails in the end.
 pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
-    let mut failed = false;
-    for name in &args.names {
-        match remove(&client, name) {
-            Ok(container) => {
-                show_lines(&[container.name])?;
-            }
-            Err(error) => {
-                super::complain(&error);
-                failed = true;
-            }
-        }
-    }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    super::for_each(&args.names, |name| {
+        let container = remove(&client, name)?;
+        show_lines(&[container.name]).map(drop)
     })
 }
 
@@ -44,8 +30,8 @@ fn remove(client: &Client, name: &str) -> anyhow::Result<Container> {
     let container = client.container(name)?;
     if container.status == Status::Running {
         anyhow::bail!(
-            "container {} is running: end its process first, or take only its network away with: \
-             pontoon detach {}",
+            "container {} is running: end its process first (pontoon stop), or take only its network \
+             away with: pontoon detach {}",
             container.name,
             container.name
         );

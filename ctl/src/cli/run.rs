@@ -22,7 +22,7 @@ use super::exec::namespace;
 use super::start::NotStarted;
 use super::supervise::{Supervised, spawn};
 use super::{OWN_ERROR, complain};
-use crate::api::{Attach, Container, Mode, Status, Target};
+use crate::api::{Attach, Container, Exit, Exited, Mode, Status, Target};
 use crate::client::{Client, container_path};
 use crate::netns::Netns;
 
@@ -77,9 +77,7 @@ fn failure_code(error: &anyhow::Error) -> u8 {
 }
 
 fn supervise(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let remove = args.rm;
-    let running = start(args, Output::Inherited)?;
-    finish(running, remove)
+    finish(start(args, Output::Inherited)?)
 }
 
 /// Where the command's output goes; its input is this process's or nothing.
@@ -106,7 +104,10 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let target = Target::Pid(std::process::id());
-    let mut request: Attach = args.container.attach(target, command, args.rm)?;
+    let mut request = Attach {
+        supervised: true,
+        ..args.container.attach(target, command, args.rm)?
+    };
     args.names.complete(&mut request.names);
     let container: Container = client.post("/v1/containers", &request)?;
 
@@ -155,16 +156,28 @@ fn enter_namespace(client: &Client, mode: &Mode) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for the command and passes its code on.
-fn finish(running: Running, remove: bool) -> anyhow::Result<ExitCode> {
+/// Waits for the command and passes its code on, to the daemon too.
+fn finish(running: Running) -> anyhow::Result<ExitCode> {
     let code = running.process.wait()?;
-    if remove {
-        forget(&running.client, &running.container);
+    let path = format!("{}/exit", container_path(&running.container.id));
+    match running
+        .client
+        .post::<Exit>(&path, &Exited { exit_code: code })
+    {
+        Ok(_) => {}
+        // Somebody detached it meanwhile.
+        Err(error) if error.is_not_found() => {}
+        // What the command ended with counts for more.
+        Err(error) => complain(&anyhow::Error::from(error).context(format!(
+            "cannot tell the daemon how {} ended",
+            running.container.name
+        ))),
     }
     Ok(ExitCode::from(code))
 }
 
-/// A failure is told, but what the command ended with counts for more.
+/// A container whose command was not started is none. What kept it from starting counts for more
+/// than a failure here.
 fn forget(client: &Client, container: &Container) {
     match client.delete::<Container>(&container_path(&container.id)) {
         Ok(_) => {}
@@ -232,14 +245,13 @@ fn start_in_background() -> anyhow::Result<ExitCode> {
 }
 
 fn supervise_in_background(args: RunArgs) -> ExitCode {
-    let remove = args.rm;
     let running = leave_session()
         .and_then(|()| log_output(args.log.as_ref()))
         .and_then(|output| start(args, output));
     match running {
         Ok(running) => {
             report(&Report::Started(running.container.id.clone()));
-            finish(running, remove).unwrap_or_else(|_| ExitCode::from(OWN_ERROR))
+            finish(running).unwrap_or_else(|_| ExitCode::from(OWN_ERROR))
         }
         Err(error) => {
             let code = failure_code(&error);

@@ -19,18 +19,11 @@ use nix::unistd::{Pid, pipe2};
 use super::OWN_ERROR;
 use super::etc::Etc;
 use super::start::{NotStarted, StartArgs};
+use crate::signals::FORWARDED;
 
 /// What Docker's `--sig-proxy` forwards and a person sends, and the news of the child itself.
 pub(super) fn forwarded_signals() -> SigSet {
-    SigSet::from_iter([
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGCHLD,
-    ])
+    SigSet::from_iter(FORWARDED.into_iter().chain([Signal::SIGCHLD]))
 }
 
 pub(super) struct Supervised {

@@ -39,6 +39,10 @@ fn every_client_command_takes_a_socket() {
         "attach --socket s --pid 1",
         "detach --socket s web",
         "rm --socket s web",
+        "stop --socket s -t 3 web",
+        "kill --socket s -s HUP web db",
+        "wait --socket s web",
+        "events --socket s --filter kind=container --since 0",
         "ps --socket s",
         "inspect --socket s web",
         "publish --socket s web -p 80:80",
@@ -212,6 +216,7 @@ fn ps_as_printed() {
         ],
         created: 1000,
         status: api::Status::Running,
+        exit_code: None,
         endpoints: vec![endpoint],
         published: vec![mapping("6379:6379"), mapping("[::1]:9000-9009:80-89/udp")],
         remove_on_exit: false,
@@ -225,6 +230,7 @@ fn ps_as_printed() {
         target: api::Target::Netns("/run/netns/idle".into()),
         command: vec![],
         status: api::Status::Exited,
+        exit_code: Some(137),
         endpoints: vec![],
         published: vec![],
         ..web.clone()
@@ -233,9 +239,9 @@ fn ps_as_printed() {
     assert_eq!(
         table,
         "\
-CONTAINER ID   COMMAND                        CREATED         STATUS    NETWORK         ADDRESS      PORTS                                          NAME
-0123456789ab   redis-server --port 6379 --…   2 minutes ago   running   bridge          172.17.0.2   *:6379->6379/tcp, [::1]:9000-9009->80-89/udp   web
-fedcba         (/run/netns/idle)              2 minutes ago   exited    container:web   -            -                                              idle
+CONTAINER ID   COMMAND                        CREATED         STATUS         NETWORK         ADDRESS      PORTS                                          NAME
+0123456789ab   redis-server --port 6379 --…   2 minutes ago   running        bridge          172.17.0.2   *:6379->6379/tcp, [::1]:9000-9009->80-89/udp   web
+fedcba         (/run/netns/idle)              2 minutes ago   exited (137)   container:web   -            -                                              idle
 "
     );
 }

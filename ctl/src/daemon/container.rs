@@ -2,20 +2,27 @@
 //! network and off it in [`endpoint`], and what it publishes in [`ports`].
 
 use std::io;
+
+use nix::sys::signal::Signal;
 use switch::PortId;
 use tokio::runtime::Handle;
 
+use super::events::event;
 use super::failure::Failure;
 use super::life::{self, Watch};
 use super::network::remove_interface;
 use super::publish::Published;
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
-use crate::api::{self, Status, Target};
+use crate::api::{self, EventAction, EventKind, Status, Target};
+use crate::signals::{self, FORWARDED};
 
 mod attach;
 mod endpoint;
 mod ports;
+
+/// The exit code of a command that SIGKILL ended.
+const KILLED: u8 = 128 + 9;
 
 pub(super) struct Container {
     pub record: ContainerRecord,
@@ -60,10 +67,69 @@ impl Daemon {
         };
         let container = self.containers.remove(position);
         tracing::info!("{} has ended: {why}", container.record.name);
+        let mut ended = event(
+            EventKind::Container,
+            EventAction::Ended,
+            &container.record.name,
+        );
+        ended.id = Some(container.record.id.clone());
+        ended.exit_code = container.record.exit_code;
+        ended.reason = Some(why.to_owned());
+        self.news.push(ended);
         if let Some(exited) = self.record_end(&container.record) {
             self.containers.insert(position, exited);
         }
         self.take_away(container);
+    }
+
+    /// The supervisor of a container's command tells how the command ended.
+    pub(super) fn exited(&mut self, wanted: &str, exit_code: u8) -> Result<api::Exit, Failure> {
+        let position = self.find_container(wanted)?;
+        let record = &mut self.containers[position].record;
+        let exit = api::Exit {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            exit_code: Some(exit_code),
+        };
+        if record.status == Status::Running {
+            record.exit_code = Some(exit_code);
+            self.end(&exit.id, "its command has ended");
+        }
+        Ok(exit)
+    }
+
+    /// Sends a signal to the command of a container that `pontoon run` started.
+    pub(super) fn kill(&mut self, wanted: &str, signal: &str) -> Result<api::Container, Failure> {
+        let signal = signals::signal(signal).map_err(Failure::Invalid)?;
+        let position = self.find_container(wanted)?;
+        let record = &mut self.containers[position].record;
+        let name = &record.name;
+        if record.status == Status::Exited {
+            return Err(Failure::Conflict(format!(
+                "container {name} has exited already"
+            )));
+        }
+        let (Target::Pid(pid), true) = (&record.target, record.supervised) else {
+            return Err(Failure::Conflict(format!(
+                "container {name} was attached, not run: its processes are for whoever started \
+                 them to end; pontoon detach takes its network away"
+            )));
+        };
+        if signal != Signal::SIGKILL && !FORWARDED.contains(&signal) {
+            let known: Vec<&str> = FORWARDED.iter().map(|it| it.as_str()).collect();
+            return Err(Failure::Invalid(format!(
+                "{signal} is not passed on to a container's command: choose SIGKILL or one of {}",
+                known.join(", ")
+            )));
+        }
+        life::send_signal(*pid, &record.identity, signal)?;
+        if signal == Signal::SIGKILL {
+            // The supervisor can't tell any more.
+            record.exit_code = Some(KILLED);
+        }
+        tracing::info!("{} is sent {signal}", record.name);
+        let id = record.id.clone();
+        self.tell_container(&id)
     }
 
     /// Takes up a container that a daemon before this one attached, or tells why it can't be.
@@ -79,6 +145,10 @@ impl Daemon {
             }
             Err(why) => {
                 tracing::warn!("{} is not adopted: {why}", record.name);
+                let mut ended = event(EventKind::Container, EventAction::Ended, &record.name);
+                ended.id = Some(record.id.clone());
+                ended.reason = Some(why.to_string());
+                self.news.push(ended);
                 let host_ends = record.endpoints.iter().map(|it| &it.host_interface);
                 host_ends.flatten().for_each(|name| remove_interface(name));
                 if let Some(exited) = self.record_end(&record) {

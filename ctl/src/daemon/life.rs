@@ -9,8 +9,9 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -85,6 +86,30 @@ pub(super) fn why_gone(target: &Target, identity: &Identity) -> Option<String> {
             None => Some(format!("the namespace {} is gone", path.display())),
         },
     }
+}
+
+/// Sends a signal to the process that was attached as `identity`, and to no other that may have its
+/// number by now.
+pub(super) fn send_signal(pid: u32, identity: &Identity, signal: Signal) -> Result<(), Failure> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let number = rustix::process::Signal::from_named_raw(signal as i32);
+    let (Some(raw), Some(number)) = (raw, number) else {
+        return Err(Failure::Invalid(format!("{signal} can't be sent to {pid}")));
+    };
+    let descriptor = pidfd_open(raw, PidfdFlags::empty());
+    // Looked at after the opening: the descriptor stays that process's.
+    if let Some(why) = why_gone(&Target::Pid(pid), identity) {
+        return Err(Failure::NotFound(why));
+    }
+    let sent = match descriptor {
+        Ok(descriptor) => pidfd_send_signal(descriptor, number),
+        // A kernel before 5.3 leaves an instant in which the number may change hands.
+        Err(Errno::NOSYS) => kill_process(raw, number),
+        Err(error) => Err(error),
+    };
+    sent.map_err(|error| {
+        Failure::Internal(format!("can't send {signal} to process {pid}: {error}"))
+    })
 }
 
 /// Watches one process; dropping it ends the watch.
@@ -215,6 +240,25 @@ mod tests {
         child.wait().unwrap();
         assert!(why_gone(&target, &identity).is_some());
         assert!(matches!(identify(&target), Err(Failure::NotFound(_))));
+    }
+
+    // Feature: operations
+    #[test]
+    fn a_signal_reaches_no_later_process_of_that_number() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let (_, identity) = identify(&Target::Pid(child.id())).unwrap();
+        let earlier = Identity {
+            started: identity.started.map(|time| time - 1),
+            ..identity.clone()
+        };
+        let refused = send_signal(child.id(), &earlier, Signal::SIGKILL);
+        assert!(matches!(refused, Err(Failure::NotFound(_))));
+        assert_eq!(child.try_wait().unwrap(), None, "it lives");
+        send_signal(child.id(), &identity, Signal::SIGKILL).unwrap();
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, Group, chown, geteuid};
 
 /// Abstract socket names belong to a network namespace, and the kernel frees them with the process.
 const NAMESPACE_NAME: &[u8] = b"pontoon";
+
+/// Whose members may use the API's socket, where there is such a group.
+const GROUP: &str = "pontoon";
 
 /// Held while the daemon lives; dropping it lets another one start.
 pub(super) struct Locks {
@@ -100,6 +103,21 @@ fn claim_namespace() -> anyhow::Result<Option<UnixListener>> {
     }
 }
 
+/// The group of the API's socket: `wanted`, which must exist, or [`GROUP`] if it does.
+pub(super) fn socket_group(wanted: Option<&str>) -> anyhow::Result<Option<Gid>> {
+    let group = Group::from_name(wanted.unwrap_or(GROUP));
+    match (group, wanted) {
+        (Ok(Some(group)), _) => Ok(Some(group.gid)),
+        (_, None) => Ok(None),
+        (Ok(None), Some(name)) => {
+            bail!("there is no group {name}: make it (groupadd {name}), or choose another --group")
+        }
+        (Err(error), Some(name)) => {
+            Err(error).with_context(|| format!("can't look up the group {name}"))
+        }
+    }
+}
+
 /// The API's socket, for root and its group alone. It is removed when this is dropped.
 pub(super) struct ApiSocket {
     path: PathBuf,
@@ -112,7 +130,10 @@ impl Drop for ApiSocket {
 }
 
 /// Binds `path`, in place of the socket that a dead daemon left there.
-pub(super) fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, ApiSocket)> {
+pub(super) fn bind_socket(
+    path: &Path,
+    group: Option<Gid>,
+) -> anyhow::Result<(UnixListener, ApiSocket)> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)
             .with_context(|| format!("can't create the run directory {}", directory.display()))?;
@@ -135,6 +156,10 @@ pub(super) fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, ApiSocke
     let socket = ApiSocket {
         path: path.to_owned(),
     };
+    if let Some(group) = group {
+        chown(path, None, Some(group))
+            .with_context(|| format!("can't give {} to group {group}", path.display()))?;
+    }
     fs::set_permissions(path, Permissions::from_mode(0o660))
         .with_context(|| format!("can't set the mode of {}", path.display()))?;
     listener.set_nonblocking(true)?;
@@ -167,16 +192,16 @@ mod tests {
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/pontoon.sock");
-        let (listener, socket) = bind_socket(&path).unwrap();
+        let (listener, socket) = bind_socket(&path, None).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o660
         );
-        assert!(bind_socket(&path).is_err());
+        assert!(bind_socket(&path, None).is_err());
         drop(listener);
         // As after kill -9: the file is there and nobody listens.
         std::mem::forget(socket);
-        let (_listener, socket) = bind_socket(&path).unwrap();
+        let (_listener, socket) = bind_socket(&path, None).unwrap();
         drop(socket);
         assert!(!path.exists());
     }
@@ -186,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         fs::write(&path, "data").unwrap();
-        assert!(bind_socket(&path).is_err());
+        assert!(bind_socket(&path, None).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"data");
     }
 }

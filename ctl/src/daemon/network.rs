@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use switch::{NetworkId, PortId, Switch};
 
+use super::events::event;
 use super::failure::Failure;
 use super::interface::{self, PortKinds};
 use super::store::{EndpointRecord, NetworkRecord};
 use super::{Daemon, names, seconds_since_1970};
-use crate::api::{self, CreateNetwork, NetworkOptions, PortKind};
+use crate::api::{self, CreateNetwork, EventAction, EventKind, NetworkOptions, PortKind};
 use crate::ipam::{self, IpamError, Pools};
 use crate::link;
 
@@ -312,6 +313,9 @@ impl Daemon {
                     "{} was removed; it is made anew",
                     network.record.host_interface
                 );
+                let name = &network.record.host_interface;
+                self.news
+                    .push(event(EventKind::Interface, EventAction::Restored, name));
             }
             Err(error) => tracing::error!(
                 "{} was removed and can't be made anew, so the host does not reach network {}: {error}",

@@ -8,22 +8,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router, body::Bytes};
+use axum::routing::{get, post};
+use axum::{Json, Router, body::Body as ResponseBody, body::Bytes, middleware};
+use futures_util::stream;
 use serde::de::DeserializeOwned;
 use switch::Switch;
 use switch::io::has_ipv6;
 use tokio::sync::watch;
 
+use super::access::guard;
+use super::events::Events;
 use super::failure::Failure;
 use super::view::View;
 use super::{Daemon, names};
 use crate::api::{
     Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody,
-    FdbEntry, Flow, Info, NatRules, Network, PortCounters, PortKind, PortMapping,
+    EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
+    PortCounters, PortKind, PortMapping, Status,
 };
 
 /// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
@@ -39,6 +43,7 @@ pub(super) struct Api {
     pub run_dir: Arc<PathBuf>,
     pub port_kind: PortKind,
     pub ipv6: bool,
+    pub events: Arc<Events>,
 }
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -53,24 +58,26 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/networks/{name}", get(network).delete(remove_network))
         .route("/v1/containers", get(containers).post(attach))
         .route("/v1/containers/{name}", get(container).delete(detach))
-        .route(
-            "/v1/containers/{name}/endpoints",
-            axum::routing::post(connect),
-        )
+        .route("/v1/containers/{name}/endpoints", post(connect))
         .route(
             "/v1/containers/{name}/endpoints/{network}",
             axum::routing::delete(disconnect),
         )
         .route(
             "/v1/containers/{name}/ports",
-            axum::routing::post(publish).delete(unpublish),
+            post(publish).delete(unpublish),
         )
+        .route("/v1/containers/{name}/kill", post(kill))
+        .route("/v1/containers/{name}/exit", post(exited))
+        .route("/v1/containers/{name}/wait", get(wait))
+        .route("/v1/events", get(stream_events))
         .route("/v1/fdb", get(fdb))
         .route("/v1/nat", get(nat_rules))
         .route("/v1/connections", get(connections))
         .route("/v1/counters", get(counters))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(guard))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
@@ -161,17 +168,17 @@ async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
 }
 
 async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
-    let view = api.view();
+    find_container(&api.view(), &name).map(Json)
+}
+
+fn find_container(view: &View, name: &str) -> Result<Container, Refusal> {
     let entries = view
         .containers
         .iter()
         .map(|it| (it.id.as_str(), it.name.as_str()));
-    let id = names::resolve("container", &name, entries)?;
+    let id = names::resolve("container", name, entries)?;
     let found = view.containers.iter().find(|container| container.id == id);
-    found
-        .cloned()
-        .map(Json)
-        .ok_or_else(|| gone("container", &name))
+    found.cloned().ok_or_else(|| gone("container", name))
 }
 
 async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<Container> {
@@ -231,6 +238,92 @@ async fn unpublish(
             .await
             .map(Json)?,
     )
+}
+
+async fn kill(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(request): Body<Kill>,
+) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| {
+        daemon.kill(&name, &request.signal)
+    })
+    .await
+    .map(Json)?)
+}
+
+async fn exited(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(told): Body<Exited>,
+) -> Answer<Exit> {
+    Ok(change(&api.daemon, move |daemon| {
+        daemon.exited(&name, told.exit_code)
+    })
+    .await
+    .map(Json)?)
+}
+
+async fn wait(State(api): State<Api>, Name(name): Name) -> Answer<Exit> {
+    // Before the look at what is: what happens after it is heard.
+    let mut listener = api.events.listen(None);
+    let container = find_container(&api.view(), &name)?;
+    let exit = |exit_code| {
+        Json(Exit {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            exit_code,
+        })
+    };
+    if container.status == Status::Exited {
+        return Ok(exit(container.exit_code));
+    }
+    while let Some(heard) = listener.heard().await {
+        for event in heard {
+            if event.lost.is_some() {
+                let now = find_container(&api.view(), &container.id)?;
+                if now.status == Status::Exited {
+                    return Ok(exit(now.exit_code));
+                }
+            } else if event.kind == EventKind::Container && event.id.as_ref() == Some(&container.id)
+            {
+                match event.action {
+                    EventAction::Ended => return Ok(exit(event.exit_code)),
+                    // Its network was taken away; what ends it is nobody's knowledge any more.
+                    EventAction::Removed => return Ok(exit(None)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Err(Failure::Internal("the daemon stops".to_owned()).into())
+}
+
+/// One JSON object a line, each batch flushed as it comes.
+async fn stream_events(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let since = match request.uri().query() {
+        None => None,
+        Some(query) => {
+            let number = query.strip_prefix("since=").map(str::parse);
+            let Some(Ok(number)) = number else {
+                let problem = format!("{query:?} is not since=NUMBER, the number of an event");
+                return Err(Failure::Invalid(problem).into());
+            };
+            Some(number)
+        }
+    };
+    let lines = stream::unfold(api.events.listen(since), |mut listener| async {
+        let mut lines = Vec::new();
+        for event in listener.heard().await? {
+            if let Err(error) = serde_json::to_writer(&mut lines, &event) {
+                return Some((Err(error), listener));
+            }
+            lines.push(b'\n');
+        }
+        Some((Ok(lines), listener))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, ResponseBody::from_stream(lines)).into_response())
 }
 
 async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
@@ -317,6 +410,12 @@ async fn wrong_method(request: Request) -> Refusal {
             request.method()
         ),
     }
+}
+
+/// The answer to someone who may not do what was asked.
+pub(super) fn forbidden(error: String) -> Response {
+    let status = StatusCode::FORBIDDEN;
+    Refusal { status, error }.into_response()
 }
 
 fn gone(what: &str, name: &str) -> Refusal {

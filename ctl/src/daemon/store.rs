@@ -59,6 +59,9 @@ pub(super) struct ContainerRecord {
     /// Seconds since 1970.
     pub created: u64,
     pub status: Status,
+    /// As it is told once the container has exited; what a kill will lead to before that.
+    #[serde(default)]
+    pub exit_code: Option<u8>,
     /// In the order of their making. None in the modes that have no interface of their own, and
     /// once the container has ended.
     #[serde(alias = "endpoint", deserialize_with = "several")]
@@ -67,6 +70,9 @@ pub(super) struct ContainerRecord {
     #[serde(default)]
     pub names: NameSettings,
     pub remove_on_exit: bool,
+    /// The target is a `pontoon run`, which passes signals on.
+    #[serde(default)]
+    pub supervised: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -302,6 +308,7 @@ mod tests {
             command: vec!["sh".to_owned()],
             created: 1,
             status: Status::Running,
+            exit_code: None,
             endpoints: vec![EndpointRecord {
                 network: "n".to_owned(),
                 interface: "eth0".to_owned(),
@@ -321,6 +328,7 @@ mod tests {
             }],
             names: NameSettings::default(),
             remove_on_exit: true,
+            supervised: false,
         }
     }
 

@@ -9,7 +9,7 @@ use super::container::Container;
 use super::network::{Network, default_routes};
 use super::resolver::NameService;
 use super::uplink::Uplink;
-use crate::api;
+use crate::api::{self, Status};
 use crate::dns::LOOPBACK;
 use crate::host::HostState;
 
@@ -159,6 +159,7 @@ fn tell_container(
         command: record.command.clone(),
         created: record.created,
         status: record.status,
+        exit_code: record.exit_code.filter(|_| record.status == Status::Exited),
         endpoints,
         published: record.published.clone(),
         names: record.names.clone(),

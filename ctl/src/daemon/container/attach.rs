@@ -39,10 +39,12 @@ impl Candidate {
             command: self.request.command.clone(),
             created: seconds_since_1970(),
             status: Status::Running,
+            exit_code: None,
             endpoints: Vec::new(),
             published: Vec::new(),
             names: self.request.names.clone(),
             remove_on_exit: self.request.remove_on_exit,
+            supervised: self.request.supervised,
         }
     }
 
