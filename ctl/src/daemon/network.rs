@@ -57,12 +57,9 @@ impl Network {
     }
 
     /// The gateways for an endpoint with these addresses: of each family one, that of the first
-    /// address's subnet; none that leads anywhere on an internal network.
+    /// address's subnet.
     pub(super) fn gateways_for(&self, addresses: &[IpNet]) -> Vec<IpAddr> {
         let mut gateways: Vec<IpAddr> = Vec::with_capacity(2);
-        if self.record.options.internal {
-            return gateways;
-        }
         for address in addresses {
             let gateway = self.record.gateways.iter().find(|it| address.contains(*it));
             if let Some(gateway) = gateway
@@ -89,7 +86,7 @@ fn pools(
 }
 
 /// Which endpoint each family's default route of a container leads through, and to which gateway:
-/// that of the highest priority, of equal ones the first.
+/// that of the highest priority, of equal ones the first. An internal network leads nowhere.
 pub(super) fn default_routes(
     networks: &[Network],
     endpoints: &[EndpointRecord],
@@ -98,6 +95,9 @@ pub(super) fn default_routes(
         let ways = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
             let mut named = networks.iter();
             let network = named.find(|network| network.record.id == endpoint.network)?;
+            if network.record.options.internal {
+                return None;
+            }
             let mut gateways = network.gateways_for(&endpoint.addresses).into_iter();
             let gateway = gateways.find(|gateway| gateway.is_ipv6() == is_ipv6)?;
             Some((Reverse(endpoint.gateway_priority), at, gateway))

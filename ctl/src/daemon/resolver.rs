@@ -175,8 +175,7 @@ fn network_names(network: &Network) -> NetworkNames {
         name: record.name.clone(),
         subnets: record.subnets.clone(),
         gateways: record.gateways.clone(),
-        // No network is internal yet.
-        internal: false,
+        internal: record.options.internal,
     }
 }
 
