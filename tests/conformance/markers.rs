@@ -113,9 +113,13 @@ impl Found {
 fn test_after<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let mut is_test = false;
     for line in lines {
-        if line.starts_with("#[test]") {
+        let function = line.trim_start_matches("async ");
+        if ["#[test]", "#[tokio::test"]
+            .iter()
+            .any(|it| line.starts_with(it))
+        {
             is_test = true;
-        } else if let Some(rest) = line.strip_prefix("fn ") {
+        } else if let Some(rest) = function.strip_prefix("fn ") {
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
             return is_test.then_some(&rest[..end]);
         } else if !line.starts_with("#[") && !line.starts_with("//") {
@@ -193,6 +197,10 @@ mod tests {
             #[ignore = \"slow\"]
             fn proves() {}
 
+            MARKS X-5
+            #[tokio::test(start_paused = true)]
+            async fn waits() {}
+
             MARKS X-3
             fn helper() {}
 
@@ -203,15 +211,16 @@ mod tests {
             .replace("MARKS ", MARKER);
         let mut found = Found::default();
         found.file(NAT, "nat/src/nat/tests.rs", &text);
-        let [marked] = &found.marked[..] else {
+        let [marked, waits] = &found.marked[..] else {
             panic!("{:?}", found.marked);
         };
         assert_eq!(marked.name, "proves");
         assert_eq!(marked.ids, ["X-1", "Y-2"]);
+        assert_eq!(waits.name, "waits");
         assert_eq!(marked.place(), "nat/src/nat/tests.rs:2");
         assert_eq!(
             found.faults,
-            [8, 11].map(|line| format!(
+            [12, 15].map(|line| format!(
                 "nat/src/nat/tests.rs:{line}: this marker stands above no test"
             ))
         );

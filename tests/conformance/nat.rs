@@ -426,8 +426,7 @@ const LESSONS: Section = Section {
         row(
             "CVE-2024-29018",
             "no question of an internal network leaves by the host's resolver",
-        )
-        .remark("there is no name server to ask yet"),
+        ),
         row(
             "CVE-2024-32473",
             "a network without IPv6 has none: not even link-local addresses",

@@ -165,6 +165,7 @@ async fn names_aliases_and_short_ids_of_shared_networks_are_known() {
 }
 
 // Feature: names
+// Conforms: CVE-2024-29018
 #[tokio::test]
 async fn no_data_is_no_missing_name_and_networks_see_not_each_other() {
     use RecordType::{A, AAAA, MX, TXT};
