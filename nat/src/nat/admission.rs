@@ -157,14 +157,19 @@ impl Nat {
             }
         };
         let victim = self.room(now, shard, &ledger, inside)?;
-        if !self.is_vacant(now, shard, &mut ledger, &original) {
+        // What has one of its tuples is in its shard, so a victim elsewhere is in nobody's way.
+        let leaving = victim
+            .as_ref()
+            .filter(|victim| victim.elsewhere.is_none())
+            .map(|victim| victim.slot);
+        if !self.is_vacant(now, shard, &mut ledger, &original, None) {
             return Err(Refused::TupleInUse);
         }
         let mut shares_port = false;
         if opening.wants_port {
             (reply.dst_port, shares_port) =
-                self.external_port(now, shard, &mut ledger, &original, &reply)?;
-        } else if !self.is_vacant(now, shard, &mut ledger, &reply) {
+                self.external_port(now, shard, &mut ledger, (&original, &reply), leaving)?;
+        } else if !self.is_vacant(now, shard, &mut ledger, &reply, None) {
             return Err(Refused::TupleInUse);
         }
         if let Some(victim) = victim
@@ -267,11 +272,21 @@ impl Nat {
     }
 
     /// Whether no connection of the shard has this tuple, one that is expired or over having given
-    /// way.
-    fn is_vacant(&self, now: Time, shard: &mut Shard, ledger: &mut Ledger, tuple: &Tuple) -> bool {
+    /// way, and the one that is `leaving` anyway not counted.
+    fn is_vacant(
+        &self,
+        now: Time,
+        shard: &mut Shard,
+        ledger: &mut Ledger,
+        tuple: &Tuple,
+        leaving: Option<u32>,
+    ) -> bool {
         let Some((slot, _)) = shard.find(self.hash.tuple(tuple), tuple) else {
             return true;
         };
+        if leaving == Some(slot) {
+            return true;
+        }
         let spent = shard
             .get(slot)
             .is_none_or(|connection| connection.is_expired(now) || connection.is_over());
@@ -281,14 +296,15 @@ impl Nat {
         spent
     }
 
-    /// An external port for a flow, and whether it is somebody else's.
+    /// An external port for a flow, and whether it is somebody else's; the place of the connection
+    /// that is `leaving` for it counts as free.
     fn external_port(
         &self,
         now: Time,
         shard: &mut Shard,
         ledger: &mut Ledger,
-        original: &Tuple,
-        reply: &Tuple,
+        (original, reply): (&Tuple, &Tuple),
+        leaving: Option<u32>,
     ) -> Result<(u16, bool), Refused> {
         let endpoint = endpoint(original, reply.dst);
         let is_tcp = original.protocol == Protocol::TCP;
@@ -303,7 +319,7 @@ impl Nat {
         if let Some(port) = port {
             // Taken only if somebody shares this port towards this very peer, or if the endpoint
             // dials two published ports that lead to one port of a container.
-            if self.is_vacant(now, shard, ledger, &with(port)) {
+            if self.is_vacant(now, shard, ledger, &with(port), leaving) {
                 return Ok((port, false));
             }
             ledger.release(now, &endpoint);
@@ -315,7 +331,7 @@ impl Nat {
             // Sharing costs less than a search for what can be given up, and costs nobody anything.
             for port in ledger.ports.candidates_to_share(Protocol::TCP) {
                 let shareable = ledger.ports.is_in_use(Protocol::TCP, reply.dst, port)
-                    && self.is_vacant(now, shard, ledger, &with(port));
+                    && self.is_vacant(now, shard, ledger, &with(port), leaving);
                 if !shareable {
                     continue;
                 }
