@@ -249,8 +249,8 @@ pub(crate) struct NameSettings {
     pub search: Option<Vec<String>>,
     /// Further lines of its /etc/hosts.
     pub hosts: Vec<HostEntry>,
-    /// Leave port 53 of the container's loopback to the container: names are asked at the gateway.
-    pub gateway_only: bool,
+    /// Answer names at 127.0.0.11 inside too, which takes port 53 of the container's loopback.
+    pub loopback: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

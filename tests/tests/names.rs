@@ -187,7 +187,11 @@ fn commands_find_containers_by_name() {
         })
     };
     let before = host_files();
-    let web = scene.run_detached("web", &["--network-alias", "www"], &["sleep", "600"]);
+    let web = scene.run_detached(
+        "web",
+        &["--network-alias", "www", "--dns-loopback"],
+        &["sleep", "600"],
+    );
     let web = web.to_string();
     for name in ["web", "www", "WEB", "web.bridge"] {
         let found = inside(&scene, &[], &["getent", "ahostsv4", name]);
@@ -197,7 +201,8 @@ fn commands_find_containers_by_name() {
     let found = inside(&scene, &[], &["getent", "hosts", &web]);
     assert!(found.contains("web.bridge"), "{found}");
     for server in ["127.0.0.11", "172.17.0.1"] {
-        let found = inside(&scene, &[], &["busybox", "nslookup", "web", server]);
+        let options = ["--dns-loopback"];
+        let found = inside(&scene, &options, &["busybox", "nslookup", "web", server]);
         assert!(found.contains(&web), "{server}: {found}");
     }
     // A name of its own is there before the first instruction, each time.
@@ -214,6 +219,7 @@ fn commands_find_containers_by_name() {
         "files",
         "--hostname",
         "shop.example",
+        "--dns-loopback",
         "--add-host",
         "db:10.9.8.7",
         "--add-host",
@@ -259,8 +265,8 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let a = scene.container("a", &["--network-alias", "first"]);
-    let b = scene.container("b", &[]);
+    let a = scene.container("a", &["--dns-loopback", "--network-alias", "first"]);
+    let b = scene.container("b", &["--dns-loopback"]);
     for server in [LOCAL, GATEWAY] {
         for name in ["a", "first", "a.bridge"] {
             assert_eq!(ask(&b.namespace, server, name, A).addresses(), [a.address]);
@@ -299,7 +305,7 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     }
     // Networks do not see each other's names.
     scene.pontoon(&["network", "create", "other"]).success();
-    let c = scene.container("c", &["--net", "other"]);
+    let c = scene.container("c", &["--dns-loopback", "--net", "other"]);
     assert_eq!(ask(&c.namespace, LOCAL, "a", A).code, NXDOMAIN);
     assert_eq!(ask(&c.namespace, LOCAL, "c", A).addresses(), [c.address]);
     assert_eq!(ask(&b.namespace, LOCAL, "c", A).code, NXDOMAIN);
@@ -310,7 +316,7 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
         .ip(&format!("route add 172.17.0.0/16 via {HOST}"));
     assert_eq!(try_ask(&scene.outside, GATEWAY, "a", A), None);
     // Two containers share an alias, and take turns.
-    let d = scene.container("d", &["--network-alias", "first"]);
+    let d = scene.container("d", &["--dns-loopback", "--network-alias", "first"]);
     let mut both = ask(&b.namespace, LOCAL, "first", A).addresses();
     both.sort();
     assert_eq!(both, [a.address, d.address]);
@@ -350,7 +356,7 @@ fn the_world_s_names_are_asked_of_the_host_s_servers() {
         return;
     };
     serve_world(&scene.outside, BEYOND, 77);
-    let a = scene.container("a", &[]);
+    let a = scene.container("a", &["--dns-loopback"]);
     let expected: [IpAddr; 1] = ["192.0.2.77".parse().unwrap()];
     for server in [LOCAL, GATEWAY] {
         assert_eq!(
@@ -386,8 +392,8 @@ fn the_world_s_names_are_asked_of_the_host_s_servers() {
 fn a_dns_server_in_a_container_has_port_53() {
     let Some(scene) = Scene::new() else { return };
     for (name, options) in [
-        ("published", &["-p", "5353:53/udp"][..]),
-        ("asked", &["--dns-gateway-only"]),
+        ("published", &["-p", "5353:53/udp", "--dns-loopback"][..]),
+        ("plain", &[]),
     ] {
         let server = scene.container(name, options);
         bind_udp(&server.namespace, (ANY, 53));
@@ -397,16 +403,12 @@ fn a_dns_server_in_a_container_has_port_53() {
             [server.address]
         );
     }
-    let shown = inside(
-        &scene,
-        &["--dns-gateway-only"],
-        &["cat", "/etc/resolv.conf"],
-    );
+    let shown = inside(&scene, &[], &["cat", "/etc/resolv.conf"]);
     assert!(shown.contains("nameserver 172.17.0.1\n"), "{shown}");
     // A program that has the port already keeps it.
     let namespace = Namespace::new("busy");
     let _taken = bind_udp(&namespace, (ANY, 53));
-    let busy = scene.attach(namespace, "busy", &[]);
+    let busy = scene.attach(namespace, "busy", &["--dns-loopback"]);
     assert_eq!(
         ask(&busy.namespace, GATEWAY, "busy", A).addresses(),
         [busy.address]

@@ -31,10 +31,10 @@ pub(super) struct ContainerArgs {
     /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<IpAddr>,
-    /// Leave port 53 of 127.0.0.11 in the container to a DNS server of its own, as is done for one
-    /// that publishes port 53: names of containers are asked at the gateway alone
+    /// Answer names at 127.0.0.11 inside too, for programs that know no other server; a DNS server
+    /// of the container's own then can't listen on every address
     #[arg(long)]
-    dns_gateway_only: bool,
+    dns_loopback: bool,
 }
 
 /// What a container has on a network; of several, on the first.
@@ -118,7 +118,7 @@ impl ContainerArgs {
             publish: self.publish,
             names: NameSettings {
                 servers: self.dns,
-                gateway_only: self.dns_gateway_only,
+                loopback: self.dns_loopback,
                 ..NameSettings::default()
             },
             command,

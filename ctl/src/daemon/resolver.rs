@@ -64,17 +64,18 @@ impl NameService {
         self.namespaces.contains_key(&netns)
     }
 
-    /// Answers at 127.0.0.11 in a container's namespace from now on, until no container that has a
-    /// network runs there. Where it can't, the gateway's address is left, which is told.
+    /// Answers at 127.0.0.11 in a container's namespace from now on, if the container asked for it,
+    /// until no container that has a network runs there. Where it can't, the gateway's address is
+    /// left, which is told.
     ///
-    /// Nobody else could listen on port 53 of every address there, so it is left alone for who asks
-    /// for that, and for who publishes port 53: that is a DNS server.
+    /// Nobody else can then listen on port 53 of every address there, so it is for who asks for it,
+    /// and never for who publishes port 53: that is a DNS server.
     pub(super) fn listen_in(&mut self, netns: &Netns, record: &ContainerRecord) {
         let serves = |mapping: &PortMapping| {
             let first = mapping.container_port;
             (first..=first.saturating_add(mapping.count.saturating_sub(1))).contains(&DNS_PORT)
         };
-        if record.names.gateway_only
+        if !record.names.loopback
             || record.published.iter().any(serves)
             || self.answers_in(netns.inode())
         {
