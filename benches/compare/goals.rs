@@ -2,7 +2,8 @@
 //!
 //! A goal is what a bare forwarder with an adaptive spin was measured to reach on a 2-CPU virtual
 //! machine; a floor is what tests hold (`--check`): so far below that only a mistake of ours, and
-//! no noise of the machine, gets there.
+//! no noise of the machine, gets there. Those of round trips and connections are lowest: the
+//! kernel's own are three times as fast when the scheduler puts both endpoints on one CPU.
 
 use std::fmt::Write;
 
@@ -34,13 +35,13 @@ const LINES: [Line; 6] = [
         SWITCHED,
         "bridge",
         [0.95, 0.45, 1.15, 2.2, 1.4],
-        Some([0.5, 0.25, 0.6, 0.7, 0.45]),
+        Some([0.4, 0.25, 0.5, 0.2, 0.2]),
     ),
     (
         TRANSLATED,
         "iptables",
         [1.05, 0.55, 1.3, 2.2, 1.5],
-        Some([0.5, 0.25, 0.6, 0.7, 0.4]),
+        Some([0.4, 0.25, 0.5, 0.2, 0.2]),
     ),
     (SWITCHED, "ovs", [1.9, 2.0, 1.8, 3.5, 2.8], None),
     (SWITCHED, "vde", [3.5, 3.5, 2.0, 3.0, 3.5], None),
@@ -171,8 +172,8 @@ mod tests {
     #[test]
     fn a_ratio_below_its_floor_fails_and_nothing_measured_fails() {
         assert!(check(&ROWS, &samples(9.0)).is_ok());
-        let error = check(&ROWS, &samples(4.0)).unwrap_err().to_string();
-        assert!(error.contains("0.40 times bridge's"), "{error}");
+        let error = check(&ROWS, &samples(3.0)).unwrap_err().to_string();
+        assert!(error.contains("0.30 times bridge's"), "{error}");
         assert!(check(&ROWS, &Samples::default()).is_err());
     }
 
