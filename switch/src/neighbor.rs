@@ -86,7 +86,7 @@ pub enum Resolution {
 }
 
 /// A question that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
     pub uplink: PortId,
     /// An address of the host on that uplink (RFC 4861 7.2.2), so that its kernel knows the asker.
@@ -284,6 +284,9 @@ impl Neighbors {
             true
         });
         unanswered.retain(|key| entries.get(key).is_some_and(|entry| entry.mac.is_none()));
+        // A table's order differs from run to run; a simulated network's must not.
+        due.questions.sort();
+        due.unanswered.sort_by_key(|&(question, _)| question);
         due
     }
 }

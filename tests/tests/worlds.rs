@@ -135,7 +135,7 @@ fn one(seed: u64) {
 
 #[test]
 fn a_seed_is_the_same_world_every_time() {
-    for seed in 0..20 {
+    for seed in 0..100 {
         let [once, again] = [(); 2].map(|()| live(&mut World::new(seed)));
         assert_eq!(once, again, "seed {seed}");
     }

@@ -156,7 +156,10 @@ impl Multicast {
             family.retain_ports(|port| ports.contains(&port));
             let until = now + QUERY_INTERVAL + RESPONSE_INTERVAL;
             let before = std::mem::replace(&mut family.members, ports.clone());
-            for &port in ports.difference(&before) {
+            let mut new: Vec<PortId> = ports.difference(&before).copied().collect();
+            // In an order that is the same in every run of a simulated network.
+            new.sort();
+            for port in new {
                 extend(&mut family.hungry, Listener { port, until });
             }
         }
