@@ -116,6 +116,9 @@ enum Role {
     /// Be the measuring client
     #[command(hide = true)]
     Call(agent::CallArgs),
+    /// Be the bare forwarder
+    #[command(hide = true)]
+    Bare(rivals::bare::BareArgs),
     /// Become a program that ends with its parent
     #[command(hide = true)]
     Tether {
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
     let result = match &cli.role {
         Some(Role::Serve(args)) => agent::serve(args),
         Some(Role::Call(args)) => agent::call(args),
+        Some(Role::Bare(args)) => rivals::bare::forward(args),
         Some(Role::Tether { command }) => process::tether(command),
         None if cli.list => list(&cli),
         None => compare(&cli),

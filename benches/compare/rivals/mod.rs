@@ -7,6 +7,7 @@
 //!              10.90.0.2             192.0.2.1      192.0.2.2
 //! ```
 
+pub(crate) mod bare;
 pub(crate) mod bridge;
 pub(crate) mod cni;
 pub(crate) mod docker;
@@ -74,6 +75,7 @@ impl Group {
 #[derive(Clone, Debug)]
 pub(crate) enum Subject {
     Veth,
+    Bare,
     Bridge,
     Ovs,
     Vde,
@@ -99,8 +101,9 @@ pub(crate) enum Form {
 
 impl Subject {
     /// All but pontoon, in the order of the tables.
-    pub(crate) const RIVALS: [Subject; 11] = [
+    pub(crate) const RIVALS: [Subject; 12] = [
         Subject::Veth,
+        Subject::Bare,
         Subject::Bridge,
         Subject::Ovs,
         Subject::Vde,
@@ -117,6 +120,7 @@ impl Subject {
     pub(crate) fn name(&self) -> &str {
         match self {
             Subject::Veth => "veth",
+            Subject::Bare => "bare",
             Subject::Bridge => "bridge",
             Subject::Ovs => "ovs",
             Subject::Vde => "vde",
@@ -135,6 +139,7 @@ impl Subject {
     pub(crate) fn about(&self) -> String {
         match self {
             Subject::Veth => veth::ABOUT.to_owned(),
+            Subject::Bare => bare::ABOUT.to_owned(),
             Subject::Bridge => bridge::ABOUT.to_owned(),
             Subject::Ovs => ovs::ABOUT.to_owned(),
             Subject::Vde => vde::ABOUT.to_owned(),
@@ -151,7 +156,9 @@ impl Subject {
 
     pub(crate) fn group(&self) -> Group {
         match self {
-            Subject::Veth | Subject::Bridge | Subject::Ovs | Subject::Vde => Group::Switched,
+            Subject::Veth | Subject::Bare | Subject::Bridge | Subject::Ovs | Subject::Vde => {
+                Group::Switched
+            }
             Subject::Pontoon(flavour) => flavour.group,
             _ => Group::Translated,
         }
@@ -163,7 +170,9 @@ impl Subject {
 
     fn needs(&self) -> &'static [Need] {
         match self {
-            Subject::Veth | Subject::Bridge | Subject::Pontoon(_) => &[("ip", "iproute2")],
+            Subject::Veth | Subject::Bare | Subject::Bridge | Subject::Pontoon(_) => {
+                &[("ip", "iproute2")]
+            }
             Subject::Ovs => ovs::NEEDS,
             Subject::Vde => vde::NEEDS,
             Subject::Nft => netfilter::NEEDS_NFT,
@@ -222,6 +231,7 @@ impl Subject {
     pub(crate) fn build(&self) -> Result<Topology> {
         let mut topology = match self {
             Subject::Veth => veth::build(),
+            Subject::Bare => bare::build(),
             Subject::Bridge => bridge::build(),
             Subject::Ovs => ovs::build(),
             Subject::Vde => vde::build(),
@@ -247,7 +257,7 @@ impl Subject {
     pub(crate) fn attach(&self, topology: &mut Topology) -> Result<Option<Duration>> {
         let fresh = topology.lab.namespace("fresh")?;
         let took = match self {
-            Subject::Veth | Subject::Vde | Subject::DockerProxy => Ok(None),
+            Subject::Veth | Subject::Bare | Subject::Vde | Subject::DockerProxy => Ok(None),
             Subject::Bridge | Subject::Nft | Subject::Iptables => {
                 bridge::attach(topology, &fresh).map(Some)
             }
@@ -275,7 +285,9 @@ impl Subject {
         form: Form,
     ) -> Result<Option<Duration>> {
         match self {
-            Subject::Veth | Subject::Bridge | Subject::Ovs | Subject::Vde => Ok(None),
+            Subject::Veth | Subject::Bare | Subject::Bridge | Subject::Ovs | Subject::Vde => {
+                Ok(None)
+            }
             Subject::Nft => netfilter::publish_nft(topology, count, form).map(Some),
             Subject::Iptables => netfilter::publish_iptables(topology, count, form).map(Some),
             Subject::Slirp => slirp::publish(topology, count, form),
