@@ -13,6 +13,8 @@
 //! So dealing costs nothing per port. A thread holds a lane for the length of a vector, so one that
 //! has not yet heard of a new deal and one that has do no harm to each other.
 
+mod balance;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,24 +24,13 @@ use crossbeam_utils::CachePadded;
 use nat::Time;
 use parking_lot::Mutex;
 
+use self::balance::Balance;
 use crate::config::PortId;
 use crate::datapath::Datapath;
 use crate::io::{Poller, Sleeper, Waker};
 use crate::patience::Patience;
 use crate::port::Port;
 use crate::worker::{VECTOR, Worker};
-
-/// How long the load is measured before the lanes may be dealt anew. Some slices of the scheduler
-/// (3 ms): a thread that waits for a CPU while it serves looks busy, but that is not yet load.
-const WINDOW: Duration = Duration::from_millis(50);
-/// How long fewer threads must have been enough before one goes to rest.
-const CALM: Duration = Duration::from_millis(200);
-/// Parts of the time that a thread is busy: more is saturated.
-const SATURATED: f64 = 0.85;
-/// What a thread may be left with when another one goes to rest.
-const COMFORTABLE: f64 = 0.6;
-/// A lane with less than this is nothing to hand over.
-const WORTH_MOVING: f64 = 0.05;
 
 /// Looks in vain after which a lane is looked at only now and then.
 const QUIET: u32 = 64;
@@ -52,8 +43,7 @@ const NONE: usize = 0;
 /// See the module's description.
 pub(crate) struct Crew {
     lanes: Vec<CachePadded<Lane>>,
-    /// Each wakes one thread.
-    wakers: Vec<Waker>,
+    threads: Vec<CachePadded<Thread>>,
     /// Threads at work.
     active: CachePadded<AtomicUsize>,
     /// When to look at the load next, in nanoseconds.
@@ -68,6 +58,13 @@ struct Lane {
     worker: Mutex<Worker>,
     /// Nanoseconds that threads were busy with it since the start.
     busy: AtomicU64,
+}
+
+struct Thread {
+    waker: Waker,
+    /// Rounds since the start, and those of them that found no frame.
+    rounds: AtomicU64,
+    in_vain: AtomicU64,
 }
 
 /// What a thread remembers of a lane.
@@ -99,17 +96,6 @@ impl Watch {
     }
 }
 
-/// The load at the last look.
-struct Balance {
-    at: Time,
-    /// What each lane had been busy with.
-    busy: Vec<u64>,
-    /// Each lane's load since the look before.
-    loads: Vec<f64>,
-    /// When all threads were last needed.
-    needed: Time,
-}
-
 impl Crew {
     /// A crew of a thread a lane, as many as `datapath` has workers, of which one is at work.
     /// Threads look for the next frame awake for `busy_poll` at the most.
@@ -128,17 +114,18 @@ impl Crew {
         let lanes = (0..datapath.workers())
             .map(lane)
             .collect::<io::Result<Vec<_>>>()?;
-        let wakers = lanes.iter().map(|_| Waker::new());
+        let thread = |_| {
+            Ok(CachePadded::new(Thread {
+                waker: Waker::new()?,
+                rounds: AtomicU64::new(0),
+                in_vain: AtomicU64::new(0),
+            }))
+        };
         Ok(Crew {
-            wakers: wakers.collect::<io::Result<_>>()?,
+            threads: lanes.iter().map(thread).collect::<io::Result<_>>()?,
             active: CachePadded::new(AtomicUsize::new(1)),
             balance_due: CachePadded::default(),
-            balance: Mutex::new(Balance {
-                at: Time::ZERO,
-                busy: vec![0; lanes.len()],
-                loads: vec![0.0; lanes.len()],
-                needed: Time::ZERO,
-            }),
+            balance: Mutex::new(Balance::new(lanes.len())),
             lanes,
             epoch: Instant::now(),
             busy_poll,
@@ -181,6 +168,7 @@ impl Crew {
 
     /// Serves as thread `me` until the crew is dismissed.
     pub(crate) fn serve(&self, me: usize) {
+        let thread = &self.threads[me];
         let mut ready = Vec::new();
         let mut sleeper = Sleeper::default();
         let mut patience = Patience::new(self.busy_poll);
@@ -196,7 +184,7 @@ impl Crew {
                 let pollers = self
                     .lanes_of(me, active)
                     .map(|lane| &self.lanes[lane].poller);
-                sleeper.sleep(&self.wakers[me], pollers);
+                sleeper.sleep(&thread.waker, pollers);
                 now = self.now();
             }
             let mut came = false;
@@ -219,12 +207,18 @@ impl Crew {
                     came = true;
                 }
             }
+            thread.rounds.fetch_add(1, Ordering::Relaxed);
             if came {
                 patience.saw_frames(now);
                 self.balance(now);
             } else if awake {
+                thread.in_vain.fetch_add(1, Ordering::Relaxed);
                 now = self.now();
                 patience.saw_nothing(now);
+                // Whom the last frame woke may be waiting for this very CPU: the scheduler likes
+                // to keep those together who wake each other.
+                std::thread::yield_now();
+                now = self.now();
             }
         }
     }
@@ -244,16 +238,11 @@ impl Crew {
         let Some(mut balance) = self.balance.try_lock() else {
             return;
         };
-        let due = now + WINDOW;
+        let due = now + balance::WINDOW;
         self.balance_due.store(due.as_nanos(), Ordering::Relaxed);
-        balance.measure(now, &self.lanes);
         let active = self.active();
-        let wanted = threads_for(&balance.loads, active);
-        if wanted >= active {
-            balance.needed = now;
-        }
-        if wanted > active || now - balance.needed >= CALM {
-            balance.needed = now;
+        let wanted = balance.threads(now, self, active);
+        if wanted != active {
             self.deal(wanted);
         }
     }
@@ -266,7 +255,7 @@ impl Crew {
                 (before != NONE).then_some(active)
             });
         if dealt.is_ok() {
-            self.wakers.iter().for_each(Waker::wake);
+            self.threads.iter().for_each(|thread| thread.waker.wake());
         }
     }
 }
@@ -299,38 +288,6 @@ impl Lane {
         };
         frames > 0
     }
-}
-
-impl Balance {
-    fn measure(&mut self, now: Time, lanes: &[CachePadded<Lane>]) {
-        let window = (now - self.at).as_nanos().max(1) as f64;
-        self.at = now;
-        let rows = lanes.iter().zip(&mut self.busy).zip(&mut self.loads);
-        for ((lane, before), load) in rows {
-            let busy = lane.busy.load(Ordering::Relaxed);
-            *load = (busy - *before) as f64 / window;
-            *before = busy;
-        }
-    }
-}
-
-/// How many threads should work, given each lane's load, a part of one thread's time, and how many
-/// do: one more if a thread is saturated and could give some of it away, fewer if they would be
-/// comfortable.
-fn threads_for(loads: &[f64], active: usize) -> usize {
-    let dealt = |threads: usize, thread: usize| loads.iter().skip(thread).step_by(threads);
-    let could_share = |thread: usize| {
-        let load: f64 = dealt(active, thread).sum();
-        let lanes = dealt(active, thread).filter(|&&load| load >= WORTH_MOVING);
-        load >= SATURATED && lanes.count() > 1
-    };
-    if active < loads.len() && (0..active).any(could_share) {
-        return active + 1;
-    }
-    let comfortable = |&threads: &usize| {
-        (0..threads).all(|thread| dealt(threads, thread).sum::<f64>() < COMFORTABLE)
-    };
-    (1..active).find(comfortable).unwrap_or(active)
 }
 
 #[cfg(test)]
