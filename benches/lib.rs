@@ -46,6 +46,7 @@ impl World {
         let settings = Settings {
             workers: lanes,
             busy_poll: Duration::ZERO,
+            no_halt: false,
             limits: nat::Limits {
                 max_connections: 2 << 20,
                 max_per_address: 2 << 20,

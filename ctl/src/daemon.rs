@@ -90,6 +90,8 @@ pub(crate) struct DaemonOptions {
     pub workers: Option<usize>,
     /// How long they look for the next frame awake; as long as suits the machine when absent.
     pub busy_poll: Option<Duration>,
+    /// Whether idle CPUs are kept from halting while frames keep coming.
+    pub no_halt: bool,
     /// What carries containers' frames unless they ask otherwise; TAP where it works when absent.
     pub port_kind: Option<PortKind>,
     /// Whether new networks have IPv6 unless told otherwise; if the host uses it when absent.
@@ -289,6 +291,7 @@ impl Daemon {
         if let Some(busy_poll) = options.busy_poll {
             settings.busy_poll = busy_poll;
         }
+        settings.no_halt = options.no_halt;
         let (switch, events) = Switch::start(settings).context("can't start the switch")?;
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);

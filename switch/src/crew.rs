@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use self::balance::Balance;
 use crate::config::PortId;
 use crate::datapath::Datapath;
-use crate::io::{Poller, Sleeper, Waker};
+use crate::io::{NoHalt, Poller, Sleeper, Waker};
 use crate::patience::Patience;
 use crate::port::Port;
 use crate::worker::{VECTOR, Worker};
@@ -36,6 +36,9 @@ use crate::worker::{VECTOR, Worker};
 const QUIET: u32 = 64;
 /// How seldom that is.
 const NOW_AND_THEN: usize = 8;
+
+/// How long after the last frame CPUs are let halt again, in milliseconds.
+const LET_HALT_AFTER: u16 = 10;
 
 /// [`Crew::active`] when all threads are to end.
 const NONE: usize = 0;
@@ -166,8 +169,9 @@ impl Crew {
         self.deal(NONE);
     }
 
-    /// Serves as thread `me` until the crew is dismissed.
-    pub(crate) fn serve(&self, me: usize) {
+    /// Serves as thread `me` until the crew is dismissed. While it polls, and a little longer, idle
+    /// CPUs are kept from halting if there is a `no_halt`.
+    pub(crate) fn serve(&self, me: usize, mut no_halt: Option<NoHalt>) {
         let thread = &self.threads[me];
         let mut ready = Vec::new();
         let mut sleeper = Sleeper::default();
@@ -184,7 +188,13 @@ impl Crew {
                 let pollers = self
                     .lanes_of(me, active)
                     .map(|lane| &self.lanes[lane].poller);
-                sleeper.sleep(&thread.waker, pollers);
+                let held = no_halt.as_mut().filter(|no_halt| no_halt.is_held());
+                let limit = held.is_some().then_some(LET_HALT_AFTER);
+                if !sleeper.sleep(&thread.waker, pollers, limit)
+                    && let Some(held) = held
+                {
+                    held.hold(false);
+                }
                 now = self.now();
             }
             let mut came = false;
@@ -210,6 +220,11 @@ impl Crew {
             thread.rounds.fetch_add(1, Ordering::Relaxed);
             if came {
                 patience.saw_frames(now);
+                if patience.is_awake()
+                    && let Some(no_halt) = &mut no_halt
+                {
+                    no_halt.hold(true);
+                }
                 self.balance(now);
             } else if awake {
                 thread.in_vain.fetch_add(1, Ordering::Relaxed);

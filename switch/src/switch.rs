@@ -12,7 +12,7 @@ use crate::config::{Config, NetworkId, PortId};
 use crate::crew::Crew;
 use crate::datapath::{Counters, Datapath, Event, FdbRow};
 use crate::fdb::FdbStats;
-use crate::io::Queue;
+use crate::io::{NoHalt, Queue};
 use crate::multicast::groups::Row as GroupRow;
 
 /// What a switch is started with.
@@ -23,6 +23,9 @@ pub struct Settings {
     pub workers: usize,
     /// How long a thread looks for the next frame awake before it sleeps. Zero: never.
     pub busy_poll: Duration,
+    /// Whether idle CPUs are kept from halting while frames keep coming: the shortest round trips,
+    /// at the price of power.
+    pub no_halt: bool,
     pub limits: nat::Limits,
     /// Makes external ports and hashes unpredictable. A simulation chooses it.
     pub seed: u64,
@@ -40,6 +43,7 @@ impl Default for Settings {
             } else {
                 Duration::ZERO
             },
+            no_halt: false,
             limits: nat::Limits::default(),
             seed: random_seed(),
         }
@@ -75,7 +79,10 @@ impl Switch {
         };
         for index in 0..settings.workers {
             let crew = Arc::clone(&switch.crew);
-            switch.spawn(format!("worker-{index}"), move || crew.serve(index))?;
+            let no_halt = settings.no_halt.then(NoHalt::new).transpose()?;
+            switch.spawn(format!("worker-{index}"), move || {
+                crew.serve(index, no_halt);
+            })?;
         }
         let (datapath, crew) = (Arc::clone(&switch.datapath), Arc::clone(&switch.crew));
         switch.spawn("housekeeper".to_owned(), move || {

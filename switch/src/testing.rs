@@ -45,8 +45,7 @@ impl Lan {
         let settings = Settings {
             workers: 1,
             seed: 1,
-            busy_poll: Duration::ZERO,
-            limits: nat::Limits::default(),
+            ..Settings::default()
         };
         let (datapath, _) = Datapath::new(&settings);
         let cables = (0..=endpoints)

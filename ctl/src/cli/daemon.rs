@@ -45,6 +45,10 @@ pub(super) struct DaemonArgs {
     /// single CPU), or microseconds. Longer for shorter round trips, off for least CPU
     #[arg(long, value_name = "off|auto|MICROSECONDS", default_value = "auto", value_parser = busy_poll)]
     busy_poll: BusyPoll,
+    /// Keep idle CPUs from halting while frames keep coming (PM QoS): the shortest round trips in a
+    /// virtual machine, at the price of power
+    #[arg(long)]
+    no_halt: bool,
     /// What carries a container's frames: tap or veth [default: tap if it works]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
@@ -77,6 +81,7 @@ impl DaemonArgs {
             group: self.group,
             workers: self.workers,
             busy_poll: self.busy_poll.0,
+            no_halt: self.no_halt,
             port_kind: self.port_kind,
             ipv6: self.ipv6,
             clamp_mss: self.clamp_mss,

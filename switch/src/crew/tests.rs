@@ -92,7 +92,7 @@ fn a_flow_keeps_its_order_while_its_lane_changes_hands() {
     thread::scope(|scope| {
         for me in 0..LANES {
             let crew = &crew;
-            scope.spawn(move || crew.serve(me));
+            scope.spawn(move || crew.serve(me, None));
         }
         for peer in senders {
             let send = |number| assert!(peer.send(&frame(*from, *to, number)));
@@ -126,7 +126,7 @@ fn a_port_that_nobody_reads_holds_up_no_other() {
     thread::scope(|scope| {
         for me in 0..LANES {
             let crew = &crew;
-            scope.spawn(move || crew.serve(me));
+            scope.spawn(move || crew.serve(me, None));
         }
         let send = |to: PortId, number| {
             while !senders[0].send(&frame(*from, to, number)) && Instant::now() < until {
@@ -161,7 +161,7 @@ fn an_idle_crew_uses_no_cpu() {
         let threads = [0, 1].map(|me| {
             let crew = &crew;
             scope.spawn(move || {
-                crew.serve(me);
+                crew.serve(me, None);
                 getrusage(UsageWho::RUSAGE_THREAD).unwrap()
             })
         });

@@ -11,6 +11,7 @@
 //! | `filter.rs` | the classic BPF programs that ports and reservations attach |
 //! | `reserve.rs` | sockets that hold ports of the host, silence the kernel, serve loopback |
 //! | `poll.rs` | waiting for queues |
+//! | `halt.rs` | keeping idle CPUs from halting |
 //! | `sys.rs` | the one place with `unsafe` |
 
 use std::fmt::Display;
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use crate::frame::Frame;
 
 pub mod filter;
+mod halt;
 mod memory;
 mod packet;
 mod poll;
@@ -30,6 +32,7 @@ mod reserve;
 mod sys;
 mod tap;
 
+pub(crate) use halt::NoHalt;
 pub use libc::sock_filter;
 pub use memory::{MemoryPeer, MemoryQueue, memory_port};
 pub use packet::{PacketOptions, PacketSocket, open_packet};

@@ -121,25 +121,34 @@ pub(crate) struct Sleeper<'a> {
 }
 
 impl<'a> Sleeper<'a> {
-    /// Sleeps until one of `pollers` has something to report or `waker` wakes; the wake-ups so far
-    /// are taken back. It may end for no reason.
+    /// Sleeps until one of `pollers` has something to report, `waker` wakes, or so many milliseconds
+    /// have passed, if a number is given; the wake-ups so far are taken back. False when it
+    /// was the time. It may end for no reason.
     ///
     /// # Panics
     ///
     /// Never for a reason that the caller can cause.
-    pub(crate) fn sleep(&mut self, waker: &'a Waker, pollers: impl Iterator<Item = &'a Poller>) {
+    pub(crate) fn sleep(
+        &mut self,
+        waker: &'a Waker,
+        pollers: impl Iterator<Item = &'a Poller>,
+        millis: Option<u16>,
+    ) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         self.watched.clear();
         self.watched.push(watch(waker.event.as_fd()));
         self.watched
             .extend(pollers.map(|poller| watch(poller.as_fd())));
-        match nix::poll::poll(&mut self.watched, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        let timeout = millis.map_or(PollTimeout::NONE, PollTimeout::from);
+        let woken = match nix::poll::poll(&mut self.watched, timeout) {
+            Ok(ready) => ready > 0,
+            Err(Errno::EINTR) => true,
             Err(error) => panic!("sleep on {} descriptors: {error}", self.watched.len()),
-        }
+        };
         if self.watched[0].any() == Some(true) {
             waker.event.read().ok();
         }
+        woken
     }
 
     /// Whether the `place`th poller ended the sleep.
@@ -177,21 +186,25 @@ mod tests {
         let mut sleeper = Sleeper::default();
         let other = waker.clone();
         let thread = std::thread::spawn(move || other.wake());
-        sleeper.sleep(&waker, pollers.iter());
+        sleeper.sleep(&waker, pollers.iter(), None);
         assert!(!sleeper.is_ready(0) && !sleeper.is_ready(1));
         thread.join().unwrap();
 
         events[1].write(1).unwrap();
-        sleeper.sleep(&waker, pollers.iter());
+        sleeper.sleep(&waker, pollers.iter(), None);
         assert!(!sleeper.is_ready(0) && sleeper.is_ready(1));
         let mut ready = Vec::new();
         pollers[1].wait(&mut ready, Some(Duration::MAX)).unwrap();
         assert_eq!(ready, [7]);
 
         events[1].read().unwrap();
+        assert!(
+            !sleeper.sleep(&waker, pollers.iter(), Some(2)),
+            "all is quiet"
+        );
         waker.wake();
         waker.wake();
-        sleeper.sleep(&waker, pollers[1..].iter());
+        sleeper.sleep(&waker, pollers[1..].iter(), None);
         assert!(!sleeper.is_ready(0) && !sleeper.is_ready(1));
     }
 }

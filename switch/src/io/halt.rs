@@ -1,0 +1,58 @@
+//! Keeping idle CPUs from halting.
+//!
+//! Whoever a frame is for has mostly fallen asleep, and its CPU has halted with it. To wake that CPU
+//! takes some 10 to 30 µs in a virtual machine, most of a round trip. While somebody asks for a
+//! wake-up latency of zero (the kernel's Documentation/power/pm_qos_interface.rst), idle CPUs poll
+//! for work instead. That costs power, and on a shared machine what the neighbours could have used:
+//! so only by request, and only while frames keep coming.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+
+use super::context;
+
+const DEVICE: &str = "/dev/cpu_dma_latency";
+
+/// The kernel's own value for "any latency will do", in microseconds.
+const ANY: i32 = 2_000_000_000;
+
+/// A request to the kernel, withdrawn when dropped.
+#[derive(Debug)]
+pub(crate) struct NoHalt {
+    request: File,
+    held: bool,
+}
+
+impl NoHalt {
+    /// A request that asks for nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// This kernel has no such thing (CONFIG_CPU_IDLE, CONFIG_PM), or no right to it.
+    pub(crate) fn new() -> io::Result<NoHalt> {
+        let request = OpenOptions::new()
+            .write(true)
+            .open(DEVICE)
+            .map_err(|error| context(format_args!("keep CPUs from halting by {DEVICE}"), error))?;
+        Ok(NoHalt {
+            request,
+            held: false,
+        })
+    }
+
+    /// Keeps CPUs from halting, or lets them. A change wakes every idle CPU once.
+    pub(crate) fn hold(&mut self, hold: bool) {
+        if hold == self.held {
+            return;
+        }
+        let latency = if hold { 0 } else { ANY };
+        // It can't fail: the kernel takes four bytes as they are.
+        self.request.write_all(&latency.to_ne_bytes()).ok();
+        self.held = hold;
+    }
+
+    /// Whether CPUs are kept from halting now.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+}
