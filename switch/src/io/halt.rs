@@ -56,3 +56,33 @@ impl NoHalt {
         self.held
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// What all requests of the machine come to, in microseconds.
+    fn latency() -> i32 {
+        let mut bytes = [0; 4];
+        File::open(DEVICE).unwrap().read_exact(&mut bytes).unwrap();
+        i32::from_ne_bytes(bytes)
+    }
+
+    #[test]
+    fn cpus_are_kept_from_halting_while_it_is_held() {
+        let mut no_halt = match NoHalt::new() {
+            Ok(no_halt) => no_halt,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let before = latency();
+        no_halt.hold(true);
+        assert_eq!(latency(), 0);
+        no_halt.hold(false);
+        assert_eq!(latency(), before);
+        no_halt.hold(true);
+        drop(no_halt);
+        assert_eq!(latency(), before);
+    }
+}
