@@ -86,6 +86,7 @@ impl World {
         let settings = Settings {
             workers: 1,
             busy_poll: Duration::ZERO,
+            no_halt: false,
             limits: nat::Limits {
                 max_connections: 24,
                 max_per_address: 10,
