@@ -56,6 +56,14 @@ use sample::{Sample, Samples};
 /// kernel or a rival takes by itself.
 const SERVICE: u16 = 7000;
 
+/// How pontoon is run: what its name gets added, and the flags of its daemon. As it comes, without
+/// polling, and with idle CPUs kept from halting while it polls.
+const WAYS: [(&str, &[&str]); 3] = [
+    ("", &[]),
+    ("+sleepy", &["--busy-poll", "off"]),
+    ("+no-halt", &["--no-halt"]),
+];
+
 /// After so many failures a row is not tried again with a subject.
 const MOST_FAILURES: usize = 2;
 
@@ -174,7 +182,7 @@ fn list(cli: &Cli) -> Result<()> {
 /// Everything there is, less what `--only` leaves out. Rivals come first in a group's tables.
 fn subjects(cli: &Cli, pontoon: &Path) -> Result<Vec<Subject>> {
     let mut subjects = Subject::RIVALS.to_vec();
-    let mut variants = vec![(String::new(), Vec::new())];
+    let mut variants = Vec::new();
     for variant in &cli.variant {
         let parts = variant.split_once('=');
         let (name, flags) =
@@ -182,18 +190,23 @@ fn subjects(cli: &Cli, pontoon: &Path) -> Result<Vec<Subject>> {
         let flags = flags.split_whitespace().map(str::to_owned).collect();
         variants.push((format!("+{name}"), flags));
     }
-    for (name, group, port_kind) in [
-        ("pontoon-tap", Group::Switched, "tap"),
-        ("pontoon-veth", Group::Switched, "veth"),
-        ("pontoon-nat", Group::Translated, "tap"),
-        ("pontoon-nat-veth", Group::Translated, "veth"),
+    let own = |(suffix, flags): (&str, &[&str])| {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        (suffix.to_owned(), flags)
+    };
+    for (name, group, port_kind, ways) in [
+        ("pontoon-tap", Group::Switched, "tap", &WAYS[..]),
+        ("pontoon-veth", Group::Switched, "veth", &WAYS[..1]),
+        ("pontoon-nat", Group::Translated, "tap", &WAYS[..]),
+        ("pontoon-nat-veth", Group::Translated, "veth", &WAYS[..1]),
     ] {
-        for (suffix, flags) in &variants {
+        let ways = ways.iter().copied().map(own);
+        for (suffix, flags) in ways.chain(variants.iter().cloned()) {
             subjects.push(Subject::Pontoon(Flavour {
                 name: format!("{name}{suffix}"),
                 group,
                 port_kind,
-                flags: flags.clone(),
+                flags,
                 binary: pontoon.to_owned(),
             }));
         }

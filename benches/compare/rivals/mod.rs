@@ -168,6 +168,11 @@ impl Subject {
         matches!(self, Subject::Pontoon(_))
     }
 
+    /// Is it another one with other flags for frames? Then its control plane is the same.
+    fn is_variant(&self) -> bool {
+        matches!(self, Subject::Pontoon(flavour) if !flavour.flags.is_empty())
+    }
+
     fn needs(&self) -> &'static [Need] {
         match self {
             Subject::Veth | Subject::Bare | Subject::Bridge | Subject::Pontoon(_) => {
@@ -196,7 +201,7 @@ impl Subject {
     /// Has it a connection table whose memory can be told?
     pub(crate) fn tells_memory(&self) -> bool {
         matches!(self, Subject::Nft | Subject::Iptables)
-            || (self.is_pontoon() && self.group() == Group::Translated)
+            || (self.is_pontoon() && self.group() == Group::Translated && !self.is_variant())
     }
 
     /// Bytes of memory that the table is part of: of the daemon, or of the kernel's allocators.
@@ -255,6 +260,9 @@ impl Subject {
     ///
     /// The subject's programs fail.
     pub(crate) fn attach(&self, topology: &mut Topology) -> Result<Option<Duration>> {
+        if self.is_variant() {
+            return Ok(None);
+        }
         let fresh = topology.lab.namespace("fresh")?;
         let took = match self {
             Subject::Veth | Subject::Bare | Subject::Vde | Subject::DockerProxy => Ok(None),
@@ -296,7 +304,7 @@ impl Subject {
             Subject::Docker => docker::publish(topology, count, form),
             Subject::Cni => cni::publish(topology, count, form),
             Subject::Pontoon(flavour) => {
-                if flavour.group == Group::Switched {
+                if flavour.group == Group::Switched || self.is_variant() {
                     return Ok(None);
                 }
                 pontoon::publish(flavour, topology, count, form).map(Some)
