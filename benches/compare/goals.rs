@@ -15,75 +15,55 @@ use anyhow::{Result, bail};
 use crate::measure::{Metric, Row};
 use crate::sample::Samples;
 
-/// A ratio that is aimed at, greater being better for pontoon.
-struct Goal {
-    metric: &'static str,
-    ours: &'static str,
-    other: &'static str,
-    goal: f64,
-    floor: Option<f64>,
-}
-
 const SWITCHED: &str = "pontoon-tap";
 const TRANSLATED: &str = "pontoon-nat";
 
 /// The metrics of the table, in the order of the arrays below.
 const METRICS: [&str; 5] = ["tcp1-send", "tcp4-send", "udp64", "rr.p50", "crr"];
 
-/// Ours, the other, the goals, and, for those that every machine has, the floors.
-type Line = (&'static str, &'static str, [f64; 5], Option<[f64; 5]>);
+/// Ratios that are aimed at, greater being better for pontoon.
+struct Line {
+    ours: &'static str,
+    other: &'static str,
+    goals: [f64; 5],
+    /// For those that every machine has.
+    floors: Option<[f64; 5]>,
+}
+
+const fn line(
+    ours: &'static str,
+    other: &'static str,
+    goals: [f64; 5],
+    floors: Option<[f64; 5]>,
+) -> Line {
+    Line {
+        ours,
+        other,
+        goals,
+        floors,
+    }
+}
 
 const LINES: [Line; 9] = [
-    (
+    line(
         SWITCHED,
         "bare",
         [0.9, 0.9, 0.9, 0.9, 0.9],
         Some([0.5, 0.5, 0.5, 0.25, 0.4]),
     ),
-    (
-        SWITCHED,
-        "bridge",
-        [0.95, 0.45, 1.15, 2.2, 1.4],
-        Some([0.4, 0.25, 0.5, 0.2, 0.2]),
-    ),
-    (
-        TRANSLATED,
-        "iptables",
-        [1.05, 0.55, 1.3, 2.2, 1.5],
-        Some([0.4, 0.25, 0.5, 0.2, 0.2]),
-    ),
-    (
-        "pontoon-tap+no-halt",
-        "bridge",
-        [0.95, 0.45, 1.15, 2.2, 1.4],
-        None,
-    ),
-    (
-        "pontoon-nat+no-halt",
-        "iptables",
-        [1.05, 0.55, 1.3, 2.2, 1.5],
-        None,
-    ),
-    (SWITCHED, "ovs", [1.9, 2.0, 1.8, 3.5, 2.8], None),
-    (SWITCHED, "vde", [3.5, 3.5, 2.0, 3.0, 3.5], None),
-    (TRANSLATED, "slirp4netns", [3.5, 3.5, 2.0, 3.0, 3.5], None),
-    (TRANSLATED, "pasta", [1.3, 1.3, 1.4, 3.0, 2.8], None),
+    line(SWITCHED, "bridge", BRIDGED, FLOORS),
+    line(TRANSLATED, "iptables", FILTERED, FLOORS),
+    line("pontoon-tap+no-halt", "bridge", BRIDGED, None),
+    line("pontoon-nat+no-halt", "iptables", FILTERED, None),
+    line(SWITCHED, "ovs", [1.9, 2.0, 1.8, 3.5, 2.8], None),
+    line(SWITCHED, "vde", [3.5, 3.5, 2.0, 3.0, 3.5], None),
+    line(TRANSLATED, "slirp4netns", [3.5, 3.5, 2.0, 3.0, 3.5], None),
+    line(TRANSLATED, "pasta", [1.3, 1.3, 1.4, 3.0, 2.8], None),
 ];
 
-fn goals() -> impl Iterator<Item = Goal> {
-    LINES.into_iter().flat_map(|(ours, other, goals, floors)| {
-        METRICS
-            .into_iter()
-            .enumerate()
-            .map(move |(place, metric)| Goal {
-                metric,
-                ours,
-                other,
-                goal: goals[place],
-                floor: floors.map(|floors| floors[place]),
-            })
-    })
-}
+const BRIDGED: [f64; 5] = [0.95, 0.45, 1.15, 2.2, 1.4];
+const FILTERED: [f64; 5] = [1.05, 0.55, 1.3, 2.2, 1.5];
+const FLOORS: Option<[f64; 5]> = Some([0.4, 0.25, 0.5, 0.2, 0.2]);
 
 /// The goals and what this run reached of them, as Markdown; empty if nothing of them was measured.
 pub(crate) fn table(rows: &[Row], samples: &Samples) -> String {
@@ -92,9 +72,10 @@ pub(crate) fn table(rows: &[Row], samples: &Samples) -> String {
         .iter()
         .filter_map(|key| metrics.iter().find(|metric| metric.key == *key))
         .collect();
-    let cell = |(ours, other, goals, _): &Line, metric: &Metric| {
+    let cell = |line: &Line, metric: &Metric| {
         let place = METRICS.iter().position(|key| *key == metric.key)?;
-        let (goal, reached) = (goals[place], samples.ratio(ours, other, metric)?.median);
+        let ratio = samples.ratio(line.ours, line.other, metric)?;
+        let (goal, reached) = (line.goals[place], ratio.median);
         let mark = if reached >= goal { " ✔" } else { "" };
         Some(format!("**{reached:.2}** / {goal}{mark}"))
     };
@@ -104,8 +85,8 @@ pub(crate) fn table(rows: &[Row], samples: &Samples) -> String {
         return String::new();
     }
     let mut text = "| reached / aimed at |".to_owned();
-    for (ours, other, ..) in &lines {
-        let _ = write!(text, " {ours} : {other} |");
+    for line in &lines {
+        let _ = write!(text, " {} : {} |", line.ours, line.other);
     }
     let _ = writeln!(text, "\n|---|{}", "---:|".repeat(lines.len()));
     for metric in metrics {
@@ -127,20 +108,24 @@ pub(crate) fn check(rows: &[Row], samples: &Samples) -> Result<()> {
     let metrics: Vec<Metric> = rows.iter().flat_map(Row::metrics).collect();
     let mut held = 0;
     let mut broken = Vec::new();
-    for goal in goals() {
-        let metric = metrics.iter().find(|metric| metric.key == goal.metric);
-        let ratio = metric.and_then(|metric| samples.ratio(goal.ours, goal.other, metric));
-        let (Some(floor), Some(ratio)) = (goal.floor, ratio) else {
+    for (line, (place, key)) in LINES
+        .iter()
+        .flat_map(|line| METRICS.iter().enumerate().map(move |metric| (line, metric)))
+    {
+        let metric = metrics.iter().find(|metric| metric.key == *key);
+        let ratio = metric.and_then(|metric| samples.ratio(line.ours, line.other, metric));
+        let (Some(floors), Some(ratio)) = (line.floors, ratio) else {
             continue;
         };
         held += 1;
-        let line = format!(
-            "{} of {}: {:.2} times {}'s ({:.2}–{:.2}), floor {floor}",
-            goal.metric, goal.ours, ratio.median, goal.other, ratio.low, ratio.high
+        let floor = floors[place];
+        let told = format!(
+            "{key} of {}: {:.2} times {}'s ({:.2}–{:.2}), floor {floor}",
+            line.ours, ratio.median, line.other, ratio.low, ratio.high
         );
-        println!("{line}");
+        println!("{told}");
         if ratio.median < floor {
-            broken.push(line);
+            broken.push(told);
         }
     }
     if held == 0 {
@@ -174,13 +159,17 @@ mod tests {
     #[test]
     fn goals_name_metrics_that_exist_and_floors_lie_below_them() {
         let metrics: Vec<Metric> = ROWS.iter().flat_map(Row::metrics).collect();
-        for goal in goals() {
+        for key in METRICS {
+            assert!(metrics.iter().any(|metric| metric.key == key), "{key}");
+        }
+        for line in LINES {
+            let pairs = line.floors.map(|floors| floors.into_iter().zip(line.goals));
             assert!(
-                metrics.iter().any(|metric| metric.key == goal.metric),
-                "{}",
-                goal.metric
+                pairs
+                    .into_iter()
+                    .flatten()
+                    .all(|(floor, goal)| floor < goal * 0.6)
             );
-            assert!(goal.floor.is_none_or(|floor| floor < goal.goal * 0.6));
         }
     }
 
