@@ -7,6 +7,7 @@ pub(crate) const LIST: List = List {
     title: "NAT and switch",
     intro: "The policy, in the words of RFC 4787: endpoint-independent mapping, \
             address-and-port-dependent filtering.",
+    columns: ["requirement", "what it asks for", "proven by", "result"],
     sections: &[
         UDP,
         TCP,

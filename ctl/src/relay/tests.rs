@@ -271,6 +271,7 @@ fn a_reset_on_one_side_is_a_reset_on_the_other() {
     });
 }
 
+// Feature: moby-11185
 #[test]
 fn a_range_of_listeners_needs_no_thread_each() {
     on_loopback(async || {
