@@ -7,7 +7,15 @@ pub(crate) const LIST: List = List {
     intro: "Each with the tests that use it, end to end where that is possible.",
     columns: ["feature", "what a user has of it", "shown by", "result"],
     sections: &[
-        NETWORKS, ADDRESSES, NAMES, PUBLISHING, TRANSLATION, ISOLATION, SWITCHING, SERVICE, ALONE,
+        NETWORKS,
+        ADDRESSES,
+        NAMES,
+        PUBLISHING,
+        TRANSLATION,
+        ISOLATION,
+        SWITCHING,
+        SERVICE,
+        ALONE,
         WISHES,
     ],
 };
@@ -84,7 +92,8 @@ const PUBLISHING: Section = Section {
         row(
             "allow-list",
             "a published port answers the networks that it names, and nobody else",
-        ),
+        )
+        .remark("being built"),
     ],
 };
 
@@ -137,7 +146,10 @@ const SWITCHING: Section = Section {
             "an endpoint has a bandwidth and a packet rate, both ways",
         )
         .remark("being built"),
-        row("mtu", "a network has its uplink's MTU unless told otherwise"),
+        row(
+            "mtu",
+            "a network has its uplink's MTU unless told otherwise",
+        ),
     ],
 };
 
@@ -153,10 +165,19 @@ const SERVICE: Section = Section {
             "what was run is stopped, killed and waited for, and its exit code told",
         ),
         row("events", "what happens is told as it happens"),
-        row("access", "a group may look; root and the daemon's user may change"),
-        row("service", "a service manager passes the socket, and is told"),
-        row("capture", "an endpoint's frames are captured while it runs, as pcapng")
-            .remark("not built yet"),
+        row(
+            "access",
+            "a group may look; root and the daemon's user may change",
+        ),
+        row(
+            "service",
+            "a service manager passes the socket, and is told",
+        ),
+        row(
+            "capture",
+            "an endpoint's frames are captured while it runs, as pcapng",
+        )
+        .remark("not built yet"),
         row("metrics", "metrics for Prometheus, and a live view").remark("not built yet"),
         row(
             "plugins",
@@ -207,29 +228,81 @@ const ALONE: Section = Section {
 const WISHES: Section = Section {
     title: "What users of other engines ask for most",
     rows: &[
-        row("moby-22054", "a published port that a firewall's rules hold for: its allow-list"),
+        row(
+            "moby-22054",
+            "a published port that a firewall's rules hold for: its allow-list",
+        )
+        .remark("being built"),
         row("moby-46026", "the client's address is not lost (Docker)"),
         row("podman-8193", "the client's address is not lost (podman)"),
         row("moby-11185", "no process for each published port"),
         row("moby-14288", "a range is published in a moment"),
-        row("podman-5431", "a firewall that is reloaded ends no networking (podman)"),
-        row("moby-48657", "a firewall that is reloaded ends no networking (Docker)"),
-        row("moby-8795", "a UDP flow follows its published port to the next container (Docker)"),
-        row("plugins-123", "a UDP flow follows its published port to the next container (CNI)"),
-        row("kubernetes-71261", "a full table of connections makes room, and says so"),
-        row("plugins-68", "a container reaches itself by its published port (CNI)"),
-        row("podman-2886", "a container reaches itself by its published port (podman)"),
-        row("moby-41872", "a port published on 127.0.0.1 is for the host alone"),
-        row("moby-45610", "nor does a neighbour reach it by a frame for 127.0.0.1"),
-        row("podman-15140", "what works by IPv4 works by IPv6: published ports"),
-        row("podman-26092", "what works by IPv4 works by IPv6: the client's own address"),
-        row("aardvark-389", "DNS goes on answering while networks and containers come and go"),
-        row("aardvark-500", "a name is there when its container starts, and gone with it"),
-        row("netavark-1471", "names are answered at once, and none is stale"),
+        row(
+            "podman-5431",
+            "a firewall that is reloaded ends no networking (podman)",
+        ),
+        row(
+            "moby-48657",
+            "a firewall that is reloaded ends no networking (Docker)",
+        ),
+        row(
+            "moby-8795",
+            "a UDP flow follows its published port to the next container (Docker)",
+        ),
+        row(
+            "plugins-123",
+            "a UDP flow follows its published port to the next container (CNI)",
+        ),
+        row(
+            "kubernetes-71261",
+            "a full table of connections makes room, and says so",
+        ),
+        row(
+            "plugins-68",
+            "a container reaches itself by its published port (CNI)",
+        ),
+        row(
+            "podman-2886",
+            "a container reaches itself by its published port (podman)",
+        ),
+        row(
+            "moby-41872",
+            "a port published on 127.0.0.1 is for the host alone",
+        ),
+        row(
+            "moby-45610",
+            "nor does a neighbour reach it by a frame for 127.0.0.1",
+        ),
+        row(
+            "podman-15140",
+            "what works by IPv4 works by IPv6: published ports",
+        ),
+        row(
+            "podman-26092",
+            "what works by IPv4 works by IPv6: the client's own address",
+        ),
+        row(
+            "aardvark-389",
+            "DNS goes on answering while networks and containers come and go",
+        ),
+        row(
+            "aardvark-500",
+            "a name is there when its container starts, and gone with it",
+        ),
+        row(
+            "netavark-1471",
+            "names are answered at once, and none is stale",
+        ),
         row("docker-cli-637", "it runs on a host without netfilter"),
-        row("gvisor-7469", "it runs where a sandbox's kernel has no iptables"),
+        row(
+            "gvisor-7469",
+            "it runs where a sandbox's kernel has no iptables",
+        ),
         row("moby-22028", "a network's MTU is the uplink's"),
-        row("moby-36591", "no port or interface is left of what is gone (Docker)"),
+        row(
+            "moby-36591",
+            "no port or interface is left of what is gone (Docker)",
+        ),
         row("plugins-752", "no rule is left of what is gone (CNI)"),
         row("moby-2045", "ports of a running container are changed"),
         row("moby-26767", "an endpoint has a bandwidth limit").remark("being built"),

@@ -493,6 +493,10 @@ const SWITCH: Section = Section {
             "SWITCH-mss-clamp",
             "segment sizes announced over an uplink are lowered to its MTU, when asked for",
         ),
+        row(
+            "SWITCH-full-port-holds-up-nobody",
+            "a port that nobody reads holds up no other",
+        ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
     ],
 };

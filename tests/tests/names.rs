@@ -444,7 +444,10 @@ fn names_follow_a_container_from_network_to_network() {
         let connect = ["network", "connect", "back", "web", "--alias", "front"];
         scene.pontoon(&connect).success();
         // At once, both ways, with the alias that it has there and nowhere else.
-        assert_eq!(ask(&web.namespace, GATEWAY, "db", A).addresses(), [db.address]);
+        assert_eq!(
+            ask(&web.namespace, GATEWAY, "db", A).addresses(),
+            [db.address]
+        );
         let [own, ..] = addresses_on(&scene, "web", "back")[..] else {
             panic!("an address on back")
         };
@@ -453,9 +456,15 @@ fn names_follow_a_container_from_network_to_network() {
         let back: IpAddr = back.as_str().expect("a gateway").parse().expect("an IP");
         let back = SocketAddr::new(back, 53);
         for name in ["web", "front"] {
-            assert_eq!(ask(&db.namespace, back, name, A).addresses(), [own], "{name}");
+            assert_eq!(
+                ask(&db.namespace, back, name, A).addresses(),
+                [own],
+                "{name}"
+            );
         }
-        scene.pontoon(&["network", "disconnect", "back", "web"]).success();
+        scene
+            .pontoon(&["network", "disconnect", "back", "web"])
+            .success();
         assert_eq!(ask(&web.namespace, GATEWAY, "db", A).code, NXDOMAIN);
         assert_eq!(ask(&db.namespace, back, "front", A).code, NXDOMAIN);
     }
@@ -479,7 +488,9 @@ fn names_are_answered_while_others_come_and_go() {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 // Not once is it asked again: a closed socket would lose it.
                 socket.send_to(&query, GATEWAY).expect("a route");
-                let length = socket.recv(&mut buffer).expect("every question is answered");
+                let length = socket
+                    .recv(&mut buffer)
+                    .expect("every question is answered");
                 assert_eq!(parse(&buffer[..length], &query).addresses(), [db.address]);
                 asked += 1;
                 thread::sleep(Duration::from_millis(1));
