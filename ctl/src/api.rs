@@ -14,8 +14,8 @@
 //! | `DELETE /v1/containers/{name}` | → [`Container`] as it was |
 //! | `POST /v1/containers/{name}/endpoints` | [`Connect`] → [`Container`] |
 //! | `DELETE /v1/containers/{name}/endpoints/{network}` | → [`Container`] |
-//! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
-//! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s → [`Container`] |
+//! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s, new or with another `allow` → [`Container`] |
+//! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s, whatever they `allow` → [`Container`] |
 //! | `POST /v1/containers/{name}/kill` | [`Kill`] → [`Container`] |
 //! | `POST /v1/containers/{name}/exit` | [`Exited`], from its supervisor → [`Exit`] |
 //! | `GET /v1/containers/{name}/wait` | → [`Exit`], once it has ended |
@@ -269,7 +269,7 @@ pub(crate) enum Protocol {
     Udp,
 }
 
-/// `[hostip:]hostport[-end]:port[-end][/tcp|udp]`, one rule however many ports.
+/// `[hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…`, one rule however many ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortMapping {
@@ -282,6 +282,12 @@ pub(crate) struct PortMapping {
     pub container_port: u16,
     /// How many consecutive ports, one to one.
     pub count: u16,
+    /// Who may use it, by the source address that a packet arrives with: everybody when empty. Of
+    /// everybody else what comes from the wire or from a container is dropped in silence. On the host
+    /// itself the source is 127.0.0.1, `::1` or the address dialled; who is not on the list there is
+    /// cut off at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 use crate::api::{Connect, Mode, PortMapping, Protocol};
 
 /// What is wrong with a text, in a sentence that names the wrong piece.
@@ -119,13 +121,37 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     }
 }
 
-/// `[hostip:]hostport[-end]:port[-end][/tcp|udp]`; ranges must be of one length.
+/// A network, or one address as a network.
+fn parse_source(text: &str) -> Result<IpNet, SpecError> {
+    let network = text.parse().ok();
+    match network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
+        Some(network) => Ok(network),
+        None => wrong(format!(
+            "`{text}` is not a network (10.0.0.0/8, fd00::/8) or an address"
+        )),
+    }
+}
+
+/// `[hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…`; ranges must be of one length.
 impl FromStr for PortMapping {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<PortMapping, SpecError> {
-        let (addresses, protocol) = match text.rsplit_once('/') {
-            None => (text, Protocol::Tcp),
+        let mut pieces = text.split(',');
+        let ports = pieces.next().unwrap_or_default();
+        let mut allow = Vec::new();
+        for piece in pieces {
+            match piece.split_once('=') {
+                Some(("allow", source)) => allow.push(parse_source(source)?),
+                _ => {
+                    return wrong(format!(
+                        "`{piece}` is no property of a published port (allow=NETWORK)"
+                    ));
+                }
+            }
+        }
+        let (addresses, protocol) = match ports.rsplit_once('/') {
+            None => (ports, Protocol::Tcp),
             Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
             Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
             Some((_, name)) => {
@@ -141,8 +167,8 @@ impl FromStr for PortMapping {
             return wrong(format!(
                 "the host's side `{host}` has {} and the container's side `{container}` has {}: \
                  they must be equal",
-                ports(host.count()),
-                ports(container.count()),
+                counted(host.count()),
+                counted(container.count()),
             ));
         }
         Ok(PortMapping {
@@ -151,11 +177,12 @@ impl FromStr for PortMapping {
             host_port: host.first,
             container_port: container.first,
             count: host.count(),
+            allow,
         })
     }
 }
 
-fn ports(count: u16) -> String {
+fn counted(count: u16) -> String {
     if count == 1 {
         "1 port".to_owned()
     } else {
@@ -196,7 +223,10 @@ impl fmt::Display for PortMapping {
             port_range(self.host_port, self.count),
             port_range(self.container_port, self.count),
             self.protocol
-        )
+        )?;
+        self.allow
+            .iter()
+            .try_for_each(|network| write!(f, ",allow={network}"))
     }
 }
 
@@ -347,7 +377,8 @@ mod tests {
                 host_ip: None,
                 host_port: 8080,
                 container_port: 80,
-                count: 1
+                count: 1,
+                allow: Vec::new(),
             }
         );
     }
@@ -388,6 +419,19 @@ mod tests {
         assert!(problem("[::1]8080:80").contains("not followed"));
         assert!(problem("[::1]:1:2:3").contains("too many colons"));
         assert!(problem("[fe80::1%eth0]:80:80").contains("not an IPv6 address"));
+    }
+
+    #[test]
+    fn a_list_of_those_who_may() {
+        let listed = mapping("[::1]:8080:80/udp,allow=10.0.0.0/8,allow=fd00::1");
+        assert_eq!(listed.protocol, Protocol::Udp);
+        let networks: Vec<String> = listed.allow.iter().map(IpNet::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "fd00::1/128"]);
+        assert!(problem("80:80,allow=10.0.0.0/33").contains("`10.0.0.0/33` is not a network"));
+        assert!(problem("80:80,allow=").contains("`` is not a network"));
+        assert!(problem("80:80,deny=10.0.0.0/8").contains("`deny=10.0.0.0/8` is no property"));
+        assert!(problem("80:80,").contains("`` is no property"));
+        assert!(problem("80:80,allow=::/0/tcp").contains("`::/0/tcp` is not a network"));
     }
 
     #[test]
@@ -456,6 +500,7 @@ mod tests {
             "127.0.0.1:53:53/udp",
             "[::1]:9000-9099:80-179/tcp",
             "1-65535:1-65535/udp",
+            "53:53/udp,allow=10.0.0.0/8,allow=fd00::/8",
         ] {
             assert_eq!(mapping(text).to_string(), text);
         }

@@ -131,8 +131,8 @@ impl Nat {
     }
 
     /// Replaces the rules, and ends the flows that they would not have let begin: those to a
-    /// published port that now leads elsewhere or nowhere, those from an inside port that is now
-    /// published, masqueraded or routed, and those whose source is now masqueraded otherwise, or
+    /// published port that now leads elsewhere or nowhere, or is not for their source any more, those
+    /// from an inside port that is now published, masqueraded or routed, and those whose source is now masqueraded otherwise, or
     /// not at all. Packets in flight meet the old rules or the new ones, and no flow opened by the
     /// old ones remains.
     pub fn set_rules(&self, now: Time, rules: Rules) {
@@ -156,10 +156,10 @@ impl Nat {
                         address: reply.src,
                         port: reply.src_port,
                     };
-                    rules.published(protocol, dst, dst_port) != Some(target)
+                    rules.published_to(src, protocol, dst, dst_port) != Ok(Some(target))
                 }
                 Kind::Masquerade | Kind::HairpinMapped => {
-                    let claimed = rules.published_as(protocol, src, src_port, reply.dst);
+                    let claimed = rules.published_as(dst, protocol, src, src_port, reply.dst);
                     match rules.masquerade(src) {
                         None => true,
                         Some(rule) => {
@@ -168,7 +168,8 @@ impl Nat {
                     }
                 }
                 Kind::Routed => {
-                    rules.masquerade(src).is_some() || rules.is_published(protocol, src, src_port)
+                    rules.masquerade(src).is_some()
+                        || rules.is_published(dst, protocol, src, src_port)
                 }
             }
         });

@@ -23,7 +23,8 @@ pub(super) struct ContainerArgs {
         default_value = "bridge"
     )]
     net: Vec<Net>,
-    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
+    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…, for
+    /// everybody or for the sources in these networks; may be repeated
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
     #[command(flatten)]

@@ -14,7 +14,8 @@ pub(super) struct PublishArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// A port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]; may be repeated
+    /// A port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…, for everybody
+    /// or for the sources in these networks, which may be named anew; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
@@ -26,7 +27,7 @@ pub(super) struct UnpublishArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// What to withdraw, as it was published; may be repeated
+    /// What to withdraw, as it was published, with or without whom it was for; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]

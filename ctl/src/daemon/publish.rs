@@ -5,6 +5,9 @@
 //! switch translates what comes over an uplink. Order: reserve, then the rules; the rules go
 //! before the sockets.
 //!
+//! A mapping that is for some sources alone is so by the rules and by the relays, which ask the same
+//! [`Sources`].
+//!
 //! A mapping without an address is published on every address of the host, of both families, and
 //! each family reaches the container's address of that family. For a family that the container
 //! lacks there is no translation. The relay can do without, so the loopback address of that family
@@ -14,16 +17,18 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nat::Sources;
 use nix::sys::resource::{Resource, getrlimit};
 use switch::io::{bind_udp, has_ipv6, listen_tcp, sock_filter};
 
 use super::failure::Failure;
 use crate::api::{PortMapping, Protocol};
 use crate::host::is_link_local;
-use crate::relay::{Relay, RelayCounters, Target};
+use crate::relay::{Common, Relay, Target};
 
 mod conflict;
 
@@ -47,6 +52,8 @@ pub(super) struct Published {
     rules: Vec<nat::Publish>,
     /// One for each reserved socket, which it holds.
     relays: Vec<Relay>,
+    /// Of the relays.
+    common: Arc<Common>,
 }
 
 /// Where published ports lead: the container's first address of each family.
@@ -151,10 +158,25 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// The mapping as it is kept: a mapped IPv6 address is the IPv4 address that it stands for.
+/// The mapping as it is kept: a mapped IPv6 address is the IPv4 address that it stands for, and
+/// networks are in order and without host bits.
 pub(super) fn normalized(mapping: PortMapping) -> PortMapping {
-    let host_ip = mapping.host_ip.map(|ip| ip.to_canonical());
-    PortMapping { host_ip, ..mapping }
+    let mut allow: Vec<IpNet> = mapping.allow.iter().map(IpNet::trunc).collect();
+    allow.sort_unstable();
+    allow.dedup();
+    PortMapping {
+        host_ip: mapping.host_ip.map(|ip| ip.to_canonical()),
+        allow,
+        ..mapping
+    }
+}
+
+/// What a mapping is known by: all of it but whom it is for, which may change.
+pub(super) fn ports_of(mapping: &PortMapping) -> PortMapping {
+    PortMapping {
+        allow: Vec::new(),
+        ..*mapping
+    }
 }
 
 /// Whether a mapping means something for a container at `to`.
@@ -171,6 +193,12 @@ pub(super) fn check(mapping: &PortMapping, to: Destination) -> Result<(), Failur
     let last = u32::from(mapping.count - 1);
     if u32::from(mapping.host_port.max(mapping.container_port)) + last > u32::from(u16::MAX) {
         return wrong("the range runs over port 65535".to_owned());
+    }
+    let is_mapped = |network: &&IpNet| matches!(network.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    if let Some(network) = mapping.allow.iter().find(is_mapped) {
+        return wrong(format!(
+            "no source is in {network}: name the IPv4 network that it stands for"
+        ));
     }
     let Some(ip) = mapping.host_ip else {
         return Ok(());
@@ -231,13 +259,14 @@ impl Reservation {
     /// in a runtime.
     pub(super) fn serve(self, last_rule: &mut u32) -> io::Result<Published> {
         let mut relays = Vec::with_capacity(self.sockets.len());
+        let common = Common::new(Sources::new(&self.mapping.allow));
         for (socket, port) in self.sockets {
             let target = self.to.target(port).ok_or_else(|| {
                 io::Error::new(ErrorKind::AddrNotAvailable, "the container has no address")
             })?;
             relays.push(match socket {
-                Socket::Tcp(listener) => Relay::tcp(listener, target)?,
-                Socket::Udp(socket) => Relay::udp(socket, target, UDP_IDLE)?,
+                Socket::Tcp(listener) => Relay::tcp(listener, target, &common)?,
+                Socket::Udp(socket) => Relay::udp(socket, target, UDP_IDLE, &common)?,
             });
         }
         Ok(Published {
@@ -245,6 +274,7 @@ impl Reservation {
             mapping: self.mapping,
             to: self.to,
             relays,
+            common,
         })
     }
 }
@@ -269,6 +299,16 @@ impl Published {
         }
     }
 
+    /// Whom it is for from now on: on the host at once, from elsewhere with the switch's next rules.
+    pub(super) fn set_allow(&mut self, allow: Vec<IpNet>) {
+        let sources = Sources::new(&allow);
+        for rule in &mut self.rules {
+            rule.allow = sources.clone();
+        }
+        self.common.set_allow(sources);
+        self.mapping.allow = allow;
+    }
+
     /// The set of uplinks has changed: `filter` is the new one of the sockets.
     pub(super) fn renew_filter(&self, filter: &[sock_filter]) {
         for relay in &self.relays {
@@ -281,10 +321,7 @@ impl Published {
 
     /// Cuts what is in flight, at once. The future is done when every port is free again.
     pub(super) fn stop(self) -> impl Future<Output = ()> {
-        let mut flows = RelayCounters::default();
-        for relay in &self.relays {
-            flows += relay.counters();
-        }
+        let flows = self.common.counters();
         if flows.total > 0 {
             tracing::info!(
                 "the relay of {} ends: {} flows so far, {} of them cut now, {} refused, {} forgotten; \
@@ -351,6 +388,7 @@ fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat
         Some(ip) => [to.like(ip), None],
         None => [to.ipv4, to.ipv6],
     };
+    let allow = Sources::new(&mapping.allow);
     let rules = to.into_iter().flatten().map(|to| {
         *last_rule += 1;
         nat::Publish {
@@ -360,6 +398,7 @@ fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat
             ports: host_ports(mapping),
             to,
             to_port: mapping.container_port,
+            allow: allow.clone(),
         }
     });
     rules.collect()

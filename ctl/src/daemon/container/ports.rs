@@ -1,7 +1,8 @@
 //! Published ports of containers: all of a request, or none.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use ipnet::IpNet;
 use switch::io::filter::local_only_filter;
 
 use super::stop;
@@ -12,7 +13,8 @@ use crate::daemon::publish::{self, Claim, Destination, Published, Reservation};
 use crate::daemon::store::ContainerRecord;
 
 impl Daemon {
-    /// Publishes more ports of a running container, all of them or none.
+    /// Publishes more ports of a running container, all of them or none. Of ports that it publishes
+    /// already this changes whom they are for.
     pub(in crate::daemon) fn publish(
         &mut self,
         wanted: &str,
@@ -21,17 +23,41 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
+        let mut record = container.record.clone();
         let to = self.destination(position)?;
-        let mut published = self.publish_all(&name, to, mappings)?;
-        let mut record = self.containers[position].record.clone();
+        let held: HashMap<PortMapping, usize> = (record.published.iter().enumerate())
+            .map(|(at, mapping)| (publish::ports_of(mapping), at))
+            .collect();
+        let mut lists: HashMap<PortMapping, Vec<IpNet>> = HashMap::new();
+        let mut added = Vec::new();
+        for mapping in mappings.into_iter().map(publish::normalized) {
+            let ports = publish::ports_of(&mapping);
+            match held.get(&ports) {
+                Some(&at) if record.published[at].allow != mapping.allow => {
+                    publish::check(&mapping, to)?;
+                    record.published[at].allow.clone_from(&mapping.allow);
+                    lists.insert(ports, mapping.allow);
+                }
+                _ => added.push(mapping),
+            }
+        }
+        let mut published = self.publish_all(&name, to, added)?;
         record
             .published
             .extend(published.iter().map(|published| published.mapping.clone()));
         self.store.put_container(&record)?;
-        let added = &record.published[record.published.len() - published.len()..];
-        tracing::info!("{name} publishes {}", publish::describe_all(added));
+        if !published.is_empty() {
+            let added = &record.published[record.published.len() - published.len()..];
+            tracing::info!("{name} publishes {}", publish::describe_all(added));
+        }
         let container = &mut self.containers[position];
         container.record = record;
+        for published in &mut container.published {
+            if let Some(allow) = lists.remove(&publish::ports_of(&published.mapping)) {
+                published.set_allow(allow);
+                tracing::info!("{name} publishes {} now", published.mapping);
+            }
+        }
         container.published.append(&mut published);
         self.apply();
         self.tell_container(&id)
@@ -48,9 +74,10 @@ impl Daemon {
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
         let mut record = container.record.clone();
         let withdrawn: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
-        let mut kept: HashSet<PortMapping> = record.published.iter().cloned().collect();
+        let mut kept: HashSet<PortMapping> =
+            record.published.iter().map(publish::ports_of).collect();
         for mapping in &withdrawn {
-            if !kept.remove(mapping) {
+            if !kept.remove(&publish::ports_of(mapping)) {
                 return Err(Failure::NotFound(format!(
                     "{name} does not publish {} to {} ({}): name a mapping as it was published",
                     publish::describe(mapping),
@@ -59,12 +86,14 @@ impl Daemon {
                 )));
             }
         }
-        record.published.retain(|mapping| kept.contains(mapping));
+        record
+            .published
+            .retain(|mapping| kept.contains(&publish::ports_of(mapping)));
         self.store.put_container(&record)?;
         let container = &mut self.containers[position];
         let (served, ended) = std::mem::take(&mut container.published)
             .into_iter()
-            .partition(|published| kept.contains(&published.mapping));
+            .partition(|published| kept.contains(&publish::ports_of(&published.mapping)));
         container.published = served;
         container.record = record;
         self.apply();

@@ -11,6 +11,7 @@ fn mapping(host_ip: Option<&str>, host_port: u16, count: u16) -> PortMapping {
         host_port,
         container_port: 80,
         count,
+        allow: Vec::new(),
     }
 }
 
