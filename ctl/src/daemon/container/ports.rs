@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use switch::io::filter::local_only_filter;
 
 use super::stop;
-use crate::api::{self, Mode, PortMapping, Status};
+use crate::api::{self, EventAction, EventKind, Mode, PortMapping, Status};
 use crate::daemon::Daemon;
+use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
 use crate::daemon::publish::{self, Claim, Destination, Published, Reservation};
 use crate::daemon::store::ContainerRecord;
@@ -116,9 +117,16 @@ impl Daemon {
         }
         let mut all = Vec::new();
         for mapping in record.published.clone() {
-            match self.publish_all(&record.name, to, vec![mapping]) {
+            match self.publish_all(&record.name, to, vec![mapping.clone()]) {
                 Ok(mut published) => all.append(&mut published),
-                Err(failure) => tracing::warn!("{} loses a port: {failure}", record.name),
+                Err(failure) => {
+                    tracing::warn!("{} loses a port: {failure}", record.name);
+                    let mut lost = event(EventKind::Port, EventAction::Lost, &record.name);
+                    lost.id = Some(record.id.clone());
+                    lost.port = Some(mapping);
+                    lost.reason = Some(failure.to_string());
+                    self.news.push(lost);
+                }
             }
         }
         if all.len() < record.published.len() {
