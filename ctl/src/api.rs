@@ -428,6 +428,7 @@ pub(crate) enum EventAction {
     Changed,
     /// Somebody had removed it; it is made anew.
     Restored,
+    /// A daemon could not take it over; of the stream, events that a reader was too slow for.
     Lost,
 }
 

@@ -344,8 +344,7 @@ impl Daemon {
             let interface = &record.host_interface;
             if !before.links.iter().any(|link| link.name == *interface) {
                 tracing::info!("{interface} of network {name} is not there; it is made anew");
-                let mut restored =
-                    event(EventKind::Interface, EventAction::Restored, interface);
+                let mut restored = event(EventKind::Interface, EventAction::Restored, interface);
                 restored.network = Some(name.clone());
                 restored.reason = Some("it had vanished while no daemon ran".to_owned());
                 daemon.news.push(restored);

@@ -17,10 +17,10 @@ use serde_json::Value;
 use crate::model::{PORTS, Port};
 
 /// A process in a namespace of its own, to be attached; killed with the value.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    pub fn start(scene: &Scene) -> Process {
+    pub(crate) fn start(scene: &Scene) -> Process {
         let mut command = scene.host_command("unshare");
         command
             .args(["--net", "sleep", "100000"])
@@ -38,12 +38,12 @@ impl Process {
         process
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// The addresses of each interface but `lo`, of global scope.
-    pub fn addresses(&self) -> BTreeMap<String, BTreeSet<String>> {
+    pub(crate) fn addresses(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid().to_string(), "-n", "ip", "-j", "addr"]);
         let table = run(&mut command).success();
@@ -65,7 +65,7 @@ impl Process {
     }
 
     /// The gateway of its default route, of IPv4.
-    pub fn default_route(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn default_route(&self) -> Option<Ipv4Addr> {
         let table = fs::read_to_string(format!("/proc/{}/net/route", self.pid()));
         let table = table.expect("the process lives");
         let mut rows = table.lines().skip(1).map(str::split_whitespace);
@@ -79,7 +79,7 @@ impl Process {
     }
 
     /// What the server at `gateway` answers to a question for the IPv4 addresses of `name`.
-    pub fn ask(&self, gateway: Ipv4Addr, name: &str) -> BTreeSet<Ipv4Addr> {
+    pub(crate) fn ask(&self, gateway: Ipv4Addr, name: &str) -> BTreeSet<Ipv4Addr> {
         let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).expect("it lives");
         let question = question(name);
         let answer = thread::scope(|scope| {
@@ -135,7 +135,7 @@ fn addresses_in(answer: &[u8], mut from: usize) -> BTreeSet<Ipv4Addr> {
 }
 
 /// The ports of the test's range that somebody on the host listens on.
-pub fn listening(scene: &Scene) -> BTreeSet<Port> {
+pub(crate) fn listening(scene: &Scene) -> BTreeSet<Port> {
     let table = run(scene.host_command("ss").args(["-Hlntu"])).success();
     let ports = table.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -150,10 +150,10 @@ pub fn listening(scene: &Scene) -> BTreeSet<Port> {
     ports.collect()
 }
 
-pub fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().expect("a list")
 }
 
-pub fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
 }

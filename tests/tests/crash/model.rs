@@ -3,31 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names that networks and containers of the test have, and the host's ports that they publish.
-pub const NETWORKS: u64 = 4;
-pub const CONTAINERS: u64 = 5;
-pub const PORTS: std::ops::Range<u16> = 20_000..20_030;
+pub(crate) const NETWORKS: u64 = 4;
+pub(crate) const CONTAINERS: u64 = 5;
+pub(crate) const PORTS: std::ops::Range<u16> = 20_000..20_030;
 
 /// The network that is always there.
-pub const BRIDGE: &str = "bridge";
+pub(crate) const BRIDGE: &str = "bridge";
 
 /// Protocol and host port.
-pub type Port = (&'static str, u16);
+pub(crate) type Port = (&'static str, u16);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Model {
+pub(crate) struct Model {
     /// Besides [`BRIDGE`].
-    pub networks: BTreeSet<String>,
-    pub containers: BTreeMap<String, Attached>,
+    pub(crate) networks: BTreeSet<String>,
+    pub(crate) containers: BTreeMap<String, Attached>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attached {
-    pub networks: BTreeSet<String>,
-    pub ports: BTreeSet<Port>,
+pub(crate) struct Attached {
+    pub(crate) networks: BTreeSet<String>,
+    pub(crate) ports: BTreeSet<Port>,
 }
 
 #[derive(Clone, Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     CreateNetwork(String),
     RemoveNetwork(String),
     Attach {
@@ -53,9 +53,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub fn apply(&self, model: &mut Model) {
+    pub(crate) fn apply(&self, model: &mut Model) {
+        fn attached<'a>(
+            containers: &'a mut BTreeMap<String, Attached>,
+            name: &str,
+        ) -> &'a mut Attached {
+            containers.get_mut(name).expect("it is attached")
+        }
         let containers = &mut model.containers;
-        let mut attached = |name| containers.get_mut(name).expect("it is attached");
         match self {
             Operation::CreateNetwork(name) => {
                 model.networks.insert(name.clone());
@@ -79,22 +84,22 @@ impl Operation {
                 containers.remove(name);
             }
             Operation::Connect { name, network, .. } => {
-                attached(name).networks.insert(network.clone());
+                attached(containers, name).networks.insert(network.clone());
             }
             Operation::Disconnect { name, network } => {
-                attached(name).networks.remove(network);
+                attached(containers, name).networks.remove(network);
             }
             Operation::Publish(name, port) => {
-                attached(name).ports.insert(*port);
+                attached(containers, name).ports.insert(*port);
             }
             Operation::Unpublish(name, port) => {
-                attached(name).ports.remove(port);
+                attached(containers, name).ports.remove(port);
             }
         }
     }
 
     /// Operations of one kind take about the same time.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Operation::CreateNetwork(_) => "create",
             Operation::RemoveNetwork(_) => "remove",
@@ -111,7 +116,7 @@ impl Operation {
 
 impl Model {
     /// An operation that the daemon should carry out in this state.
-    pub fn choose(&self, random: &mut Random) -> Operation {
+    pub(crate) fn choose(&self, random: &mut Random) -> Operation {
         loop {
             if let Some(operation) = self.try_choose(random) {
                 return operation;
@@ -208,7 +213,7 @@ impl Model {
     }
 
     /// Ports that lead somewhere: who is on no network publishes nothing, for the time being.
-    pub fn served(&self) -> BTreeSet<Port> {
+    pub(crate) fn served(&self) -> BTreeSet<Port> {
         let on_networks = self
             .containers
             .values()
@@ -221,10 +226,10 @@ impl Model {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

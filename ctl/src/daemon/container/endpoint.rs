@@ -436,7 +436,9 @@ impl Daemon {
         restored.id = Some(record.id.clone());
         let network = &record.endpoints[at].network;
         let mut networks = self.networks.iter().map(|it| &it.record);
-        restored.network = networks.find(|it| it.id == *network).map(|it| it.name.clone());
+        restored.network = networks
+            .find(|it| it.id == *network)
+            .map(|it| it.name.clone());
         restored.addresses = link.addresses.iter().map(IpNet::addr).collect();
         restored.reason = Some(format!("{interface} had vanished while no daemon ran"));
         self.news.push(restored);
