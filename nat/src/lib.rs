@@ -66,7 +66,7 @@ mod time;
 mod tuple;
 
 pub use checksum::Checksum;
-pub use conntrack::{ConnectionInfo, Direction, Kind};
+pub use conntrack::{ConnectionInfo, Direction, Kind, Traffic};
 pub use limits::{Limits, Timeouts};
 pub use nat::{Nat, Path, Stats, Translated};
 pub use packet::{Malformed, Packet};

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use self::ledger::Ledger;
-use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard};
+use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard, Traffic};
 use crate::fragment::Fragments;
 use crate::limits::Limits;
 use crate::ports::Ports;
@@ -173,6 +174,10 @@ impl Nat {
                 }
             }
         });
+        let ids: HashSet<u32> = rules.rules().publish.iter().map(|it| it.id).collect();
+        for shard in &self.shards {
+            shard.lock().retain_traffic(|id| ids.contains(&id));
+        }
     }
 
     /// The rules in force.
@@ -247,6 +252,17 @@ impl Nat {
             all.extend(live.map(|(_, connection)| connection.info(now)));
         }
         all
+    }
+
+    /// What each publish rule in force has carried, by its id; one that nobody has used is left out.
+    /// Counts begin with the rule and only grow, `active` apart. Looks at every connection, one shard
+    /// at a time.
+    pub fn traffic(&self, now: Time) -> HashMap<u32, Traffic> {
+        let mut traffic = HashMap::new();
+        for shard in &self.shards {
+            shard.lock().add_traffic(now, &mut traffic);
+        }
+        traffic
     }
 
     /// Connections in the table, expired ones included until they are swept.

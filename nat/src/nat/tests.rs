@@ -13,6 +13,7 @@ mod prefetch;
 mod random;
 mod rules;
 mod tcp_states;
+mod traffic;
 
 use std::time::Duration;
 

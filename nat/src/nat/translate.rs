@@ -129,7 +129,7 @@ impl Nat {
             direction == Direction::Original || matches!(connection.kind(), Kind::Publish(_));
         let new = may_open && connection.is_over() && segment.is_some_and(Segment::is_syn);
         if new {
-            connection.reopen();
+            shard.reopen(slot);
             self.counters.opened.fetch_add(1, Ordering::Relaxed);
         }
         Some((slot, direction, new))
