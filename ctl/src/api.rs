@@ -14,6 +14,7 @@
 //! | `DELETE /v1/containers/{name}` | → [`Container`] as it was |
 //! | `POST /v1/containers/{name}/endpoints` | [`Connect`] → [`Container`] |
 //! | `DELETE /v1/containers/{name}/endpoints/{network}` | → [`Container`] |
+//! | `GET /v1/containers/{name}/ports` | → [`PublishedPort`]s |
 //! | `POST /v1/containers/{name}/ports` | [`PortMapping`]s, new or with another `allow` → [`Container`] |
 //! | `DELETE /v1/containers/{name}/ports` | [`PortMapping`]s, whatever they `allow` → [`Container`] |
 //! | `POST /v1/containers/{name}/kill` | [`Kill`] → [`Container`] |
@@ -267,9 +268,12 @@ pub(crate) struct HostEntry {
 pub(crate) enum Protocol {
     Tcp,
     Udp,
+    /// To the container's port of the same number, as its checksum covers the ports; from the wire
+    /// and from containers, not from the host itself.
+    Sctp,
 }
 
-/// `[hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…`, one rule however many ports.
+/// `[[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…`, one rule however many ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortMapping {
@@ -278,6 +282,8 @@ pub(crate) struct PortMapping {
     /// `::`).
     #[serde(default)]
     pub host_ip: Option<IpAddr>,
+    /// 0 in a request for free ports that the daemon chooses, and keeps: those after one another
+    /// that it holds are told in the answer.
     pub host_port: u16,
     pub container_port: u16,
     /// How many consecutive ports, one to one.
@@ -288,6 +294,41 @@ pub(crate) struct PortMapping {
     /// cut off at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<IpNet>,
+}
+
+/// A published port or range, and what it is used for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PublishedPort {
+    pub mapping: PortMapping,
+    /// The container's addresses that are reached by it, one a family.
+    pub to: Vec<IpAddr>,
+    pub traffic: PortTraffic,
+}
+
+/// What came and went by a published port since it was published, or since the daemon started:
+/// counts that only grow, but for the active ones.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PortTraffic {
+    /// From the wire and from containers; of UDP, as many as there were sources.
+    pub connections: u64,
+    pub active: u64,
+    /// To the container and from it. A super-frame counts as one.
+    pub packets: [u64; 2],
+    /// Of IP, to the container and from it.
+    pub bytes: [u64; 2],
+    /// From the host itself, through the relay.
+    pub relayed: RelayedTraffic,
+}
+
+/// As [`PortTraffic`], of what has no packets of its own.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RelayedTraffic {
+    pub connections: u64,
+    pub active: u64,
+    /// Of payload, to the container and from it.
+    pub bytes: [u64; 2],
+    /// Connections and datagrams of those who are not on the port's list.
+    pub refused: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -43,7 +43,7 @@ impl fmt::Display for PortRange {
     }
 }
 
-fn parse_port(text: &str) -> Result<u16, SpecError> {
+pub(crate) fn parse_port(text: &str) -> Result<u16, SpecError> {
     // `u16::from_str` takes a sign; a port has none.
     match text.parse() {
         Ok(port) if port != 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
@@ -71,15 +71,13 @@ fn parse_range(text: &str) -> Result<PortRange, SpecError> {
     Ok(range)
 }
 
-/// `[hostip:]hostport[-end]:port[-end]` cut at its colons, IPv6 addresses being in brackets.
+/// `[[hostip:][hostport[-end]]:]port[-end]` cut at its colons, IPv6 addresses being in brackets.
 struct MappingParts<'a> {
     host_ip: Option<IpAddr>,
+    /// Empty for ports that pontoon chooses.
     host: &'a str,
     container: &'a str,
 }
-
-const NO_HOST_PORT: &str = "the host's port is missing: write HOSTPORT:PORT \
-                            (a host port chosen by pontoon is not supported yet)";
 
 fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     if let Some(bracketed) = text.strip_prefix('[') {
@@ -93,7 +91,7 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
             return wrong(format!("`[{address}]` is not followed by `:HOSTPORT:PORT`"));
         };
         return match ports.split(':').collect::<Vec<_>>()[..] {
-            [_] | ["", _] => wrong(NO_HOST_PORT),
+            [_] => wrong(format!("`[{address}]` is not followed by `:HOSTPORT:PORT`")),
             [host, container] => Ok(MappingParts {
                 host_ip: Some(address.into()),
                 host,
@@ -103,7 +101,11 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
         };
     }
     match text.split(':').collect::<Vec<_>>()[..] {
-        [_] | ["", _] | [_, "", _] => wrong(NO_HOST_PORT),
+        [container] => Ok(MappingParts {
+            host_ip: None,
+            host: "",
+            container,
+        }),
         [host, container] => Ok(MappingParts {
             host_ip: None,
             host,
@@ -121,6 +123,17 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     }
 }
 
+pub(crate) fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let mut named = all.into_iter();
+    match named.find(|it| name.eq_ignore_ascii_case(&it.to_string())) {
+        Some(protocol) => Ok(protocol),
+        None => wrong(format!(
+            "`{name}` is not a protocol that is published (tcp, udp or sctp)"
+        )),
+    }
+}
+
 /// A network, or one address as a network.
 fn parse_source(text: &str) -> Result<IpNet, SpecError> {
     let network = text.parse().ok();
@@ -132,7 +145,7 @@ fn parse_source(text: &str) -> Result<IpNet, SpecError> {
     }
 }
 
-/// `[hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…`; ranges must be of one length.
+/// `[[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…`; ranges must be of one length.
 impl FromStr for PortMapping {
     type Err = SpecError;
 
@@ -152,18 +165,17 @@ impl FromStr for PortMapping {
         }
         let (addresses, protocol) = match ports.rsplit_once('/') {
             None => (ports, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
-            Some((_, name)) => {
-                return wrong(format!(
-                    "`{name}` is not a protocol that is published (tcp or udp)"
-                ));
-            }
+            Some((rest, name)) => (rest, parse_protocol(name)?),
         };
         let parts = cut_mapping(addresses)?;
-        let host = parse_range(parts.host)?;
         let container = parse_range(parts.container)?;
-        if host.count() != container.count() {
+        let host = match parts.host {
+            "" => None,
+            text => Some(parse_range(text)?),
+        };
+        if let Some(host) = host
+            && host.count() != container.count()
+        {
             return wrong(format!(
                 "the host's side `{host}` has {} and the container's side `{container}` has {}: \
                  they must be equal",
@@ -174,9 +186,9 @@ impl FromStr for PortMapping {
         Ok(PortMapping {
             protocol,
             host_ip: parts.host_ip,
-            host_port: host.first,
+            host_port: host.map_or(0, |host| host.first),
             container_port: container.first,
-            count: host.count(),
+            count: container.count(),
             allow,
         })
     }
@@ -205,6 +217,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         })
     }
 }
@@ -217,10 +230,14 @@ impl fmt::Display for PortMapping {
             Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
             Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
         }
+        match (self.host_port, self.host_ip) {
+            (0, None) => {}
+            (0, Some(_)) => f.write_str(":")?,
+            (first, _) => write!(f, "{}:", port_range(first, self.count))?,
+        }
         write!(
             f,
-            "{}:{}/{}",
-            port_range(self.host_port, self.count),
+            "{}/{}",
             port_range(self.container_port, self.count),
             self.protocol
         )?;
@@ -388,8 +405,9 @@ mod tests {
         assert_eq!(mapping("53:53/udp").protocol, Protocol::Udp);
         assert_eq!(mapping("53:53/UDP").protocol, Protocol::Udp);
         assert_eq!(mapping("53:53/tcp").protocol, Protocol::Tcp);
-        assert!(problem("53:53/sctp").contains("`sctp`"));
-        assert!(problem("53:53/").contains("tcp or udp"));
+        assert_eq!(mapping("3868:3868/sctp").protocol, Protocol::Sctp);
+        assert!(problem("53:53/icmp").contains("`icmp`"));
+        assert!(problem("53:53/").contains("tcp, udp or sctp"));
         assert!(problem("53:53/tcp/udp").contains("`53/tcp` is not a port"));
     }
 
@@ -466,22 +484,21 @@ mod tests {
     }
 
     #[test]
-    fn random_host_ports_are_refused_by_name() {
-        for text in [
-            "80",
-            "",
-            ":80",
-            "127.0.0.1::80",
-            "[::1]::80",
-            "[::1]:80",
-            "80/udp",
+    fn host_ports_that_pontoon_chooses() {
+        for (text, shown) in [
+            ("80", "80/tcp"),
+            (":80", "80/tcp"),
+            ("80-89/udp", "80-89/udp"),
+            ("127.0.0.1::80", "127.0.0.1::80/tcp"),
+            ("[::1]::80/udp", "[::1]::80/udp"),
         ] {
-            let problem = problem(text);
-            assert!(
-                problem.contains("host's port is missing"),
-                "{text}: {problem}"
-            );
+            let mapping = mapping(text);
+            assert_eq!(mapping.host_port, 0, "{text}");
+            assert_eq!(mapping.container_port, 80, "{text}");
+            assert_eq!(mapping.to_string(), shown);
         }
+        assert!(problem("[::1]:80").contains("not followed by `:HOSTPORT:PORT`"));
+        assert!(problem("").contains("`` is not a port"));
     }
 
     #[test]

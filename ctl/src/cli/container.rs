@@ -23,8 +23,9 @@ pub(super) struct ContainerArgs {
         default_value = "bridge"
     )]
     net: Vec<Net>,
-    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…, for
-    /// everybody or for the sources in these networks; may be repeated
+    /// Publish a port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for
+    /// everybody or for the sources in these networks; without a host port a free one is chosen; may
+    /// be repeated
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
     #[command(flatten)]

@@ -14,8 +14,9 @@ pub(super) struct PublishArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// A port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp][,allow=NETWORK]…, for everybody
-    /// or for the sources in these networks, which may be named anew; may be repeated
+    /// A port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for everybody
+    /// or for the sources in these networks, which may be named anew; without a host port a free one
+    /// is chosen; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]

@@ -74,10 +74,23 @@ impl Daemon {
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
         let mut record = container.record.clone();
-        let withdrawn: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
+        let mut withdrawn: Vec<PortMapping> =
+            mappings.into_iter().map(publish::normalized).collect();
         let mut kept: HashSet<PortMapping> =
             record.published.iter().map(publish::ports_of).collect();
-        for mapping in &withdrawn {
+        for mapping in &mut withdrawn {
+            // The host port was chosen for who asked, who need not know it.
+            if mapping.host_port == 0
+                && let Some(chosen) = record.published.iter().find(|it| {
+                    let asked = PortMapping {
+                        host_port: 0,
+                        ..(*it).clone()
+                    };
+                    publish::ports_of(&asked) == publish::ports_of(mapping)
+                })
+            {
+                mapping.host_port = chosen.host_port;
+            }
             if !kept.remove(&publish::ports_of(mapping)) {
                 return Err(Failure::NotFound(format!(
                     "{name} does not publish {} to {} ({}): name a mapping as it was published",
@@ -155,12 +168,19 @@ impl Daemon {
         for mapping in &mappings {
             publish::check(mapping, to)?;
         }
-        self.refuse_taken(name, &mappings, to)?;
         publish::check_descriptors(&mappings, to)?;
         let filter = local_only_filter(&self.uplinks.indexes());
-        let reserved = mappings
+        // Those that are named first, so that none of them is chosen for another.
+        let (named, any): (Vec<_>, Vec<_>) = mappings.into_iter().partition(|it| it.host_port != 0);
+        self.refuse_taken(name, &named, to)?;
+        let named = named
             .iter()
-            .map(|mapping| publish::reserve(mapping, to, &filter))
+            .map(|mapping| publish::reserve(mapping, to, &filter));
+        let any = any
+            .iter()
+            .map(|mapping| publish::reserve_any(mapping, to, &filter));
+        let reserved = named
+            .chain(any)
             .collect::<Result<Vec<Reservation>, Failure>>()?;
         let mut published = Vec::with_capacity(reserved.len());
         for reservation in reserved {
