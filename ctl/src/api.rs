@@ -282,8 +282,7 @@ pub(crate) struct PortMapping {
     /// `::`).
     #[serde(default)]
     pub host_ip: Option<IpAddr>,
-    /// 0 in a request for free ports that the daemon chooses, and keeps: those after one another
-    /// that it holds are told in the answer.
+    /// 0 in a request: free ones, in a row, are chosen and kept from then on; the answer names them.
     pub host_port: u16,
     pub container_port: u16,
     /// How many consecutive ports, one to one.
