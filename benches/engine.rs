@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hashbrown::HashMap;
-use nat::{
-    Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Sources, Time, Tuple,
-};
+use nat::{Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Time, Tuple};
 
 /// Packets of one vector.
 const VECTOR: usize = 64;
@@ -39,7 +37,6 @@ fn rules(ranges: u16) -> Rules {
         ports: 10_000 + at * 2..=10_000 + at * 2,
         to: CONTAINER.into(),
         to_port: 1 + at,
-        allow: Sources::default(),
     };
     Rules {
         masquerade: vec![Masquerade {
@@ -329,7 +326,6 @@ fn publishing(c: &mut Criterion) {
             ports: 1024..=61_023,
             to: CONTAINER.into(),
             to_port: 1024,
-            allow: Sources::default(),
         });
         bencher.iter(|| nat.set_rules(Time::ZERO, with.clone()));
     });

@@ -107,6 +107,7 @@ impl World {
                         isolated: false,
                     })
                     .collect(),
+                treatments: Vec::new(),
                 uplinks: vec![Uplink {
                     port: uplink.0,
                     mac: UPLINK,

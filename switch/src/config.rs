@@ -7,6 +7,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU64;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -33,6 +35,8 @@ pub struct NetworkId(pub u32);
 pub struct Config {
     pub networks: Vec<Network>,
     pub endpoints: Vec<Endpoint>,
+    /// At most one a port.
+    pub treatments: Vec<Treatment>,
     pub uplinks: Vec<Uplink>,
     /// Every address of the host in the daemon's namespace, the gateways' included.
     pub host_addresses: Vec<IpAddr>,
@@ -165,6 +169,58 @@ pub struct Endpoint {
     /// bridge and through the gateway. Each still talks with the gateway, the host, endpoints that
     /// are not isolated, the world, and whatever is published.
     pub isolated: bool,
+}
+
+/// What a port is held to besides what its network asks of all: limits, and faults on request. A
+/// port that none names is held to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Treatment {
+    pub port: PortId,
+    /// What comes in by the port: from the container.
+    pub from: Conduct,
+    /// What leaves by it: to the container.
+    pub to: Conduct,
+    /// Nothing passes, neither way.
+    pub cut_off: bool,
+    /// Ports that nothing goes to from this one. What parts two ports names each at the other.
+    pub parted_from: Vec<PortId>,
+}
+
+/// What one direction of a port is held to; the default is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conduct {
+    pub limit: Limit,
+    pub fault: Fault,
+}
+
+/// What may pass in a second. A frame that comes too early waits for some 40 ms at the most (longer at low rates), and is
+/// dropped as [`RateLimited`](crate::DropReason::RateLimited) if that would not do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Of Ethernet frames, without preamble and checksum. A super-frame counts as the segments that
+    /// it is cut into.
+    pub bits_per_second: Option<NonZeroU64>,
+    /// How much may pass at once after a pause; 10 ms' worth and at least some frames when absent.
+    pub burst_bytes: Option<u64>,
+    pub packets_per_second: Option<NonZeroU64>,
+}
+
+/// A million: what chances are parts of.
+pub const MILLION: u32 = 1_000_000;
+
+/// What happens to frames on purpose. A super-frame is one frame here, as it is for netem.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// How long each takes more.
+    pub latency: Duration,
+    /// By how much that varies, up and down, evenly. No frame overtakes another.
+    pub jitter: Duration,
+    /// How many of a million are lost.
+    pub loss: u32,
+    /// How many of a million arrive twice.
+    pub duplicate: u32,
+    /// What chance comes from: the same frames meet the same fate again.
+    pub seed: u64,
 }
 
 /// An interface of the host towards the world, shared with the host's own stack.

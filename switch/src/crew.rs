@@ -37,8 +37,8 @@ const QUIET: u32 = 64;
 /// How seldom that is.
 const NOW_AND_THEN: usize = 8;
 
-/// How long after the last frame CPUs are let halt again, in milliseconds.
-const LET_HALT_AFTER: u16 = 10;
+/// How long after the last frame CPUs are let halt again.
+const LET_HALT_AFTER: Duration = Duration::from_millis(10);
 
 /// [`Crew::active`] when all threads are to end.
 const NONE: usize = 0;
@@ -61,7 +61,12 @@ struct Lane {
     worker: Mutex<Worker>,
     /// Nanoseconds that threads were busy with it since the start.
     busy: AtomicU64,
+    /// When the worker has a frame to carry on that was held back, in nanoseconds.
+    due: AtomicU64,
 }
+
+/// [`Lane::due`] when no frame is held back.
+const NEVER: u64 = u64::MAX;
 
 struct Thread {
     waker: Waker,
@@ -112,6 +117,7 @@ impl Crew {
                 poller: Poller::new()?,
                 worker: Mutex::new(Worker::new(Arc::clone(datapath), index)),
                 busy: AtomicU64::new(0),
+                due: AtomicU64::new(NEVER),
             }))
         };
         let lanes = (0..datapath.workers())
@@ -188,10 +194,13 @@ impl Crew {
                 let pollers = self
                     .lanes_of(me, active)
                     .map(|lane| &self.lanes[lane].poller);
+                let due = self.until_due(self.lanes_of(me, active));
                 let held = no_halt.as_mut().filter(|no_halt| no_halt.is_held());
-                let limit = held.is_some().then_some(LET_HALT_AFTER);
+                let halt = held.is_some().then_some(LET_HALT_AFTER);
+                let limit = due.into_iter().chain(halt).min();
                 if !sleeper.sleep(&thread.waker, pollers, limit)
                     && let Some(held) = held
+                    && limit == halt
                 {
                     held.hold(false);
                 }
@@ -205,10 +214,10 @@ impl Crew {
                 } else {
                     sleeper.is_ready(place)
                 };
-                if !look {
+                let lane = &self.lanes[lane];
+                if !look && !lane.is_due(now) {
                     continue;
                 }
-                let lane = &self.lanes[lane];
                 if lane.serve(now, watch, &mut ready) {
                     let after = self.now();
                     lane.busy
@@ -242,6 +251,13 @@ impl Crew {
     fn lanes_of(&self, me: usize, active: usize) -> impl Iterator<Item = usize> + use<> {
         let end = if me < active { self.lanes.len() } else { me };
         (me..end).step_by(active)
+    }
+
+    /// How long a thread that serves these lanes may sleep; for ever if no frame is held back.
+    fn until_due(&self, lanes: impl Iterator<Item = usize>) -> Option<Duration> {
+        let dues = lanes.map(|lane| self.lanes[lane].due.load(Ordering::Relaxed));
+        let due = dues.min().filter(|&due| due != NEVER)?;
+        Some(Time::from_nanos(due) - self.now())
     }
 
     /// Looks at the load when it is time to, and deals the lanes anew if need be.
@@ -283,6 +299,11 @@ impl Lane {
         }
         watch.looks = watch.looks.wrapping_add(1);
         let mut frames = 0;
+        if self.is_due(now) {
+            let mut worker = self.worker.lock();
+            frames += worker.release(now);
+            self.note_due(&worker);
+        }
         for &port in &*ready {
             let port = PortId(port as u32);
             let appetite = watch.appetite(port);
@@ -295,6 +316,7 @@ impl Lane {
                     worker.tell_of(&lost);
                 }
             }
+            self.note_due(&worker);
         }
         watch.in_vain = if frames > 0 {
             0
@@ -302,6 +324,18 @@ impl Lane {
             watch.in_vain.saturating_add(1)
         };
         frames > 0
+    }
+}
+
+impl Lane {
+    /// Whether a frame that was held back is to go on.
+    fn is_due(&self, now: Time) -> bool {
+        now.as_nanos() >= self.due.load(Ordering::Relaxed)
+    }
+
+    fn note_due(&self, worker: &Worker) {
+        let due = worker.due().map_or(NEVER, Time::as_nanos);
+        self.due.store(due, Ordering::Relaxed);
     }
 }
 

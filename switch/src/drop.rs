@@ -38,6 +38,10 @@ pub enum DropReason {
     EgressDown,
     EgressRejected,
     EgressGone,
+    RateLimited,
+    DelayFull,
+    FaultLoss,
+    Partitioned,
     /// It could not be translated; the engine says why.
     Nat(Refused),
 }
@@ -77,6 +81,10 @@ const OWN: &[DropReason] = {
         EgressDown,
         EgressRejected,
         EgressGone,
+        RateLimited,
+        DelayFull,
+        FaultLoss,
+        Partitioned,
     ]
 };
 
@@ -145,6 +153,10 @@ impl fmt::Display for DropReason {
             Self::EgressDown => "the receiver's interface is down",
             Self::EgressRejected => "the kernel refused the frame",
             Self::EgressGone => "the receiver's port has been removed",
+            Self::RateLimited => "the endpoint's limit is reached, and so is the wait behind it",
+            Self::DelayFull => "more frames are late than may be held for one endpoint",
+            Self::FaultLoss => "lost on request (pontoon fault)",
+            Self::Partitioned => "cut off on request (pontoon fault)",
             Self::Nat(refused) => return refused.fmt(f),
         })
     }

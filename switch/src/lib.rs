@@ -8,6 +8,8 @@
 //! - [`datapath`]: the page that strings the stages together. Start here.
 //! - `guard`, `bridge`, `gateway`: the stages. Who may speak; which port a MAC is behind; what is
 //!   routed, and how it is translated (by the `nat` crate).
+//! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
+//!   faults on request (`fault`). What has to wait for it is in `delay`.
 //! - [`fdb`], [`multicast`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a
 //!   network, who listens to which group, next hops beyond an uplink, and the compiled configuration.
 //! - [`config`]: what the control plane says, as plain data. [`port`] and [`io`]: ports, and the
@@ -21,7 +23,9 @@ mod bridge;
 pub mod config;
 mod crew;
 pub mod datapath;
+mod delay;
 mod drop;
+mod fault;
 pub mod fdb;
 pub mod frame;
 mod gateway;
@@ -29,6 +33,7 @@ mod guard;
 mod icmp;
 pub mod io;
 pub mod ipv6;
+mod limit;
 mod mtu;
 pub mod multicast;
 pub mod nd;
@@ -40,6 +45,7 @@ mod switch;
 #[cfg(test)]
 mod testing;
 pub mod topology;
+mod treatment;
 pub mod worker;
 
 pub use config::{Config, NetworkId, PortId};

@@ -133,6 +133,18 @@ impl Lan {
             .collect()
     }
 
+    /// Lets so much time pass, carries on what is due by then, and tells what is heard of it.
+    pub(crate) fn wait(&mut self, time: Duration) -> Vec<(usize, Vec<u8>)> {
+        self.now += time;
+        self.worker.release(self.now);
+        self.heard()
+    }
+
+    /// When the next frame that is held back goes on.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.worker.due()
+    }
+
     pub(crate) fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);

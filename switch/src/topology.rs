@@ -11,11 +11,12 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use nat::Time;
 
-use crate::config::{Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
+use crate::config::{self, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
 use crate::fdb::Fdb;
 use crate::frame::MacAddr;
 use crate::multicast::groups::Multicast;
 use crate::port::Port;
+use crate::treatment::Treatment;
 
 /// See the module's description.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Topology {
     /// The ports' I/O, indexed by [`PortId`].
     ports: Vec<Option<Arc<Port>>>,
     roles: Vec<Role>,
+    /// What ports are held to, indexed by [`PortId`]; as short as it can be.
+    treatments: Vec<Option<Arc<Treatment>>>,
     pub networks: Vec<Arc<Segment>>,
     pub endpoints: Vec<Endpoint>,
     pub uplinks: Vec<Uplink>,
@@ -115,9 +118,11 @@ impl Topology {
             networks[network].admit(endpoint);
             endpoint_by_address.extend(endpoint.addresses.iter().map(|&address| (address, index)));
         }
+        let treatments = treatments(config.treatments, &ports, previous);
         Topology {
             ports,
             roles,
+            treatments,
             networks: networks.into_iter().map(Arc::new).collect(),
             endpoints: config.endpoints,
             uplinks: config.uplinks,
@@ -132,13 +137,18 @@ impl Topology {
     pub fn with_ports(&self, ports: Vec<Option<Arc<Port>>>) -> Topology {
         let mut roles = self.roles.clone();
         roles.resize(ports.len(), Role::Unassigned);
-        for (role, port) in roles.iter_mut().zip(&ports) {
+        let mut treatments = self.treatments.clone();
+        for (slot, port) in ports.iter().enumerate() {
             if port.is_none() {
-                *role = Role::Unassigned;
+                roles[slot] = Role::Unassigned;
+                if let Some(treatment) = treatments.get_mut(slot) {
+                    *treatment = None;
+                }
             }
         }
         Topology {
             roles,
+            treatments,
             ports,
             networks: self.networks.clone(),
             endpoints: self.endpoints.clone(),
@@ -159,6 +169,11 @@ impl Topology {
 
     pub fn role(&self, port: PortId) -> Role {
         self.roles.get(port.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// What the port is held to besides.
+    pub(crate) fn treatment(&self, port: PortId) -> Option<&Arc<Treatment>> {
+        self.treatments.get(port.0 as usize)?.as_ref()
     }
 
     pub fn endpoint_at(&self, address: IpAddr) -> Option<&Endpoint> {
@@ -200,6 +215,27 @@ impl Topology {
             _ => false,
         }
     }
+}
+
+fn treatments(
+    wanted: Vec<config::Treatment>,
+    ports: &[Option<Arc<Port>>],
+    previous: &Topology,
+) -> Vec<Option<Arc<Treatment>>> {
+    let mut treatments = Vec::new();
+    for treatment in wanted {
+        let slot = treatment.port.0 as usize;
+        if ports.get(slot).is_none_or(Option::is_none) {
+            continue;
+        }
+        if treatments.len() <= slot {
+            treatments.resize(slot + 1, None);
+        }
+        // That of a port before this one with the same number went with it.
+        let before = previous.treatment(treatment.port);
+        treatments[slot] = Some(Treatment::new(treatment, before));
+    }
+    treatments
 }
 
 impl Segment {

@@ -14,11 +14,13 @@ use nat::Time;
 
 use crate::config::PortId;
 use crate::datapath::{Datapath, Egress, Event, Narrow, Pass};
+use crate::delay::{Delayed, Side};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::io::{Queue, Sent};
 use crate::port::Port;
 use crate::topology::Topology;
+use crate::treatment::Treatment;
 
 /// Frames read from one port at a time: enough to share the costs of a vector, few enough that
 /// their headers stay in the first-level cache and no other port waits long.
@@ -37,6 +39,8 @@ pub struct Worker {
     released: Vec<(PortId, Frame)>,
     /// Fragments whose first one is among the frames just read.
     followers: Vec<Box<[u8]>>,
+    /// Frames that go on later.
+    delayed: Delayed,
 }
 
 impl Worker {
@@ -51,6 +55,7 @@ impl Worker {
             egresses: Vec::new(),
             released: Vec::new(),
             followers: Vec::new(),
+            delayed: Delayed::default(),
         }
     }
 
@@ -71,6 +76,8 @@ impl Worker {
         port: PortId,
         most: usize,
     ) -> Result<usize, Lost> {
+        // First what is due, so that nothing that comes now overtakes it.
+        self.release(now);
         let topology = self.datapath.topology();
         let Some(ingress) = topology.port(port) else {
             return Ok(0);
@@ -88,9 +95,86 @@ impl Worker {
         }
         let bytes = self.frames[..received].iter().map(Frame::len).sum();
         ingress.count_received(self.index, received, bytes);
-        self.forward(now, &topology, port, received);
-        self.send(&topology);
+        let admitted = match topology.treatment(port) {
+            None => received,
+            Some(treatment) => self.admit(now, ingress, treatment, received),
+        };
+        self.forward(now, &topology, port, admitted);
+        self.send(now, &topology);
         Ok(received)
+    }
+
+    /// When a frame that was held back goes on, if one is: [`release`](Worker::release) is then to
+    /// be called.
+    pub fn due(&self) -> Option<Time> {
+        self.delayed.due()
+    }
+
+    /// Carries on the frames that were held back until now, and returns how many that were.
+    pub fn release(&mut self, now: Time) -> usize {
+        if self.due().is_none_or(|due| due > now) {
+            return 0;
+        }
+        let topology = self.datapath.topology();
+        let mut released = 0;
+        // Each at its own time, so that one that is held back once more finds its place behind
+        // those that were due before it.
+        while let Some((due, place, frames)) = self.delayed.take(now, &mut self.frames) {
+            released += frames;
+            let port = place.port;
+            let same = topology.port(port.id);
+            if !same.is_some_and(|same| Arc::ptr_eq(same, &port)) {
+                self.datapath
+                    .count_drops(self.index, DropReason::EgressGone, frames);
+                continue;
+            }
+            match place.side {
+                Side::From => {
+                    self.forward(due, &topology, port.id, frames);
+                    self.send(due, &topology);
+                }
+                Side::To => {
+                    let mut batch = [&self.frames[0]; VECTOR];
+                    for (slot, frame) in batch.iter_mut().zip(&self.frames[..frames]) {
+                        *slot = frame;
+                    }
+                    let exit = Exit {
+                        now,
+                        topology: &topology,
+                        datapath: &self.datapath,
+                        worker: self.index,
+                        delayed: &mut self.delayed,
+                    };
+                    exit.transmit(&port, &batch[..frames]);
+                }
+            }
+        }
+        released
+    }
+
+    /// Treats the frames just read as their port is to be; those that go on at once come first, and
+    /// their number is returned.
+    fn admit(
+        &mut self,
+        now: Time,
+        port: &Arc<Port>,
+        treatment: &Treatment,
+        received: usize,
+    ) -> usize {
+        let mut admitted = 0;
+        for index in 0..received {
+            let place = (port, Side::From);
+            let frame = &self.frames[index];
+            match self.delayed.treat(now, &treatment.from, place, frame) {
+                Ok(true) => {
+                    self.frames.swap(admitted, index);
+                    admitted += 1;
+                }
+                Ok(false) => {}
+                Err(reason) => self.datapath.count_drops(self.index, reason, 1),
+            }
+        }
+        admitted
     }
 
     /// The queue of `port` that it serves.
@@ -110,6 +194,8 @@ impl Worker {
 
     /// Lets the data path decide about each frame, and notes who leaves where.
     fn forward(&mut self, now: Time, topology: &Topology, ingress: PortId, received: usize) {
+        let treatment = topology.treatment(ingress);
+        let parted = treatment.map_or(&[][..], |treatment| treatment.parted_from());
         let mut pass = Pass {
             now,
             worker: self.index,
@@ -138,50 +224,109 @@ impl Worker {
             }
         }
         pass.follow(ingress);
+        if !parted.is_empty() {
+            self.part(parted);
+        }
+    }
+
+    /// Drops what is about to leave by ports that the frames' own port is parted from.
+    fn part(&mut self, parted: &[PortId]) {
+        let before = self.departures.len() + self.released.len();
+        self.departures.retain(|(port, _)| !parted.contains(port));
+        self.released.retain(|(port, _)| !parted.contains(port));
+        let dropped = before - self.departures.len() - self.released.len();
+        self.datapath
+            .count_drops(self.index, DropReason::Partitioned, dropped);
     }
 
     /// Writes the frames out, one run a port, in the order they came.
-    fn send(&mut self, topology: &Topology) {
+    fn send(&mut self, now: Time, topology: &Topology) {
+        let mut exit = Exit {
+            now,
+            topology,
+            datapath: &self.datapath,
+            worker: self.index,
+            delayed: &mut self.delayed,
+        };
         self.departures.sort_unstable();
         for run in self.departures.chunk_by(|a, b| a.0 == b.0) {
-            let Some(port) = topology.port(run[0].0) else {
-                self.datapath
-                    .count_drops(self.index, DropReason::EgressGone, run.len());
-                continue;
-            };
             let mut batch = [&self.frames[0]; VECTOR];
             for (slot, &(_, index)) in batch.iter_mut().zip(run) {
                 *slot = &self.frames[index as usize];
             }
-            self.transmit(port, &batch[..run.len()]);
+            exit.send(run[0].0, &mut batch[..run.len()]);
         }
         self.departures.clear();
-
         for (egress, frame) in std::mem::take(&mut self.released) {
-            match topology.port(egress) {
-                Some(port) => self.transmit(port, &[&frame]),
-                None => self
-                    .datapath
-                    .count_drops(self.index, DropReason::EgressGone, 1),
+            exit.send(egress, &mut [&frame]);
+        }
+    }
+}
+
+/// The way out of the switch, for the frames of one vector.
+struct Exit<'a> {
+    now: Time,
+    topology: &'a Topology,
+    datapath: &'a Datapath,
+    worker: usize,
+    delayed: &'a mut Delayed,
+}
+
+impl Exit<'_> {
+    /// Sends frames out by a port, now or when the port's treatment allows. Changes their order in
+    /// the slice.
+    fn send(&mut self, egress: PortId, frames: &mut [&Frame]) {
+        let topology = self.topology;
+        let Some(port) = topology.port(egress) else {
+            self.count_drops(DropReason::EgressGone, frames.len());
+            return;
+        };
+        let leaving = match topology.treatment(egress) {
+            None => frames.len(),
+            Some(treatment) => self.treat(port, treatment, frames),
+        };
+        self.transmit(port, &frames[..leaving]);
+    }
+
+    /// Puts the frames that leave at once to the front, and returns how many they are.
+    fn treat(&mut self, port: &Arc<Port>, treatment: &Treatment, frames: &mut [&Frame]) -> usize {
+        let mut leaving = 0;
+        for index in 0..frames.len() {
+            let place = (port, Side::To);
+            let treated = self
+                .delayed
+                .treat(self.now, &treatment.to, place, frames[index]);
+            match treated {
+                Ok(true) => {
+                    frames.swap(leaving, index);
+                    leaving += 1;
+                }
+                Ok(false) => {}
+                Err(reason) => self.count_drops(reason, 1),
             }
         }
+        leaving
     }
 
     fn transmit(&self, port: &Port, frames: &[&Frame]) {
+        if frames.is_empty() {
+            return;
+        }
         let Sent {
             sent,
             full,
             down,
             rejected,
-        } = port.queue(self.index).transmit(frames);
+        } = port.queue(self.worker).transmit(frames);
         let bytes = frames.iter().map(|frame| frame.len()).sum();
-        port.count_sent(self.index, sent, bytes);
-        self.datapath
-            .count_drops(self.index, DropReason::EgressFull, full);
-        self.datapath
-            .count_drops(self.index, DropReason::EgressDown, down);
-        self.datapath
-            .count_drops(self.index, DropReason::EgressRejected, rejected);
+        port.count_sent(self.worker, sent, bytes);
+        self.count_drops(DropReason::EgressFull, full);
+        self.count_drops(DropReason::EgressDown, down);
+        self.count_drops(DropReason::EgressRejected, rejected);
+    }
+
+    fn count_drops(&self, reason: DropReason, frames: usize) {
+        self.datapath.count_drops(self.worker, reason, frames);
     }
 }
 

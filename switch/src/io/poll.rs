@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 
 use super::context;
 
@@ -121,9 +122,8 @@ pub(crate) struct Sleeper<'a> {
 }
 
 impl<'a> Sleeper<'a> {
-    /// Sleeps until one of `pollers` has something to report, `waker` wakes, or so many milliseconds
-    /// have passed, if a number is given; the wake-ups so far are taken back. False when it
-    /// was the time. It may end for no reason.
+    /// Sleeps until one of `pollers` has something to report, `waker` wakes or `limit` has passed;
+    /// the wake-ups so far are taken back. False when it was the time. It may end for no reason.
     ///
     /// # Panics
     ///
@@ -132,15 +132,15 @@ impl<'a> Sleeper<'a> {
         &mut self,
         waker: &'a Waker,
         pollers: impl Iterator<Item = &'a Poller>,
-        millis: Option<u16>,
+        limit: Option<Duration>,
     ) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         self.watched.clear();
         self.watched.push(watch(waker.event.as_fd()));
         self.watched
             .extend(pollers.map(|poller| watch(poller.as_fd())));
-        let timeout = millis.map_or(PollTimeout::NONE, PollTimeout::from);
-        let woken = match nix::poll::poll(&mut self.watched, timeout) {
+        // Milliseconds, as poll(2) counts, would let a limited link lie idle.
+        let woken = match ppoll(&mut self.watched, limit.map(TimeSpec::from), None) {
             Ok(ready) => ready > 0,
             Err(Errno::EINTR) => true,
             Err(error) => panic!("sleep on {} descriptors: {error}", self.watched.len()),
@@ -198,10 +198,9 @@ mod tests {
         assert_eq!(ready, [7]);
 
         events[1].read().unwrap();
-        assert!(
-            !sleeper.sleep(&waker, pollers.iter(), Some(2)),
-            "all is quiet"
-        );
+        let (limit, before) = (Duration::from_micros(500), Instant::now());
+        assert!(!sleeper.sleep(&waker, pollers.iter(), Some(limit)));
+        assert!(before.elapsed() >= limit, "all is quiet");
         waker.wake();
         waker.wake();
         sleeper.sleep(&waker, pollers[1..].iter(), None);

@@ -68,6 +68,7 @@ impl Ours {
                 bridge: Bridge::default(),
             }],
             endpoints: vec![endpoint(Who::A), endpoint(Who::B)],
+            treatments: Vec::new(),
             uplinks: vec![Uplink {
                 port: uplink,
                 mac: MacAddr(UPLINK_MAC),
@@ -102,7 +103,6 @@ impl Ours {
                         ports: PUBLISHED..=PUBLISHED,
                         to: Who::B.address(ipv6),
                         to_port: SERVED,
-                        allow: nat::Sources::default(),
                     })
                     .collect(),
                 local: families.map(host).into(),
