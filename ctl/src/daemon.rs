@@ -7,10 +7,8 @@
 //! anew, to the switch ([`config`]) and to the API's readers ([`view`]).
 //!
 //! What the kernel holds (TAPs, veth pairs) and what the store holds outlive the daemon, however
-//! it ends. The store says what was asked for, one record a write; a start takes up what it names,
-//! makes anew what of that is not there, and removes what nothing claims. So a death at any moment
-//! leaves the change that was under way done or not done, once the next daemon has started; how
-//! [`interface`] tells.
+//! it ends; a start takes both up again and removes what nothing claims. So every change makes
+//! things in an order in which a death at any moment leaves nothing that a start can't explain.
 
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
@@ -45,8 +43,10 @@ mod config;
 mod container;
 mod events;
 mod failure;
+mod faults;
 mod interface;
 mod life;
+mod limits;
 mod lock;
 mod names;
 mod network;
@@ -64,6 +64,7 @@ pub(crate) use crate::host::UplinkChoice;
 use container::Container;
 use events::{Events, between, event};
 use failure::Failure;
+use faults::FaultBook;
 use interface::PortKinds;
 use network::Network;
 use resolver::NameService;
@@ -238,6 +239,7 @@ struct Daemon {
     /// In the order of their attachment.
     containers: Vec<Container>,
     uplinks: Uplinks,
+    faults: FaultBook,
     clamp_mss: bool,
     snat: SnatPorts,
     /// It was told that no further port for outgoing flows can be held.
@@ -298,7 +300,14 @@ impl Daemon {
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);
         let resolver = NameService::new(&options.dns, &options.resolv_conf);
-        let nothing = View::new(&[], &[], &[], &HostState::default(), &resolver);
+        let nothing = View::new(
+            &[],
+            &[],
+            &[],
+            &HostState::default(),
+            &resolver,
+            &FaultBook::default(),
+        );
         let mut daemon = Daemon {
             switch: Arc::new(switch),
             store,
@@ -311,6 +320,7 @@ impl Daemon {
             networks: Vec::new(),
             containers: Vec::new(),
             uplinks: Uplinks::new(options.uplink.clone()),
+            faults: FaultBook::default(),
             clamp_mss: options.clamp_mss,
             snat: SnatPorts::new(),
             snat_exhausted: false,
@@ -332,22 +342,9 @@ impl Daemon {
             if !has_ipv6() {
                 record = record.without_ipv6();
                 if record.subnets.is_empty() {
-                    let why = "this kernel has no IPv6";
-                    tracing::warn!("network {name} is left out: {why}");
-                    let mut lost = event(EventKind::Network, EventAction::Lost, &name);
-                    lost.id = Some(record.id);
-                    lost.reason = Some(why.to_owned());
-                    daemon.news.push(lost);
+                    tracing::warn!("network {name} is left out: this kernel has no IPv6");
                     continue;
                 }
-            }
-            let interface = &record.host_interface;
-            if !before.links.iter().any(|link| link.name == *interface) {
-                tracing::info!("{interface} of network {name} is not there; it is made anew");
-                let mut restored = event(EventKind::Interface, EventAction::Restored, interface);
-                restored.network = Some(name.clone());
-                restored.reason = Some("it had vanished while no daemon ran".to_owned());
-                daemon.news.push(restored);
             }
             let network = Network::open(record, id, port_kind, &daemon.switch)
                 .with_context(|| format!("can't bring network {name} back"))?;
@@ -396,6 +393,7 @@ impl Daemon {
             &self.containers,
             uplinks,
             &self.host,
+            &self.faults,
             self.clamp_mss,
         ));
         self.resolver.follow(&self.networks, &self.containers);
@@ -405,6 +403,7 @@ impl Daemon {
             uplinks,
             &self.host,
             &self.resolver,
+            &self.faults,
         );
         let mut news = std::mem::take(&mut self.news);
         news.extend(between(&self.view.borrow(), &view, appeared));

@@ -6,6 +6,7 @@
 //! | `client` | one request to the daemon over its Unix socket |
 //! | `api` | the JSON that both sides speak |
 //! | `spec` | what people type for it: `-p 8080:80`, `--net container:web` |
+//! | `rate` | and how they write rates, sizes and chances: `100mbit`, `0.1%` |
 //! | `daemon` | networks, containers, published ports, the store, the API's server |
 //! | `ipam` | subnets, addresses, MAC addresses |
 //! | `relay` | published ports on the host's own addresses |
@@ -26,6 +27,7 @@ mod host;
 mod ipam;
 mod link;
 mod netns;
+mod rate;
 mod relay;
 mod signals;
 mod spec;

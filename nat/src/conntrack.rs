@@ -9,7 +9,6 @@ mod shard;
 pub(crate) mod tcp;
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::ops::AddAssign;
 use std::time::Duration;
 
 pub(crate) use self::shard::Shard;
@@ -78,40 +77,6 @@ pub struct ConnectionInfo {
     pub bytes: [u64; 2],
     /// The inside address that the connection counts for.
     pub inside: IpAddr,
-}
-
-/// What the connections of one publish rule have carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// So far, those that are there now included.
-    pub connections: u64,
-    /// Those that are there now.
-    pub active: u64,
-    /// From the side that dialled the port and to it. A super-frame counts as one.
-    pub packets: [u64; 2],
-    /// Of IP, likewise.
-    pub bytes: [u64; 2],
-}
-
-impl Traffic {
-    fn add(&mut self, connection: &Connection) {
-        self.connections += 1;
-        for direction in [0, 1] {
-            self.packets[direction] += connection.packets[direction].get();
-            self.bytes[direction] += connection.bytes[direction];
-        }
-    }
-}
-
-impl AddAssign for Traffic {
-    fn add_assign(&mut self, other: Traffic) {
-        self.connections += other.connections;
-        self.active += other.active;
-        for direction in [0, 1] {
-            self.packets[direction] += other.packets[direction];
-            self.bytes[direction] += other.bytes[direction];
-        }
-    }
 }
 
 /// An address of either family; one of IPv4 in the first four bytes.
@@ -414,7 +379,7 @@ impl Connection {
     }
 
     /// A new connection of the same addresses and ports takes the place of one that is over.
-    fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.packets = [Count::default(); 2];
         self.bytes = [0; 2];
         self.tcp = Tcp::default();

@@ -42,7 +42,6 @@ fn passes(demo: &mut Command) {
     assert!(left.is_empty(), "left behind: {left:?}");
 }
 
-// Feature: no-netfilter source-preserved
 #[test]
 fn as_root() {
     if !is_root_or_skip() {

@@ -5,37 +5,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use pontoon_tests::iperf::tcp_rate;
+use pontoon_tests::is_root_or_skip;
 use pontoon_tests::namespace::{Namespace, join};
-use pontoon_tests::process::{Background, run_within};
 use pontoon_tests::scene::{BEYOND, HOST, LOOPBACK, PORT_KINDS, Scene};
-use pontoon_tests::{eventually, is_root_or_skip};
-use serde_json::Value;
-
-/// Bits a second that arrive at an iperf3 server in `to` from a client in `from`.
-fn iperf(from: &Namespace, address: (IpAddr, u16), to: &Namespace, port: u16) -> f64 {
-    let mut server =
-        Background::start(
-            to.command("iperf3")
-                .args(["-s", "-1", "-p", &port.to_string()]),
-        );
-    eventually("iperf3 listens", Duration::from_secs(5), || {
-        assert!(server.has_ended().is_none(), "{}", server.output());
-        let listening = to.sh("ss -Hltn");
-        if listening.contains(&format!(":{port} ")) {
-            Ok(())
-        } else {
-            Err(listening)
-        }
-    });
-    let (address, port) = (address.0.to_string(), address.1.to_string());
-    let mut client = from.command("iperf3");
-    client.args(["-c", &address, "-p", &port, "-t", "3", "-J"]);
-    let report = run_within(&mut client, Duration::from_secs(30)).success();
-    let report: Value = serde_json::from_str(&report).expect("iperf3 -J speaks JSON");
-    let rate = &report["end"]["sum_received"]["bits_per_second"];
-    rate.as_f64()
-        .unwrap_or_else(|| panic!("no rate in {report}"))
-}
 
 fn gigabits(rate: f64) -> String {
     format!("{:.1} Gbit/s", rate / 1e9)
@@ -51,7 +24,7 @@ fn bulk_is_in_proportion_to_a_bare_veth() {
     left.ip("addr add 10.0.0.1/24 dev eth0");
     right.ip("addr add 10.0.0.2/24 dev eth0");
     let right_address: IpAddr = [10, 0, 0, 2].into();
-    let veth = iperf(&left, (right_address, 5201), &right, 5201);
+    let veth = tcp_rate(&left, (right_address, 5201), (&right, 5201), 3);
     eprintln!("a veth pair alone: {}", gigabits(veth));
 
     for port_kind in PORT_KINDS {
@@ -94,7 +67,7 @@ fn bulk_is_in_proportion_to_a_bare_veth() {
         for (way, from, address, to, port) in ways {
             // The better of two, as the machine has other things to do as well.
             let rate = (0..2)
-                .map(|_| iperf(from, address, to, port))
+                .map(|_| tcp_rate(from, address, (to, port), 3))
                 .fold(0.0, f64::max);
             let ratio = rate / veth;
             eprintln!("{port_kind}, {way}: {}, {ratio:.2} of it", gigabits(rate));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::bail;
 use clap::Args;
 
+use super::limit::LimitArgs;
 use crate::api::{Attach, Connect, Mode, NameSettings, PortKind, PortMapping, Target};
 use crate::spec::{Net, parse_mac};
 
@@ -23,9 +24,7 @@ pub(super) struct ContainerArgs {
         default_value = "bridge"
     )]
     net: Vec<Net>,
-    /// Publish a port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for
-    /// everybody or for the sources in these networks; without a host port a free one is chosen; may
-    /// be repeated
+    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
     #[command(flatten)]
@@ -61,6 +60,8 @@ pub(super) struct EndpointArgs {
     /// lead there [default: 0]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     gw_priority: Option<i32>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl EndpointArgs {
@@ -74,6 +75,7 @@ impl EndpointArgs {
             interface: network.interface.or(self.interface),
             aliases: [network.aliases, self.alias].concat(),
             gateway_priority: self.gw_priority.unwrap_or(network.gateway_priority),
+            limits: self.limits.change(network.limits),
         }
     }
 }
@@ -116,6 +118,7 @@ impl ContainerArgs {
             interface: first.interface,
             aliases: first.aliases,
             gateway_priority: first.gateway_priority,
+            limits: first.limits,
             also: networks.collect(),
             publish: self.publish,
             names: NameSettings {

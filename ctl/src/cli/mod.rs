@@ -15,15 +15,16 @@ mod drops;
 mod etc;
 mod events;
 mod exec;
+mod fault;
 mod fdb;
 mod generate;
 mod info;
 mod inspect;
 mod kill;
+mod limit;
 mod nat;
 mod network;
 mod output;
-mod port;
 mod ps;
 mod publish;
 mod rm;
@@ -91,12 +92,14 @@ enum Command {
     Ps(ps::PsArgs),
     /// Tell everything about a container, as JSON
     Inspect(inspect::InspectArgs),
-    /// Tell where a container's published ports are on the host
-    Port(port::PortArgs),
     /// Publish ports of a running container
     Publish(publish::PublishArgs),
     /// Withdraw published ports; their connections are cut
     Unpublish(publish::UnpublishArgs),
+    /// Limit the bandwidth and packet rate of a running container
+    Limit(limit::LimitCommand),
+    /// Have a running container suffer latency, loss, duplicates or a partition
+    Fault(fault::FaultCommand),
     /// Manage networks
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -177,9 +180,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Inspect(args) => inspect::run(args),
-        Command::Port(args) => port::run(args),
         Command::Publish(args) => publish::publish(args),
         Command::Unpublish(args) => publish::unpublish(args),
+        Command::Limit(args) => limit::run(args),
+        Command::Fault(args) => fault::run(args),
         Command::Network(command) => network::run(command),
         Command::Fdb(args) => fdb::run(args),
         Command::Nat(args) => nat::run(args),

@@ -45,8 +45,6 @@ fn every_client_command_takes_a_socket() {
         "events --socket s --filter kind=container --since 0",
         "ps --socket s",
         "inspect --socket s web",
-        "port --socket s web",
-        "port --socket s web 80/udp --json",
         "publish --socket s web -p 80:80",
         "unpublish --socket s web -p 80:80",
         "network create --socket s backend",
@@ -202,10 +200,13 @@ fn ps_as_printed() {
         ifindex: 2,
         host_interface: None,
         host_ifindex: None,
+        limits: api::Limits::default(),
+        faults: api::Faults::default(),
     };
     let web = api::Container {
         names: api::NameSettings::default(),
         resolvers: Vec::new(),
+        partition: api::Partition::default(),
         id: "0123456789abcdef0123".into(),
         name: "web".into(),
         mode: api::Mode::Network("bridge".into()),
@@ -226,6 +227,7 @@ fn ps_as_printed() {
     let idle = api::Container {
         names: api::NameSettings::default(),
         resolvers: Vec::new(),
+        partition: api::Partition::default(),
         id: "fedcba".into(),
         name: "idle".into(),
         mode: api::Mode::Container("web".into()),

@@ -8,6 +8,8 @@ use switch::config::{Bridge, Config, Endpoint, Network as SwitchNetwork, Uplink 
 use switch::io::filter::UplinkFilter;
 
 use super::container::Container;
+use super::faults::FaultBook;
+use super::limits::treatments;
 use super::network::Network;
 use super::publish::host_ports;
 use super::snat::SnatPorts;
@@ -21,6 +23,7 @@ pub(super) fn build(
     containers: &[Container],
     uplinks: &[Uplink],
     host: &HostState,
+    faults: &FaultBook,
     clamp_mss: bool,
 ) -> Config {
     let ports: Vec<(u32, PortId)> = uplinks
@@ -65,6 +68,7 @@ pub(super) fn build(
                 })
             })
             .collect(),
+        treatments: treatments(containers, faults),
         uplinks: uplinks
             .iter()
             .map(|uplink| SwitchUplink {
@@ -185,6 +189,7 @@ mod tests {
             host_interface: None,
             aliases: Vec::new(),
             gateway_priority: 0,
+            limits: Default::default(),
         };
         let plug = |port| Plug {
             port: PortId(port),
@@ -235,7 +240,14 @@ mod tests {
                 .to_vec(),
             ..HostState::default()
         };
-        let config = build(&[network()], &containers, &[], &host, false);
+        let config = build(
+            &[network()],
+            &containers,
+            &[],
+            &host,
+            &FaultBook::default(),
+            false,
+        );
         assert_eq!(config.networks.len(), 1);
         let ports: Vec<PortId> = config
             .endpoints
@@ -272,14 +284,20 @@ mod tests {
                 host_port,
                 container_port: 80,
                 count: 1,
-                allow: Vec::new(),
             };
             let reserved = reserve(&mapping, to, &local_only_filter(&[])).unwrap();
             web.published.push(reserved.serve(&mut last_rule).unwrap());
         }
         let wire = host_ports(&web.published[0].mapping);
         let (networks, containers) = ([network()], [web]);
-        let config = build(&networks, &containers, &[], &HostState::default(), false);
+        let config = build(
+            &networks,
+            &containers,
+            &[],
+            &HostState::default(),
+            &FaultBook::default(),
+            false,
+        );
         assert_eq!(config.nat.publish.len(), 1);
         assert_eq!(config.nat.publish[0].ports, wire);
         let filter = filter(

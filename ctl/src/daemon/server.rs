@@ -22,12 +22,12 @@ use tokio::sync::watch;
 use super::access::guard;
 use super::events::Events;
 use super::failure::Failure;
-use super::view::{TrafficByRule, View};
+use super::view::View;
 use super::{Daemon, names};
 use crate::api::{
     Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody,
     EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
-    PortCounters, PortKind, PortMapping, PublishedPort, Status,
+    PortCounters, PortKind, PortMapping, SetFaults, SetLimits, SetPartition, Status,
 };
 
 /// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
@@ -65,8 +65,15 @@ pub(super) fn router(api: Api) -> Router {
         )
         .route(
             "/v1/containers/{name}/ports",
-            get(published).post(publish).delete(unpublish),
+            post(publish).delete(unpublish),
         )
+        .route("/v1/containers/{name}/limits", post(set_limits))
+        .route(
+            "/v1/containers/{name}/faults",
+            post(set_faults).delete(clear_faults),
+        )
+        .route("/v1/containers/{name}/partition", post(set_partition))
+        .route("/v1/faults", axum::routing::delete(clear_all_faults))
         .route("/v1/containers/{name}/kill", post(kill))
         .route("/v1/containers/{name}/exit", post(exited))
         .route("/v1/containers/{name}/wait", get(wait))
@@ -216,19 +223,6 @@ async fn disconnect(
     .map(Json)?)
 }
 
-async fn published(State(api): State<Api>, Name(name): Name) -> Answer<Vec<PublishedPort>> {
-    let view = api.view();
-    let container = find_container(&view, &name)?;
-    let carried = traffic_by_rule(&api.switch);
-    let published = view.published.get(&container.id);
-    let ports = published.into_iter().flatten();
-    Ok(Json(ports.map(|port| port.tell(&carried)).collect()))
-}
-
-fn traffic_by_rule(switch: &Switch) -> TrafficByRule {
-    switch.nat().traffic(switch.now()).into_iter().collect()
-}
-
 async fn publish(
     State(api): State<Api>,
     Name(name): Name,
@@ -251,6 +245,56 @@ async fn unpublish(
             .await
             .map(Json)?,
     )
+}
+
+async fn set_limits(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(request): Body<SetLimits>,
+) -> Answer<Container> {
+    Ok(
+        change(&api.daemon, move |daemon| daemon.set_limits(&name, request))
+            .await
+            .map(Json)?,
+    )
+}
+
+async fn set_faults(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(request): Body<SetFaults>,
+) -> Answer<Container> {
+    Ok(
+        change(&api.daemon, move |daemon| daemon.set_faults(&name, request))
+            .await
+            .map(Json)?,
+    )
+}
+
+async fn clear_faults(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
+    Ok(
+        change(&api.daemon, move |daemon| daemon.clear_faults(&name))
+            .await
+            .map(Json)?,
+    )
+}
+
+async fn clear_all_faults(State(api): State<Api>) -> Answer<Vec<Container>> {
+    Ok(change(&api.daemon, Daemon::clear_all_faults)
+        .await
+        .map(Json)?)
+}
+
+async fn set_partition(
+    State(api): State<Api>,
+    Name(name): Name,
+    Body(request): Body<SetPartition>,
+) -> Answer<Container> {
+    Ok(change(&api.daemon, move |daemon| {
+        daemon.set_partition(&name, &request)
+    })
+    .await
+    .map(Json)?)
 }
 
 async fn kill(

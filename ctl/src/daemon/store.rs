@@ -16,7 +16,9 @@ use switch::frame::MacAddr;
 
 use super::life::Identity;
 use super::names::random;
-use crate::api::{Mode, NameSettings, NetworkOptions, PortKind, PortMapping, Status, Target};
+use crate::api::{
+    Limits, Mode, NameSettings, NetworkOptions, PortKind, PortMapping, Status, Target,
+};
 
 type Records = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -92,6 +94,8 @@ pub(super) struct EndpointRecord {
     pub aliases: Vec<String>,
     #[serde(default)]
     pub gateway_priority: i32,
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// A list, or what format 1 had in its place: one or nothing.
@@ -292,7 +296,7 @@ mod mac_text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Protocol;
+    use crate::api::{Limit, Protocol};
 
     fn container(id: &str) -> ContainerRecord {
         ContainerRecord {
@@ -318,6 +322,13 @@ mod tests {
                 host_interface: None,
                 aliases: vec!["cache".to_owned()],
                 gateway_priority: -1,
+                limits: Limits {
+                    outward: Limit {
+                        bits_per_second: Some(1_000_000),
+                        ..Limit::default()
+                    },
+                    ..Limits::default()
+                },
             }],
             published: vec![PortMapping {
                 protocol: Protocol::Tcp,
@@ -325,7 +336,6 @@ mod tests {
                 host_port: 8080,
                 container_port: 80,
                 count: 1,
-                allow: Vec::new(),
             }],
             names: NameSettings::default(),
             remove_on_exit: true,
@@ -376,11 +386,13 @@ mod tests {
         let mut endpoint = fields.remove("endpoints").unwrap()[0].take();
         endpoint.as_object_mut().unwrap().remove("aliases");
         endpoint.as_object_mut().unwrap().remove("gateway_priority");
+        endpoint.as_object_mut().unwrap().remove("limits");
         fields.insert("endpoint".to_owned(), endpoint);
         let read: ContainerRecord = serde_json::from_value(record.clone()).unwrap();
         let mut expected = container("a");
         expected.endpoints[0].aliases.clear();
         expected.endpoints[0].gateway_priority = 0;
+        expected.endpoints[0].limits = Limits::default();
         assert_eq!(read, expected);
 
         record["endpoint"] = serde_json::Value::Null;

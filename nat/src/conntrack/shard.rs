@@ -1,8 +1,8 @@
 //! A part of the connection table.
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 
-use super::{Connection, Direction, Key, Kind, Traffic};
+use super::{Connection, Direction, Key};
 use crate::time::Time;
 use crate::tuple::{Tuple, TupleHash};
 
@@ -22,8 +22,6 @@ pub(crate) struct Shard {
     vacant: Vec<u32>,
     /// Slot × 2 + direction.
     index: HashTable<u32>,
-    /// By the id of a publish rule, what those of its connections carried that have ended.
-    ended: HashMap<u32, Traffic>,
     /// Where the next sweep begins.
     sweep_at: usize,
     /// Where the next sample begins.
@@ -111,43 +109,7 @@ impl Shard {
             }
         }
         self.vacant.push(slot);
-        self.remember(&connection);
         Some(connection)
-    }
-
-    /// A new connection of the same addresses and ports takes the place of one that is over.
-    pub(crate) fn reopen(&mut self, slot: u32) {
-        let Some(Some(connection)) = self.slot_mut(slot) else {
-            return;
-        };
-        let over = connection.clone();
-        connection.reopen();
-        self.remember(&over);
-    }
-
-    fn remember(&mut self, over: &Connection) {
-        if let Kind::Publish(id) | Kind::Hairpin(id) = over.kind() {
-            self.ended.entry(id).or_default().add(over);
-        }
-    }
-
-    /// Adds what the connections of publish rules have carried so far, by the rule's id.
-    pub(crate) fn add_traffic(&self, now: Time, traffic: &mut HashMap<u32, Traffic>) {
-        for (id, ended) in &self.ended {
-            *traffic.entry(*id).or_default() += *ended;
-        }
-        for (_, connection) in self.iter() {
-            if let Kind::Publish(id) | Kind::Hairpin(id) = connection.kind() {
-                let traffic = traffic.entry(id).or_default();
-                traffic.add(connection);
-                traffic.active += u64::from(!connection.is_expired(now));
-            }
-        }
-    }
-
-    /// Forgets what was carried by rules that are no more.
-    pub(crate) fn retain_traffic(&mut self, keep: impl Fn(u32) -> bool) {
-        self.ended.retain(|id, _| keep(*id));
     }
 
     /// Of the next `sample` slots, the connection with the highest score.

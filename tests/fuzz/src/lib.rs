@@ -27,12 +27,13 @@ mod sums;
 mod world;
 
 // The shapes and the grammar of the program's API, which stand alone; the program has no library.
-#[path = "../../../ctl/src/api.rs"]
-#[allow(dead_code, reason = "the program uses all of them")]
-mod api;
-#[path = "../../../ctl/src/spec.rs"]
-#[allow(dead_code, reason = "the program uses all of it")]
-mod spec;
+#[path = "../../../ctl/src"]
+#[allow(dead_code, unused_imports, reason = "the program uses all of them")]
+mod program {
+    pub(crate) mod api;
+    pub(crate) mod spec;
+}
+use program::{api, spec};
 
 mod requests;
 

@@ -73,6 +73,9 @@ impl Candidate {
         if self.request.mac.is_some() {
             return refuse("--mac", "the container gets no interface");
         }
+        if !self.request.limits.is_none() {
+            return refuse("--rate-in…", "the container gets no interface");
+        }
         if !self.request.aliases.is_empty() {
             return refuse("--alias", "the container is on no network");
         }
@@ -255,6 +258,7 @@ impl Daemon {
             interface: request.interface.clone(),
             aliases: request.aliases.clone(),
             gateway_priority: request.gateway_priority,
+            limits: request.limits.clone(),
         };
         let place = candidate.place();
         let mut endpoints = Vec::with_capacity(1 + request.also.len());
@@ -301,14 +305,23 @@ impl Daemon {
             .iter()
             .map(|published| published.mapping.clone())
             .collect();
-        let plugs = self.plug(&candidate.place(), &mut record, endpoints)?;
-        self.resolver.listen_in(&candidate.netns, &record);
-        Ok(Container {
-            record,
-            plugs,
-            published,
-            watch: None,
-        })
+        match self.plug(&candidate.place(), &mut record, endpoints) {
+            Ok(plugs) => {
+                self.resolver.listen_in(&candidate.netns, &record);
+                Ok(Container {
+                    record,
+                    plugs,
+                    published,
+                    watch: None,
+                })
+            }
+            Err(failure) => {
+                if let Err(error) = self.store.remove_container(&record.id) {
+                    tracing::error!("{error:#}; the next start drops it");
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// The first endpoint's.
