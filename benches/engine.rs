@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hashbrown::HashMap;
-use nat::{Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Time, Tuple};
+use nat::{
+    Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Sources, Time, Tuple,
+};
 
 /// Packets of one vector.
 const VECTOR: usize = 64;
@@ -37,6 +39,7 @@ fn rules(ranges: u16) -> Rules {
         ports: 10_000 + at * 2..=10_000 + at * 2,
         to: CONTAINER.into(),
         to_port: 1 + at,
+        allow: Sources::default(),
     };
     Rules {
         masquerade: vec![Masquerade {
@@ -326,6 +329,7 @@ fn publishing(c: &mut Criterion) {
             ports: 1024..=61_023,
             to: CONTAINER.into(),
             to_port: 1024,
+            allow: Sources::default(),
         });
         bencher.iter(|| nat.set_rules(Time::ZERO, with.clone()));
     });

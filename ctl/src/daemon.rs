@@ -7,8 +7,10 @@
 //! anew, to the switch ([`config`]) and to the API's readers ([`view`]).
 //!
 //! What the kernel holds (TAPs, veth pairs) and what the store holds outlive the daemon, however
-//! it ends; a start takes both up again and removes what nothing claims. So every change makes
-//! things in an order in which a death at any moment leaves nothing that a start can't explain.
+//! it ends. The store says what was asked for, one record a write; a start takes up what it names,
+//! makes anew what of that is not there, and removes what nothing claims. So a death at any moment
+//! leaves the change that was under way done or not done, once the next daemon has started; how
+//! [`interface`] tells.
 
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
@@ -342,9 +344,22 @@ impl Daemon {
             if !has_ipv6() {
                 record = record.without_ipv6();
                 if record.subnets.is_empty() {
-                    tracing::warn!("network {name} is left out: this kernel has no IPv6");
+                    let why = "this kernel has no IPv6";
+                    tracing::warn!("network {name} is left out: {why}");
+                    let mut lost = event(EventKind::Network, EventAction::Lost, &name);
+                    lost.id = Some(record.id);
+                    lost.reason = Some(why.to_owned());
+                    daemon.news.push(lost);
                     continue;
                 }
+            }
+            let interface = &record.host_interface;
+            if !before.links.iter().any(|link| link.name == *interface) {
+                tracing::info!("{interface} of network {name} is not there; it is made anew");
+                let mut restored = event(EventKind::Interface, EventAction::Restored, interface);
+                restored.network = Some(name.clone());
+                restored.reason = Some("it had vanished while no daemon ran".to_owned());
+                daemon.news.push(restored);
             }
             let network = Network::open(record, id, port_kind, &daemon.switch)
                 .with_context(|| format!("can't bring network {name} back"))?;

@@ -8,6 +8,9 @@
 //!
 //! A published range may have thousands of sockets, of which few ever see a client: until then a
 //! socket costs its descriptor and an entry in one epoll ([`watch`]), no task and no buffer.
+//! A port that is for some sources alone is so here too: a client that is not of them is cut off with a
+//! reset at once, or its datagrams go nowhere. Nobody on the host needs to be kept waiting.
+//!
 //! Descriptors are shared with the rest of the daemon, so the flows of all relays together take at
 //! most half of those that the process may have.
 
@@ -16,12 +19,12 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::ops::AddAssign;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use nat::Sources;
 use nix::sys::resource::{Resource, getrlimit};
 use switch::io::{replace_filter, sock_filter};
 use tokio::runtime::Handle;
@@ -62,17 +65,45 @@ pub(crate) struct RelayCounters {
     pub(crate) dropped: u64,
     /// UDP: clients that were forgotten early to make room for others.
     pub(crate) evicted: u64,
+    /// Connections and datagrams of clients whom the port is not for.
+    pub(crate) refused: u64,
 }
 
-impl AddAssign for RelayCounters {
-    fn add_assign(&mut self, other: RelayCounters) {
-        self.active += other.active;
-        self.total += other.total;
-        self.failed += other.failed;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.dropped += other.dropped;
-        self.evicted += other.evicted;
+/// What the relays of one mapping have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
+    /// Whom they are for, by the address that a client has here.
+    allow: tokio::sync::watch::Sender<Sources>,
+    counters: Counters,
+}
+
+impl Common {
+    pub(crate) fn new(allow: Sources) -> Arc<Common> {
+        Arc::new(Common {
+            allow: tokio::sync::watch::Sender::new(allow),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Whom they are for from now on. Flows of others are cut.
+    pub(crate) fn set_allow(&self, allow: Sources) {
+        self.allow.send_replace(allow);
+    }
+
+    pub(crate) fn counters(&self) -> RelayCounters {
+        self.counters.now()
+    }
+
+    fn allows(&self, client: SocketAddr) -> bool {
+        self.allow.borrow().allows(client.ip())
+    }
+
+    /// Done once a client may no longer be carried.
+    async fn banned(&self, client: SocketAddr) {
+        let mut allow = self.allow.subscribe();
+        // Looks at the present list first, and cannot fail while there is this sender.
+        let gone = allow.wait_for(|allow| !allow.allows(client.ip())).await;
+        drop(gone);
     }
 }
 
@@ -85,6 +116,7 @@ struct Counters {
     bytes_out: AtomicU64,
     dropped: AtomicU64,
     evicted: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Counters {
@@ -97,24 +129,29 @@ impl Counters {
             bytes_out: self.bytes_out.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             evicted: self.evicted.load(Relaxed),
+            refused: self.refused.load(Relaxed),
         }
     }
 }
 
 /// Counts one connection as active while it lives.
-struct Active(Arc<Counters>);
+struct Active(Arc<Common>);
 
 impl Active {
-    fn new(counters: &Arc<Counters>) -> Active {
-        counters.total.fetch_add(1, Relaxed);
-        counters.active.fetch_add(1, Relaxed);
-        Active(counters.clone())
+    fn new(common: &Arc<Common>) -> Active {
+        common.counters.total.fetch_add(1, Relaxed);
+        common.counters.active.fetch_add(1, Relaxed);
+        Active(common.clone())
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.counters().active.fetch_sub(1, Relaxed);
     }
 }
 
@@ -170,6 +207,7 @@ pub(crate) struct Relay {
 #[derive(Debug)]
 struct Door {
     target: Target,
+    common: Arc<Common>,
     /// Where it is served once somebody comes.
     runtime: Handle,
     state: Mutex<State>,
@@ -195,7 +233,6 @@ struct Serving {
     /// The task ends when this is dropped.
     _stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
-    counters: Arc<Counters>,
 }
 
 #[derive(Debug)]
@@ -237,19 +274,19 @@ impl Door {
     fn serve(&self, idle: Idle) -> io::Result<Serving> {
         let _runtime = self.runtime.enter();
         let (stop, stopped) = oneshot::channel();
-        let counters = Arc::new(Counters::default());
+        let common = self.common.clone();
         let (socket, task) = match idle {
             Idle::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
                 let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
-                let serve = tcp::serve(listener.clone(), self.target, counters.clone(), stopped);
+                let serve = tcp::serve(listener.clone(), self.target, common, stopped);
                 (Open::Tcp(listener), tokio::spawn(serve))
             }
             Idle::Udp(socket, terms) => {
                 socket.set_nonblocking(true)?;
                 let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
                 let server = udp::Server::new(socket.clone(), self.target, terms);
-                let serve = server.serve(counters.clone(), stopped);
+                let serve = server.serve(common, stopped);
                 (Open::Udp(socket), tokio::spawn(serve))
             }
         };
@@ -257,7 +294,6 @@ impl Door {
             socket,
             _stop: stop,
             task,
-            counters,
         })
     }
 }
@@ -269,8 +305,12 @@ impl Relay {
     ///
     /// # Errors
     /// The listener can't be watched: the kernel's memory or `fs.epoll.max_user_watches` is used up.
-    pub(crate) fn tcp(listener: TcpListener, target: impl Into<Target>) -> io::Result<Relay> {
-        Relay::new(Idle::Tcp(listener), target.into())
+    pub(crate) fn tcp(
+        listener: TcpListener,
+        target: impl Into<Target>,
+        common: &Arc<Common>,
+    ) -> io::Result<Relay> {
+        Relay::new(Idle::Tcp(listener), target.into(), common)
     }
 
     /// Carries datagrams between the clients of `socket` and `target`. Each client gets a socket
@@ -280,25 +320,28 @@ impl Relay {
         socket: UdpSocket,
         target: impl Into<Target>,
         idle: Duration,
+        common: &Arc<Common>,
     ) -> io::Result<Relay> {
-        Relay::udp_bounded(socket, target.into(), idle, udp::MAX_CLIENTS)
+        let max_clients = udp::MAX_CLIENTS;
+        let terms = udp::Terms { idle, max_clients };
+        Relay::udp_bounded(socket, target.into(), terms, common)
     }
 
     fn udp_bounded(
         socket: UdpSocket,
         target: Target,
-        idle: Duration,
-        max_clients: usize,
+        terms: udp::Terms,
+        common: &Arc<Common>,
     ) -> io::Result<Relay> {
         // Now: the kernel notes what a datagram was sent to when it comes, not when it is read.
         udp::ask_for_destinations(&socket)?;
-        let terms = udp::Terms { idle, max_clients };
-        Relay::new(Idle::Udp(socket, terms), target)
+        Relay::new(Idle::Udp(socket, terms), target, common)
     }
 
-    fn new(idle: Idle, target: Target) -> io::Result<Relay> {
+    fn new(idle: Idle, target: Target, common: &Arc<Common>) -> io::Result<Relay> {
         let door = Arc::new(Door {
             target,
+            common: common.clone(),
             runtime: Handle::current(),
             state: Mutex::new(State::Idle(idle)),
         });
@@ -349,13 +392,6 @@ impl Relay {
                 Open::Udp(socket) => replace_filter(socket.as_fd(), filter),
             },
             State::Closed => Ok(()),
-        }
-    }
-
-    pub(crate) fn counters(&self) -> RelayCounters {
-        match &*self.door.state() {
-            State::Serving(serving) => serving.counters.now(),
-            State::Idle(_) | State::Closed => RelayCounters::default(),
         }
     }
 }

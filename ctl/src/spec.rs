@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
+
 use crate::api::{Connect, Mode, PortMapping, Protocol};
 
 /// What is wrong with a text, in a sentence that names the wrong piece.
@@ -41,7 +43,7 @@ impl fmt::Display for PortRange {
     }
 }
 
-fn parse_port(text: &str) -> Result<u16, SpecError> {
+pub(crate) fn parse_port(text: &str) -> Result<u16, SpecError> {
     // `u16::from_str` takes a sign; a port has none.
     match text.parse() {
         Ok(port) if port != 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
@@ -69,15 +71,13 @@ fn parse_range(text: &str) -> Result<PortRange, SpecError> {
     Ok(range)
 }
 
-/// `[hostip:]hostport[-end]:port[-end]` cut at its colons, IPv6 addresses being in brackets.
+/// `[[hostip:][hostport[-end]]:]port[-end]` cut at its colons, IPv6 addresses being in brackets.
 struct MappingParts<'a> {
     host_ip: Option<IpAddr>,
+    /// Empty for ports that pontoon chooses.
     host: &'a str,
     container: &'a str,
 }
-
-const NO_HOST_PORT: &str = "the host's port is missing: write HOSTPORT:PORT \
-                            (a host port chosen by pontoon is not supported yet)";
 
 fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     if let Some(bracketed) = text.strip_prefix('[') {
@@ -91,7 +91,7 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
             return wrong(format!("`[{address}]` is not followed by `:HOSTPORT:PORT`"));
         };
         return match ports.split(':').collect::<Vec<_>>()[..] {
-            [_] | ["", _] => wrong(NO_HOST_PORT),
+            [_] => wrong(format!("`[{address}]` is not followed by `:HOSTPORT:PORT`")),
             [host, container] => Ok(MappingParts {
                 host_ip: Some(address.into()),
                 host,
@@ -101,7 +101,11 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
         };
     }
     match text.split(':').collect::<Vec<_>>()[..] {
-        [_] | ["", _] | [_, "", _] => wrong(NO_HOST_PORT),
+        [container] => Ok(MappingParts {
+            host_ip: None,
+            host: "",
+            container,
+        }),
         [host, container] => Ok(MappingParts {
             host_ip: None,
             host,
@@ -119,43 +123,78 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     }
 }
 
-/// `[hostip:]hostport[-end]:port[-end][/tcp|udp]`; ranges must be of one length.
+pub(crate) fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let mut named = all.into_iter();
+    match named.find(|it| name.eq_ignore_ascii_case(&it.to_string())) {
+        Some(protocol) => Ok(protocol),
+        None => wrong(format!(
+            "`{name}` is not a protocol that is published (tcp, udp or sctp)"
+        )),
+    }
+}
+
+/// A network, or one address as a network.
+fn parse_source(text: &str) -> Result<IpNet, SpecError> {
+    let network = text.parse().ok();
+    match network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
+        Some(network) => Ok(network),
+        None => wrong(format!(
+            "`{text}` is not a network (10.0.0.0/8, fd00::/8) or an address"
+        )),
+    }
+}
+
+/// `[[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…`; ranges must be of one length.
 impl FromStr for PortMapping {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<PortMapping, SpecError> {
-        let (addresses, protocol) = match text.rsplit_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
-            Some((_, name)) => {
-                return wrong(format!(
-                    "`{name}` is not a protocol that is published (tcp or udp)"
-                ));
+        let mut pieces = text.split(',');
+        let ports = pieces.next().unwrap_or_default();
+        let mut allow = Vec::new();
+        for piece in pieces {
+            match piece.split_once('=') {
+                Some(("allow", source)) => allow.push(parse_source(source)?),
+                _ => {
+                    return wrong(format!(
+                        "`{piece}` is no property of a published port (allow=NETWORK)"
+                    ));
+                }
             }
+        }
+        let (addresses, protocol) = match ports.rsplit_once('/') {
+            None => (ports, Protocol::Tcp),
+            Some((rest, name)) => (rest, parse_protocol(name)?),
         };
         let parts = cut_mapping(addresses)?;
-        let host = parse_range(parts.host)?;
         let container = parse_range(parts.container)?;
-        if host.count() != container.count() {
+        let host = match parts.host {
+            "" => None,
+            text => Some(parse_range(text)?),
+        };
+        if let Some(host) = host
+            && host.count() != container.count()
+        {
             return wrong(format!(
                 "the host's side `{host}` has {} and the container's side `{container}` has {}: \
                  they must be equal",
-                ports(host.count()),
-                ports(container.count()),
+                counted(host.count()),
+                counted(container.count()),
             ));
         }
         Ok(PortMapping {
             protocol,
             host_ip: parts.host_ip,
-            host_port: host.first,
+            host_port: host.map_or(0, |host| host.first),
             container_port: container.first,
-            count: host.count(),
+            count: container.count(),
+            allow,
         })
     }
 }
 
-fn ports(count: u16) -> String {
+fn counted(count: u16) -> String {
     if count == 1 {
         "1 port".to_owned()
     } else {
@@ -178,6 +217,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         })
     }
 }
@@ -190,13 +230,20 @@ impl fmt::Display for PortMapping {
             Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
             Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
         }
+        match (self.host_port, self.host_ip) {
+            (0, None) => {}
+            (0, Some(_)) => f.write_str(":")?,
+            (first, _) => write!(f, "{}:", port_range(first, self.count))?,
+        }
         write!(
             f,
-            "{}:{}/{}",
-            port_range(self.host_port, self.count),
+            "{}/{}",
             port_range(self.container_port, self.count),
             self.protocol
-        )
+        )?;
+        self.allow
+            .iter()
+            .try_for_each(|network| write!(f, ",allow={network}"))
     }
 }
 
@@ -347,7 +394,8 @@ mod tests {
                 host_ip: None,
                 host_port: 8080,
                 container_port: 80,
-                count: 1
+                count: 1,
+                allow: Vec::new(),
             }
         );
     }
@@ -357,8 +405,9 @@ mod tests {
         assert_eq!(mapping("53:53/udp").protocol, Protocol::Udp);
         assert_eq!(mapping("53:53/UDP").protocol, Protocol::Udp);
         assert_eq!(mapping("53:53/tcp").protocol, Protocol::Tcp);
-        assert!(problem("53:53/sctp").contains("`sctp`"));
-        assert!(problem("53:53/").contains("tcp or udp"));
+        assert_eq!(mapping("3868:3868/sctp").protocol, Protocol::Sctp);
+        assert!(problem("53:53/icmp").contains("`icmp`"));
+        assert!(problem("53:53/").contains("tcp, udp or sctp"));
         assert!(problem("53:53/tcp/udp").contains("`53/tcp` is not a port"));
     }
 
@@ -388,6 +437,19 @@ mod tests {
         assert!(problem("[::1]8080:80").contains("not followed"));
         assert!(problem("[::1]:1:2:3").contains("too many colons"));
         assert!(problem("[fe80::1%eth0]:80:80").contains("not an IPv6 address"));
+    }
+
+    #[test]
+    fn a_list_of_those_who_may() {
+        let listed = mapping("[::1]:8080:80/udp,allow=10.0.0.0/8,allow=fd00::1");
+        assert_eq!(listed.protocol, Protocol::Udp);
+        let networks: Vec<String> = listed.allow.iter().map(IpNet::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "fd00::1/128"]);
+        assert!(problem("80:80,allow=10.0.0.0/33").contains("`10.0.0.0/33` is not a network"));
+        assert!(problem("80:80,allow=").contains("`` is not a network"));
+        assert!(problem("80:80,deny=10.0.0.0/8").contains("`deny=10.0.0.0/8` is no property"));
+        assert!(problem("80:80,").contains("`` is no property"));
+        assert!(problem("80:80,allow=::/0/tcp").contains("`::/0/tcp` is not a network"));
     }
 
     #[test]
@@ -422,22 +484,21 @@ mod tests {
     }
 
     #[test]
-    fn random_host_ports_are_refused_by_name() {
-        for text in [
-            "80",
-            "",
-            ":80",
-            "127.0.0.1::80",
-            "[::1]::80",
-            "[::1]:80",
-            "80/udp",
+    fn host_ports_that_pontoon_chooses() {
+        for (text, shown) in [
+            ("80", "80/tcp"),
+            (":80", "80/tcp"),
+            ("80-89/udp", "80-89/udp"),
+            ("127.0.0.1::80", "127.0.0.1::80/tcp"),
+            ("[::1]::80/udp", "[::1]::80/udp"),
         ] {
-            let problem = problem(text);
-            assert!(
-                problem.contains("host's port is missing"),
-                "{text}: {problem}"
-            );
+            let mapping = mapping(text);
+            assert_eq!(mapping.host_port, 0, "{text}");
+            assert_eq!(mapping.container_port, 80, "{text}");
+            assert_eq!(mapping.to_string(), shown);
         }
+        assert!(problem("[::1]:80").contains("not followed by `:HOSTPORT:PORT`"));
+        assert!(problem("").contains("`` is not a port"));
     }
 
     #[test]
@@ -456,6 +517,7 @@ mod tests {
             "127.0.0.1:53:53/udp",
             "[::1]:9000-9099:80-179/tcp",
             "1-65535:1-65535/udp",
+            "53:53/udp,allow=10.0.0.0/8,allow=fd00::/8",
         ] {
             assert_eq!(mapping(text).to_string(), text);
         }

@@ -9,7 +9,7 @@
 //!             packet.rs    │ nat.rs, nat/translate.rs                   rewrite.rs, checksum.rs
 //!             tuple.rs     ├─ a fragment?   nat/fragments.rs, fragment.rs: its datagram
 //!                          ├─ known flow?   conntrack.rs, conntrack/tcp.rs
-//!                          ├─ new flow?     rule.rs: masquerade, publish, hairpin
+//!                          ├─ new flow?     rule.rs, sources.rs: masquerade, publish, hairpin
 //!                          │                nat/admission.rs: its place, or whose
 //!                          │                ports.rs: the external port
 //!                          │                limits.rs: how many, for how long
@@ -59,17 +59,19 @@ mod ports;
 mod refused;
 mod rewrite;
 mod rule;
+mod sources;
 #[cfg(test)]
 mod testing;
 mod time;
 mod tuple;
 
 pub use checksum::Checksum;
-pub use conntrack::{ConnectionInfo, Direction, Kind};
+pub use conntrack::{ConnectionInfo, Direction, Kind, Traffic};
 pub use limits::{Limits, Timeouts};
 pub use nat::{Nat, Path, Stats, Translated};
 pub use packet::{Malformed, Packet};
 pub use refused::Refused;
 pub use rule::{InvalidPublish, Masquerade, Publish, Rules};
+pub use sources::Sources;
 pub use time::Time;
 pub use tuple::{Protocol, Tuple, UnknownProtocol};

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use self::ledger::Ledger;
-use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard};
+use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard, Traffic};
 use crate::fragment::Fragments;
 use crate::limits::Limits;
 use crate::ports::Ports;
@@ -131,8 +132,8 @@ impl Nat {
     }
 
     /// Replaces the rules, and ends the flows that they would not have let begin: those to a
-    /// published port that now leads elsewhere or nowhere, those from an inside port that is now
-    /// published, masqueraded or routed, and those whose source is now masqueraded otherwise, or
+    /// published port that now leads elsewhere or nowhere, or is not for their source any more, those
+    /// from an inside port that is now published, masqueraded or routed, and those whose source is now masqueraded otherwise, or
     /// not at all. Packets in flight meet the old rules or the new ones, and no flow opened by the
     /// old ones remains.
     pub fn set_rules(&self, now: Time, rules: Rules) {
@@ -156,10 +157,10 @@ impl Nat {
                         address: reply.src,
                         port: reply.src_port,
                     };
-                    rules.published(protocol, dst, dst_port) != Some(target)
+                    rules.published_to(src, protocol, dst, dst_port) != Ok(Some(target))
                 }
                 Kind::Masquerade | Kind::HairpinMapped => {
-                    let claimed = rules.published_as(protocol, src, src_port, reply.dst);
+                    let claimed = rules.published_as(dst, protocol, src, src_port, reply.dst);
                     match rules.masquerade(src) {
                         None => true,
                         Some(rule) => {
@@ -168,10 +169,15 @@ impl Nat {
                     }
                 }
                 Kind::Routed => {
-                    rules.masquerade(src).is_some() || rules.is_published(protocol, src, src_port)
+                    rules.masquerade(src).is_some()
+                        || rules.is_published(dst, protocol, src, src_port)
                 }
             }
         });
+        let ids: HashSet<u32> = rules.rules().publish.iter().map(|it| it.id).collect();
+        for shard in &self.shards {
+            shard.lock().retain_traffic(|id| ids.contains(&id));
+        }
     }
 
     /// The rules in force.
@@ -248,6 +254,17 @@ impl Nat {
         all
     }
 
+    /// What each publish rule in force has carried, by its id; one that nobody has used is left out.
+    /// Counts begin with the rule and only grow, `active` apart. Looks at every connection, one shard
+    /// at a time.
+    pub fn traffic(&self, now: Time) -> HashMap<u32, Traffic> {
+        let mut traffic = HashMap::new();
+        for shard in &self.shards {
+            shard.lock().add_traffic(now, &mut traffic);
+        }
+        traffic
+    }
+
     /// Connections in the table, expired ones included until they are swept.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
@@ -283,7 +300,6 @@ impl Nat {
         &self.shards[self.shard_index(path, tuple)]
     }
 
-    #[inline]
     fn shard_index(&self, path: Path, tuple: &Tuple) -> usize {
         let (address, port) = match path {
             Path::Outbound { .. } => (tuple.dst, tuple.dst_port),

@@ -15,6 +15,9 @@ pub enum Refused {
     /// To an address of the host, on a port that publishes nothing: it is for the host itself,
     /// to which the caller hands it untouched.
     NotPublished,
+    /// To a published port, from a source that is not on its list. The host is silent too, so that
+    /// a stranger can't tell the port from one behind a firewall.
+    NotAllowed,
     /// A TCP segment that belongs to no known connection and may not open one.
     NotOpening,
     /// No external port or identifier is left for the flow.
@@ -61,10 +64,11 @@ pub enum Refused {
 
 impl Refused {
     /// Every variant, in the order of `as usize`: for tables of counters.
-    pub const ALL: [Refused; 22] = [
+    pub const ALL: [Refused; 23] = [
         Refused::NoMapping,
         Refused::Filtered,
         Refused::NotPublished,
+        Refused::NotAllowed,
         Refused::NotOpening,
         Refused::PortsExhausted,
         Refused::TableFull,
@@ -93,6 +97,7 @@ impl fmt::Display for Refused {
             Refused::NoMapping => "no flow and no published port takes this packet from outside",
             Refused::Filtered => "the receiver of this external port has not sent to the sender",
             Refused::NotPublished => "the host address publishes nothing on this port",
+            Refused::NotAllowed => "the published port is not for this source",
             Refused::NotOpening => "the TCP segment belongs to no connection and opens none",
             Refused::PortsExhausted => "no external port is free for this flow",
             Refused::TableFull => "the connection table is full",

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
+use crate::refused::Refused;
+use crate::sources::Sources;
 use crate::tuple::Protocol;
 
 /// Everything the engine is told to do.
@@ -49,6 +51,10 @@ pub struct Publish {
     pub to: IpAddr,
     /// The container's port for the first port of the range; of SCTP that port itself.
     pub to_port: u16,
+    /// Who may open flows to it. To everybody else it is as if nothing were published, but that the
+    /// refusal has a name: what the container itself sends them from the port is masqueraded or
+    /// routed as if from any other, and only answers come back.
+    pub allow: Sources,
 }
 
 /// A publish rule that cannot mean anything.
@@ -299,19 +305,47 @@ impl RuleIndex {
             .find(|rule| rule.source.contains(&source))
     }
 
-    /// Where a packet to `host`:`port` goes.
+    /// Where a packet to `host`:`port` goes, whoever sends it.
     pub(crate) fn published(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<Target> {
+        self.publishing(protocol, host, port)
+            .map(|(_, target)| target)
+    }
+
+    /// Where a packet from `source` to `host`:`port` goes.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`] if it goes somewhere, but not from there.
+    pub(crate) fn published_to(
+        &self,
+        source: IpAddr,
+        protocol: Protocol,
+        host: IpAddr,
+        port: u16,
+    ) -> Result<Option<Target>, Refused> {
+        match self.publishing(protocol, host, port) {
+            Some((rule, _)) if !rule.allow.allows(source) => Err(Refused::NotAllowed),
+            found => Ok(found.map(|(_, target)| target)),
+        }
+    }
+
+    fn publishing(
+        &self,
+        protocol: Protocol,
+        host: IpAddr,
+        port: u16,
+    ) -> Option<(&Publish, Target)> {
         let (rule, to_port) = self
             .lists(protocol, host)
             .into_iter()
             .flatten()
             .find_map(|intervals| intervals.find(port))?;
         let rule = self.rule(rule)?;
-        Some(Target {
+        let target = Target {
             id: rule.id,
             address: rule.to,
             port: to_port,
-        })
+        };
+        Some((rule, target))
     }
 
     /// Whether any port of this protocol is published on `host`.
@@ -323,11 +357,12 @@ impl RuleIndex {
             .is_some()
     }
 
-    /// The host port that reaches this port of a container, from which the container's packets
-    /// leave if the route out has the address `external`. A port that another rule has leads
-    /// elsewhere, and is not it.
+    /// The host port by which `peer` reaches this port of a container, from which the container's
+    /// packets to it leave if the route out has the address `external`. A port that another rule
+    /// has leads elsewhere, and is not it.
     pub(crate) fn published_as(
         &self,
+        peer: IpAddr,
         protocol: Protocol,
         address: IpAddr,
         port: u16,
@@ -340,15 +375,24 @@ impl RuleIndex {
             host: rule.host.unwrap_or(external),
             port: host_port,
         };
-        let target = self.published(protocol, claim.host, claim.port)?;
-        (target.id == claim.id).then_some(claim)
+        let (rule, target) = self.publishing(protocol, claim.host, claim.port)?;
+        (target.id == claim.id && rule.allow.allows(peer)).then_some(claim)
     }
 
-    /// Whether some address of the host publishes this port of a container.
-    pub(crate) fn is_published(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+    /// Whether some address of the host publishes this port of a container to `peer`.
+    pub(crate) fn is_published(
+        &self,
+        peer: IpAddr,
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+    ) -> bool {
         // A rule for one address says so whatever the route.
         let mut any = self.local.iter().chain([&address]);
-        any.any(|&host| self.published_as(protocol, address, port, host).is_some())
+        any.any(|&host| {
+            self.published_as(peer, protocol, address, port, host)
+                .is_some()
+        })
     }
 
     /// Whether any port of this protocol and container is published.

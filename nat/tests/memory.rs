@@ -6,7 +6,9 @@ use std::alloc::System;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
 
-use nat::{Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Time};
+use nat::{
+    Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Sources, Time,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -44,6 +46,7 @@ fn engine() -> Nat {
                 ports: 8080..=8080,
                 to: ip("10.0.0.2"),
                 to_port: 80,
+                allow: Sources::default(),
             }],
             local: vec![ip(HOST), ip(HOST6)],
         },

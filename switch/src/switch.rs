@@ -120,6 +120,20 @@ impl Switch {
         self.datapath.remove_port(id);
     }
 
+    /// Whether the TAP device of a port outlives this process, in whatever namespace the device is
+    /// by now. A port of another kind has none, and nothing is done.
+    ///
+    /// # Errors
+    /// The device is gone (EBADFD).
+    pub fn set_persist(&self, id: PortId, persist: bool) -> io::Result<()> {
+        let topology = self.datapath.topology();
+        match topology.port(id).map(|port| port.queue(0)) {
+            // One flag of the device, not of the queue.
+            Some(Queue::Tap(queue)) => queue.set_persist(persist),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the port that has this number now is gone. An [`Event::PortGone`] may tell of the one
     /// that had it before.
     pub fn is_lost(&self, id: PortId) -> bool {

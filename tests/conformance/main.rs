@@ -1,19 +1,21 @@
-//! Writes `tests/conformance.md`: each requirement of the [lists](LISTS), the tests that prove it,
-//! and how they last went.
+//! Writes `tests/conformance.md`: each requirement and each feature of the [lists](LISTS), the tests
+//! that prove it, and how they last went.
 //!
 //! ```text
 //!   lists (nat.rs)         the requirements, each with an id
-//!   sources (markers.rs)   `// Conforms: ID ID`, on the line above a test
+//!         (features.rs)    the features, likewise
+//!   sources (markers.rs)   `// Conforms: ID ID` or `// Feature: ID ID`, on a line above a test
 //!   logs (results.rs)      what libtest printed, as `tests/run` keeps it
 //!        └──► page.rs ──► tests/conformance.md
 //! ```
 //!
 //! `cargo run -p pontoon-tests --bin conformance` writes the page. A row none of whose tests ran
 //! keeps the result it had, so the page can be written without a run. It fails, after writing, if a
-//! requirement has neither test nor reason, a marker names what no list has or stands above no
-//! test, or a requirement's test failed; with `--check`, as `tests/run` calls it, also if the page
+//! row has neither test nor reason, a marker names what no list has or stands above no test, or a
+//! row's test failed; with `--check`, as `tests/run` calls it, also if the page
 //! in the tree was not the one just written.
 
+mod features;
 mod list;
 mod markers;
 mod nat;
@@ -75,9 +77,9 @@ fn run(check: bool) -> Result<Vec<String>, String> {
     let known = page::results_of(&before);
     let mut page = Page::new();
     for list in LISTS {
-        page.list(list);
+        page.list(list, |row| tests.contains_key(row.id));
         for section in list.sections {
-            page.section(section);
+            page.section(list, section);
             for row in section.rows {
                 let tests = tests.remove(row.id).unwrap_or_default();
                 faults.extend(fault_of(row, &tests, &results));
@@ -89,7 +91,7 @@ fn run(check: bool) -> Result<Vec<String>, String> {
     unknown.sort_by_key(|&(id, _)| id);
     for (id, tests) in unknown {
         let place = tests[0].place();
-        faults.push(format!("{place}: no list of requirements has {id}"));
+        faults.push(format!("{place}: no list has {id}"));
     }
     let page = page.finish();
     if page != before {

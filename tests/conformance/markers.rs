@@ -1,11 +1,12 @@
 //! The tests that say what they prove, found in the workspace's sources.
 //!
-//! A marker is a line `// Conforms: ID ID`, with only attributes and comments between it and its
-//! test. That is a matter of text, so a test made by a macro can be marked where it is written.
+//! A marker is a line `// Conforms: ID ID` for requirements or `// Feature: ID ID` for features, with
+//! only attributes and comments, such as another marker, between it and its test. That is a matter
+//! of text, so a test made by a macro can be marked where it is written.
 
 use std::path::Path;
 
-const MARKER: &str = "// Conforms: ";
+const MARKERS: [&str; 2] = ["// Conforms: ", "// Feature: "];
 
 /// A test with a marker.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Found {
         let (binary, module) = home.of(file);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for (index, line) in lines.iter().enumerate() {
-            let Some(ids) = line.strip_prefix(MARKER) else {
+            let Some(ids) = MARKERS.iter().find_map(|marker| line.strip_prefix(marker)) else {
                 continue;
             };
             let line = index + 1;
@@ -192,6 +193,7 @@ mod tests {
         // Spelled otherwise here, since this file is a source of the workspace too.
         let text = "
             MARKS X-1 Y-2
+            SHOWS z
             // Why it is so.
             #[test]
             #[ignore = \"slow\"]
@@ -208,19 +210,22 @@ mod tests {
             let x = 1;
             #[test]
             fn other() {}"
-            .replace("MARKS ", MARKER);
+            .replace("MARKS ", MARKERS[0])
+            .replace("SHOWS ", MARKERS[1]);
         let mut found = Found::default();
         found.file(NAT, "nat/src/nat/tests.rs", &text);
-        let [marked, waits] = &found.marked[..] else {
+        let [marked, shows, waits] = &found.marked[..] else {
             panic!("{:?}", found.marked);
         };
+        assert_eq!(shows.name, "proves");
+        assert_eq!(shows.ids, ["z"]);
         assert_eq!(marked.name, "proves");
         assert_eq!(marked.ids, ["X-1", "Y-2"]);
         assert_eq!(waits.name, "waits");
         assert_eq!(marked.place(), "nat/src/nat/tests.rs:2");
         assert_eq!(
             found.faults,
-            [12, 15].map(|line| format!(
+            [13, 16].map(|line| format!(
                 "nat/src/nat/tests.rs:{line}: this marker stands above no test"
             ))
         );

@@ -7,6 +7,7 @@ pub(crate) const LIST: List = List {
     title: "NAT and switch",
     intro: "The policy, in the words of RFC 4787: endpoint-independent mapping, \
             address-and-port-dependent filtering.",
+    columns: ["requirement", "what it asks for", "proven by", "result"],
     sections: &[
         UDP,
         TCP,
@@ -491,6 +492,10 @@ const SWITCH: Section = Section {
         row(
             "SWITCH-mss-clamp",
             "segment sizes announced over an uplink are lowered to its MTU, when asked for",
+        ),
+        row(
+            "SWITCH-full-port-holds-up-nobody",
+            "a port that nobody reads holds up no other",
         ),
         row("SWITCH-vlan-transparent", "VLAN tags are carried untouched"),
     ],

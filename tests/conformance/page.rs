@@ -19,27 +19,41 @@ pub(crate) fn results_of(page: &str) -> Known<'_> {
 
 pub(crate) struct Page {
     text: String,
-    rows: usize,
-    tested: usize,
-    explained: usize,
 }
 
 impl Page {
     pub(crate) fn new() -> Page {
+        let text = "# Conformance\n\n\
+             What pontoon is held to and what it offers, and the tests that show it. Written by \
+             `tests/run`, or, without\nrunning a test, by `cargo run -p pontoon-tests --bin \
+             conformance`. A row whose tests did not run this time keeps its\nlast result.\n";
         Page {
-            text: String::new(),
-            rows: 0,
-            tested: 0,
-            explained: 0,
+            text: text.to_owned(),
         }
     }
 
-    pub(crate) fn list(&mut self, list: &List) {
-        let _ = write!(self.text, "\n## {}\n\n{}\n", list.title, list.intro);
+    /// Begins a list; `is_tested` tells which of its rows have tests.
+    pub(crate) fn list(&mut self, list: &List, is_tested: impl Fn(&Row) -> bool) {
+        let (tested, others): (Vec<&Row>, Vec<&Row>) = list.rows().partition(|row| is_tested(row));
+        let explained = others.iter().filter(|row| row.remark.is_some()).count();
+        let neither = match others.len() - explained {
+            0 => String::new(),
+            missing => format!(", and {missing} with neither"),
+        };
+        let _ = write!(
+            self.text,
+            "\n## {}\n\n{}\n\n{} rows: {} with tests, {explained} with a reason why there is \
+             none{neither}.\n",
+            list.title,
+            list.intro,
+            tested.len() + others.len(),
+            tested.len(),
+        );
     }
 
-    pub(crate) fn section(&mut self, section: &Section) {
-        let head = "| requirement | what it asks for | proven by | result |\n|---|---|---|---|\n";
+    pub(crate) fn section(&mut self, list: &List, section: &Section) {
+        let columns = list.columns.join(" | ");
+        let head = format!("| {columns} |\n|---|---|---|---|\n");
         let _ = write!(self.text, "\n### {}\n\n{head}", section.title);
     }
 
@@ -51,12 +65,6 @@ impl Page {
         outcome: Option<Outcome>,
         known: &Known<'_>,
     ) {
-        self.rows += 1;
-        if !tests.is_empty() {
-            self.tested += 1;
-        } else if row.remark.is_some() {
-            self.explained += 1;
-        }
         // Linked from the page's own directory.
         let links = tests
             .iter()
@@ -76,24 +84,7 @@ impl Page {
     }
 
     pub(crate) fn finish(self) -> String {
-        let Page {
-            text,
-            rows,
-            tested,
-            explained,
-        } = self;
-        let neither = match rows - tested - explained {
-            0 => String::new(),
-            missing => format!(", and {missing} with neither"),
-        };
-        format!(
-            "# Conformance\n\n\
-             What pontoon is held to, and the tests that hold it. Written by `tests/run`, or, \
-             without running a test, by\n`cargo run -p pontoon-tests --bin conformance`. A row \
-             whose tests did not run this time keeps its last result.\n\n\
-             {rows} requirements: {tested} with tests, {explained} with a reason why there is \
-             none{neither}.\n{text}"
-        )
+        self.text
     }
 }
 

@@ -157,6 +157,7 @@ impl Network {
             ports: port..=port,
             to: to.0,
             to_port: to.1,
+            allow: nat::Sources::default(),
         });
         self.simulation.configure();
     }

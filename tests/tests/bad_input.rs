@@ -205,6 +205,7 @@ fn super_frames_that_lie_harm_nobody() {
 }
 
 // Conforms: SWITCH-guard
+// Feature: spoof-guard
 #[test]
 fn spoofed_sources_are_dropped_by_name() {
     for port_kind in PORT_KINDS {
@@ -248,6 +249,7 @@ fn spoofed_sources_are_dropped_by_name() {
 }
 
 /// Two containers that hand every frame they hear to each other, behind the switch's back.
+// Feature: switching
 #[test]
 fn a_loop_behind_two_ports_is_no_storm() {
     for port_kind in PORT_KINDS {
@@ -318,6 +320,7 @@ fn a_second_way_between_containers_confuses_nobody() {
     all_well(&scene, &a, &b);
 }
 
+// Feature: quotas
 #[test]
 fn a_flood_from_one_container_leaves_the_others_alive() {
     let Some(scene) = Scene::new() else { return };

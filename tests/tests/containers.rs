@@ -64,11 +64,13 @@ fn containers_reach_each_other(port_kind: &'static str) {
     }
 }
 
+// Feature: switching
 #[test]
 fn taps_reach_each_other() {
     containers_reach_each_other(PORT_KINDS[0]);
 }
 
+// Feature: switching
 #[test]
 fn veths_reach_each_other() {
     containers_reach_each_other(PORT_KINDS[1]);
@@ -87,6 +89,7 @@ fn a_tap_and_a_veth_reach_each_other() {
     flow.transfer(20 << 20).unwrap();
 }
 
+// Feature: modes
 #[test]
 fn mode_bridge_has_an_interface_of_its_own() {
     let Some(scene) = Scene::new() else { return };
@@ -114,6 +117,7 @@ fn mode_bridge_has_an_interface_of_its_own() {
     assert_eq!(scene.json(&["ps", "-a"]), Value::Array(Vec::new()), "--rm");
 }
 
+// Feature: modes
 #[test]
 fn mode_none_has_loopback_only() {
     let Some(scene) = Scene::new() else { return };
@@ -129,6 +133,7 @@ fn mode_none_has_loopback_only() {
     assert_eq!(names, ["lo"]);
 }
 
+// Feature: modes
 #[test]
 fn mode_host_is_the_hosts_own_namespace() {
     let Some(scene) = Scene::new() else { return };
@@ -138,6 +143,7 @@ fn mode_host_is_the_hosts_own_namespace() {
     assert_eq!(inside.success(), outside.success());
 }
 
+// Feature: modes
 #[test]
 fn mode_container_shares_the_others_namespace() {
     let Some(scene) = Scene::new() else { return };
@@ -176,6 +182,7 @@ fn mode_container_shares_the_others_namespace() {
 }
 
 // Conforms: LINUX-no-forwarding NETAVARK-bridge
+// Feature: networks isolation
 #[test]
 fn networks_of_the_user_are_isolated_from_each_other() {
     let Some(scene) = Scene::new() else { return };
@@ -204,6 +211,7 @@ fn networks_of_the_user_are_isolated_from_each_other() {
     assert_eq!(networks[0]["name"], "bridge");
 }
 
+// Feature: operations
 #[test]
 fn run_ends_as_its_command_does() {
     let Some(scene) = Scene::new() else { return };
@@ -270,6 +278,7 @@ fn run_detached_lets_go_of_its_caller() {
     assert!(error.contains("9.9.9.9"), "{error}");
 }
 
+// Feature: moby-36591
 #[test]
 fn a_container_ends_with_its_process() {
     let Some(scene) = Scene::new() else { return };
@@ -305,6 +314,7 @@ fn a_container_ends_with_its_process() {
     });
 }
 
+// Feature: operations
 #[test]
 fn exec_enters_the_containers_network() {
     let Some(scene) = Scene::new() else { return };
@@ -368,6 +378,7 @@ fn attach_by_pid_and_detach() {
     assert!(error.contains("4194303"), "{error}");
 }
 
+// Feature: connections
 #[test]
 fn every_listing_speaks_json() {
     let Some(scene) = Scene::new() else { return };

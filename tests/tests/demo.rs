@@ -42,6 +42,7 @@ fn passes(demo: &mut Command) {
     assert!(left.is_empty(), "left behind: {left:?}");
 }
 
+// Feature: no-netfilter source-preserved
 #[test]
 fn as_root() {
     if !is_root_or_skip() {

@@ -45,11 +45,13 @@ fn a_container_reaches_the_world(port_kind: &'static str) {
     assert!(count >= 6, "{connections}");
 }
 
+// Feature: masquerade
 #[test]
 fn a_tap_reaches_the_world() {
     a_container_reaches_the_world(PORT_KINDS[0]);
 }
 
+// Feature: masquerade
 #[test]
 fn a_veth_reaches_the_world() {
     a_container_reaches_the_world(PORT_KINDS[1]);
@@ -155,6 +157,7 @@ fn more_flows_than_one_block_of_ports() {
     }
 }
 
+// Feature: masquerade
 #[test]
 fn an_uplink_that_changes_is_followed() {
     let Some(scene) = Scene::new() else { return };

@@ -67,12 +67,14 @@ fn neighbours_talk(port_kind: &'static str) {
 }
 
 // Conforms: IPV6-between-containers IPV6-host-to-container IPV6-dual-stack-addresses
+// Feature: dual-stack
 #[test]
 fn taps_talk() {
     neighbours_talk(PORT_KINDS[0]);
 }
 
 // Conforms: IPV6-between-containers IPV6-host-to-container
+// Feature: dual-stack
 #[test]
 fn veths_talk() {
     neighbours_talk(PORT_KINDS[1]);
@@ -110,6 +112,7 @@ fn the_world_is_reached(port_kind: &'static str) {
 }
 
 // Conforms: IPV6-masquerade IPV6-link-local-next-hop IPV6-source-address RFC4787-2
+// Feature: dual-stack masquerade
 #[test]
 fn a_tap_reaches_the_world() {
     the_world_is_reached(PORT_KINDS[0]);
@@ -180,12 +183,14 @@ fn published_ports_are_reached(port_kind: &'static str) {
 
 // Conforms: IPV6-publish-both-families IPV6-publish-wire IPV6-publish-loopback IPV6-hairpin
 // Conforms: MOBY-access-published-port-from-host MOBY-access-published-port-from-remote-host
+// Feature: dual-stack publish-paths podman-15140 podman-26092
 #[test]
 fn published_ports_of_a_tap_are_reached() {
     published_ports_are_reached(PORT_KINDS[0]);
 }
 
 // Conforms: IPV6-publish-both-families IPV6-publish-wire IPV6-publish-loopback IPV6-hairpin
+// Feature: dual-stack publish-paths podman-15140 podman-26092
 #[test]
 fn published_ports_of_a_veth_are_reached() {
     published_ports_are_reached(PORT_KINDS[1]);
@@ -247,6 +252,7 @@ fn a_published_address_is_the_only_one() {
 }
 
 /// Programs as people use them.
+// Feature: dual-stack
 #[test]
 fn curl_and_redis_by_ipv6() {
     let Some(scene) = scene(PORT_KINDS[0]) else {
@@ -327,12 +333,14 @@ fn a_restart_keeps_connections(port_kind: &'static str) {
 }
 
 // Conforms: IPV6-restart
+// Feature: restart
 #[test]
 fn a_restart_keeps_connections_of_a_tap() {
     a_restart_keeps_connections(PORT_KINDS[0]);
 }
 
 // Conforms: IPV6-restart
+// Feature: restart
 #[test]
 fn a_restart_keeps_connections_of_a_veth() {
     a_restart_keeps_connections(PORT_KINDS[1]);
@@ -388,6 +396,7 @@ fn a_network_without_ipv6_has_none_at_all() {
 }
 
 // Conforms: CVE-2020-13401
+// Feature: spoof-guard
 #[test]
 fn a_container_believes_no_router() {
     let Some(scene) = scene(PORT_KINDS[0]) else {
@@ -438,6 +447,7 @@ fn a_network_of_ipv6_alone() {
 }
 
 // Conforms: IPV6-static-addresses
+// Feature: pools
 #[test]
 fn subnets_and_addresses_as_they_are_asked_for() {
     let Some(scene) = scene(PORT_KINDS[0]) else {

@@ -25,21 +25,25 @@ fn passes(modules: &[&str], script: &str, environment: &[(&str, &str)], words: &
     );
 }
 
+// Feature: no-netfilter docker-cli-637 gvisor-7469
 #[test]
 fn demo_with_tun_and_veth() {
     passes(&["tun", "veth"], "demo.sh", &[], &["127.0.0.1"]);
 }
 
+// Feature: no-netfilter
 #[test]
 fn demo_with_veth_only() {
     passes(&["veth"], "demo.sh", &[], &["127.0.0.1"]);
 }
 
+// Feature: no-netfilter
 #[test]
 fn demo_with_tun_only() {
     passes(&["tun"], "demo.sh", &[], &["127.0.0.1"]);
 }
 
+// Feature: no-netfilter docker-cli-637 gvisor-7469
 #[test]
 fn redis_with_tun_and_veth() {
     let words = [
@@ -50,6 +54,7 @@ fn redis_with_tun_and_veth() {
     passes(&["tun", "veth"], "redis.sh", &[], &words);
 }
 
+// Feature: no-netfilter
 #[test]
 fn redis_with_veth_only() {
     let words = [
@@ -60,6 +65,7 @@ fn redis_with_veth_only() {
     passes(&["veth"], "redis.sh", &[], &words);
 }
 
+// Feature: no-netfilter
 #[test]
 fn redis_with_tun_only() {
     passes(

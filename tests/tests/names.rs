@@ -173,7 +173,7 @@ fn inside(scene: &Scene, options: &[&str], command: &[&str]) -> String {
         .success()
 }
 
-// Feature: names
+// Feature: names dns-forwarding aardvark-500
 #[test]
 fn commands_find_containers_by_name() {
     let Some(scene) = Scene::new() else { return };
@@ -259,7 +259,7 @@ fn commands_find_containers_by_name() {
     }
 }
 
-// Feature: names
+// Feature: names dns-forwarding aardvark-500
 #[test]
 fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     let Some(mut scene) = Scene::new() else {
@@ -340,7 +340,7 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     bind_udp(&d.namespace, (ANY, 53));
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[test]
 fn the_world_s_names_are_asked_of_the_host_s_servers() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -416,4 +416,97 @@ fn a_dns_server_in_a_container_has_port_53() {
     let told = scene.json(&["inspect", "busy"]);
     let told = told.get(0).unwrap_or(&told);
     assert_eq!(told["resolvers"][0], "172.17.0.1");
+}
+
+/// The addresses of a container on a network.
+fn addresses_on(scene: &Scene, name: &str, network: &str) -> Vec<IpAddr> {
+    let container = scene.json(&["inspect", name]);
+    let container = container.get(0).unwrap_or(&container);
+    let mut endpoints = container["endpoints"].as_array().expect("a list").iter();
+    let endpoint = endpoints.find(|it| it["network"] == network);
+    let addresses = endpoint.expect("an endpoint")["addresses"].as_array();
+    let parsed = addresses.into_iter().flatten().filter_map(|it| {
+        let (address, _) = it.as_str()?.split_once('/')?;
+        address.parse().ok()
+    });
+    parsed.collect()
+}
+
+// Feature: names several-networks netavark-1471
+#[test]
+fn names_follow_a_container_from_network_to_network() {
+    let Some(scene) = Scene::new() else { return };
+    scene.pontoon(&["network", "create", "back"]).success();
+    let db = scene.container("db", &["--net", "back"]);
+    let web = scene.container("web", &[]);
+    assert_eq!(ask(&web.namespace, GATEWAY, "db", A).code, NXDOMAIN);
+    for _ in 0..3 {
+        let connect = ["network", "connect", "back", "web", "--alias", "front"];
+        scene.pontoon(&connect).success();
+        // At once, both ways, with the alias that it has there and nowhere else.
+        assert_eq!(
+            ask(&web.namespace, GATEWAY, "db", A).addresses(),
+            [db.address]
+        );
+        let [own, ..] = addresses_on(&scene, "web", "back")[..] else {
+            panic!("an address on back")
+        };
+        let back = scene.json(&["network", "inspect", "back"]);
+        let back = back.get(0).unwrap_or(&back)["gateways"][0].clone();
+        let back: IpAddr = back.as_str().expect("a gateway").parse().expect("an IP");
+        let back = SocketAddr::new(back, 53);
+        for name in ["web", "front"] {
+            assert_eq!(
+                ask(&db.namespace, back, name, A).addresses(),
+                [own],
+                "{name}"
+            );
+        }
+        scene
+            .pontoon(&["network", "disconnect", "back", "web"])
+            .success();
+        assert_eq!(ask(&web.namespace, GATEWAY, "db", A).code, NXDOMAIN);
+        assert_eq!(ask(&db.namespace, back, "front", A).code, NXDOMAIN);
+    }
+}
+
+// Feature: names aardvark-389
+#[test]
+fn names_are_answered_while_others_come_and_go() {
+    let Some(scene) = Scene::new() else { return };
+    let db = scene.container("db", &[]);
+    let web = scene.container("web", &[]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let socket = web.namespace.within(|| UdpSocket::bind((ANY, 0)));
+            let socket = socket.expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_secs(3))).ok();
+            let query = query("db", A);
+            let mut buffer = [0; 512];
+            let mut asked = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Not once is it asked again: a closed socket would lose it.
+                socket.send_to(&query, GATEWAY).expect("a route");
+                let length = socket
+                    .recv(&mut buffer)
+                    .expect("every question is answered");
+                assert_eq!(parse(&buffer[..length], &query).addresses(), [db.address]);
+                asked += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            asked
+        });
+        for round in 0..5 {
+            let network = format!("n{round}");
+            scene.pontoon(&["network", "create", &network]).success();
+            let passing = scene.container(&format!("c{round}"), &["--net", &network]);
+            scene.pontoon(&["detach", &format!("c{round}")]).success();
+            drop(passing);
+            scene.pontoon(&["network", "rm", &network]).success();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let asked = asking.join().expect("every question was answered");
+        assert!(asked > 100, "only {asked} questions");
+    });
 }

@@ -82,19 +82,19 @@ fn connects_and_disconnects(port_kind: &'static str) {
     assert!(absent.failure().contains("not on network back"));
 }
 
-// Feature: several-networks user-networks
+// Feature: several-networks networks
 #[test]
 fn a_tap_container_is_put_on_a_network_and_taken_off_while_it_runs() {
     connects_and_disconnects(PORT_KINDS[0]);
 }
 
-// Feature: several-networks user-networks
+// Feature: several-networks networks
 #[test]
 fn a_veth_container_is_put_on_a_network_and_taken_off_while_it_runs() {
     connects_and_disconnects(PORT_KINDS[1]);
 }
 
-// Feature: several-networks addresses publishing
+// Feature: several-networks pools publishing
 #[test]
 fn the_default_route_and_published_ports_follow_the_priority() {
     let Some(scene) = Scene::new() else { return };
@@ -190,7 +190,7 @@ fn only_what_has_interfaces_of_its_own_is_put_on_networks() {
     scene.pontoon(&["network", "rm", "back"]).success();
 }
 
-// Feature: several-networks operations
+// Feature: several-networks restart
 #[test]
 fn several_networks_survive_the_daemon() {
     let Some(mut scene) = Scene::new() else {
@@ -243,7 +243,7 @@ fn several_networks_survive_the_daemon() {
     }
 }
 
-// Feature: addresses
+// Feature: pools
 #[test]
 fn both_ends_of_a_veth_pair_are_told() {
     let Some(scene) = Scene::with_port_kind(PORT_KINDS[1]) else {
@@ -265,7 +265,7 @@ fn both_ends_of_a_veth_pair_are_told() {
     }
 }
 
-// Feature: isolation user-networks
+// Feature: isolation networks
 #[test]
 fn networks_are_apart_as_a_matrix() {
     let Some(scene) = Scene::new() else { return };
@@ -301,7 +301,7 @@ fn networks_are_apart_as_a_matrix() {
     assert!(scene.drops("OtherNetwork") > 0);
 }
 
-// Feature: isolation user-networks
+// Feature: isolation networks
 #[test]
 fn an_internal_network_leads_nowhere() {
     let Some(scene) = Scene::new() else { return };
@@ -352,7 +352,7 @@ fn containers_of_an_isolated_network_reach_all_but_each_other() {
     ping(&scene.host, a.address).success();
 }
 
-// Feature: snat
+// Feature: masquerade
 #[test]
 fn flows_leave_by_a_chosen_address() {
     let Some(scene) = Scene::new() else { return };
@@ -373,7 +373,7 @@ fn flows_leave_by_a_chosen_address() {
     );
 }
 
-// Feature: user-networks addresses
+// Feature: networks pools
 #[test]
 fn networks_are_made_with_ranges_and_labels_and_pruned() {
     let Some(mut scene) = Scene::new() else {

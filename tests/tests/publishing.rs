@@ -76,12 +76,14 @@ fn redis_answers(port_kind: &'static str) {
 }
 
 // Conforms: MOBY-access-published-port-from-host
+// Feature: publishing publish-paths
 #[test]
 fn redis_on_every_address_by_tap() {
     redis_answers(PORT_KINDS[0]);
 }
 
 // Conforms: MOBY-access-published-port-from-host
+// Feature: publishing publish-paths
 #[test]
 fn redis_on_every_address_by_veth() {
     redis_answers(PORT_KINDS[1]);
@@ -124,17 +126,20 @@ fn the_wire_reaches_a_published_port(port_kind: &'static str) {
 }
 
 // Conforms: MOBY-access-published-port-from-remote-host PROOF-end-to-end
+// Feature: source-preserved moby-46026 podman-8193
 #[test]
 fn the_wire_reaches_a_tap_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[0]);
 }
 
 // Conforms: MOBY-access-published-port-from-remote-host
+// Feature: source-preserved moby-46026 podman-8193
 #[test]
 fn the_wire_reaches_a_veth_with_its_own_address() {
     the_wire_reaches_a_published_port(PORT_KINDS[1]);
 }
 
+// Feature: publish-paths
 #[test]
 fn udp_on_loopback() {
     let Some(scene) = Scene::new() else { return };
@@ -150,6 +155,7 @@ fn udp_on_loopback() {
 }
 
 // Conforms: MOBY-port-mapped-hairpin MOBY-access-published-port-from-container
+// Feature: publish-paths plugins-68 podman-2886
 #[test]
 fn hairpin() {
     let Some(scene) = Scene::new() else { return };
@@ -169,6 +175,7 @@ fn hairpin() {
 }
 
 // Conforms: NETAVARK-bridge
+// Feature: publishing
 #[test]
 fn a_range_is_published_port_for_port() {
     let Some(scene) = Scene::new() else { return };
@@ -202,6 +209,7 @@ fn a_range_is_published_port_for_port() {
 
 /// The work for a port must not grow with the ports there are. The bound leaves a debug build on a
 /// busy machine ten times what it takes.
+// Feature: publishing moby-14288
 #[test]
 fn thousands_of_single_ports_go_out_and_in_at_once() {
     let Some(scene) = Scene::new() else { return };
@@ -229,6 +237,7 @@ fn thousands_of_single_ports_go_out_and_in_at_once() {
 }
 
 // Conforms: MOBY-41872
+// Feature: publishing moby-41872 moby-45610
 #[test]
 fn a_loopback_binding_is_for_the_host_alone() {
     let Some(scene) = Scene::new() else { return };
@@ -263,6 +272,7 @@ fn a_loopback_binding_is_for_the_host_alone() {
     dial(&scene.outside, (HOST, 8081)).expect_err("bound to the other address");
 }
 
+// Feature: publish-live moby-2045
 #[test]
 fn publishing_a_running_container_and_withdrawing_cuts_the_flows() {
     let Some(scene) = Scene::new() else { return };
@@ -309,6 +319,7 @@ fn publishing_a_running_container_and_withdrawing_cuts_the_flows() {
 }
 
 // Conforms: CVE-2021-3773
+// Feature: publishing
 #[test]
 fn a_taken_port_is_a_clear_error() {
     let Some(scene) = Scene::new() else { return };

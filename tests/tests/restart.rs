@@ -93,16 +93,19 @@ fn a_killed_daemon_loses_nothing(port_kind: &'static str) {
     assert_eq!(interfaces(&a.namespace), ["lo"]);
 }
 
+// Feature: restart
 #[test]
 fn a_killed_daemon_loses_no_tap() {
     a_killed_daemon_loses_nothing(PORT_KINDS[0]);
 }
 
+// Feature: restart
 #[test]
 fn a_killed_daemon_loses_no_veth() {
     a_killed_daemon_loses_nothing(PORT_KINDS[1]);
 }
 
+// Feature: restart moby-36591 plugins-752
 #[test]
 fn what_died_meanwhile_is_forgotten() {
     for port_kind in PORT_KINDS {
@@ -148,6 +151,7 @@ fn what_died_meanwhile_is_forgotten() {
     }
 }
 
+// Feature: restart
 #[test]
 fn a_stop_is_clean_and_leaves_the_interfaces() {
     let Some(mut scene) = Scene::new() else {
@@ -250,6 +254,7 @@ impl Drop for TinyDisk<'_> {
     }
 }
 
+// Feature: restart
 #[test]
 fn a_full_disk_is_an_error_and_no_more() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
@@ -348,6 +353,7 @@ fn a_state_that_is_no_state_is_named() {
     assert!(error.contains(file.to_str().expect("ASCII")), "{error}");
 }
 
+// Feature: moby-36591 plugins-752
 #[test]
 fn the_end_of_a_namespace_or_an_interface_is_the_end_of_a_port() {
     for port_kind in PORT_KINDS {

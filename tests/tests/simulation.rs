@@ -43,6 +43,7 @@ fn both_containers_ping_the_same_host_with_the_same_id() {
     );
 }
 
+// Feature: simulation
 #[test]
 fn tcp_through_the_bridge() {
     let mut network = Network::new();
@@ -79,6 +80,7 @@ fn host_and_container() {
 }
 
 // Conforms: LINUX-nft-nat RFC4787-2 RFC6888-2 OVS-snat-port-range
+// Feature: simulation
 #[test]
 fn snat() {
     let mut network = Network::new();
@@ -304,6 +306,7 @@ fn a_syn_that_nobody_answered_does_not_block_its_port() {
 }
 
 // Conforms: NETAVARK-udp-flush CNI-portmap-udp-second-container
+// Feature: moby-8795 plugins-123
 #[test]
 fn datagrams_follow_the_published_port() {
     let mut network = Network::new();
@@ -357,6 +360,7 @@ fn unpublishing_ends_the_flow() {
 }
 
 // Conforms: RFC4787-5 RFC5382-5
+// Feature: simulation nat-state
 #[test]
 fn connections_expire_with_the_simulated_hours() {
     let mut network = Network::new();

@@ -38,6 +38,7 @@ fn try_ping(from: &Container, to: IpAddr, options: &[&str]) -> String {
 }
 
 // Conforms: RFC4787-14 OVS-frag-nat PROOF-end-to-end
+// Feature: nat-state
 #[test]
 fn large_datagrams_pass_the_nat_in_fragments() {
     for port_kind in PORT_KINDS {
@@ -83,6 +84,7 @@ fn large_datagrams_pass_the_nat_in_fragments() {
 }
 
 // Conforms: RFC4787-13 SWITCH-mtu-super-frames SWITCH-mtu-fragments
+// Feature: nat-state mtu
 #[test]
 fn a_narrow_uplink_is_told_of_and_lived_with() {
     for port_kind in PORT_KINDS {
@@ -171,6 +173,7 @@ fn a_peer_outside_is_told_what_a_narrow_network_takes() {
 }
 
 // Conforms: SWITCH-mss-clamp
+// Feature: nat-state
 #[test]
 fn the_segment_size_is_clamped_when_asked_for() {
     for (options, expected) in [(&["--clamp-mss"][..], "mss 1360"), (&[], "mss 1460")] {

@@ -37,6 +37,7 @@ fn live(world: &mut World) -> Result<Report, String> {
 }
 
 // Conforms: PROOF-simulation RFC4787-11
+// Feature: simulation
 #[test]
 fn every_world_holds_together() {
     if let Some(seed) = setting("PONTOON_SIM_SEED") {
@@ -133,6 +134,7 @@ fn one(seed: u64) {
     );
 }
 
+// Feature: simulation
 #[test]
 fn a_seed_is_the_same_world_every_time() {
     for seed in 0..100 {

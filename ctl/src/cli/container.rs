@@ -24,7 +24,9 @@ pub(super) struct ContainerArgs {
         default_value = "bridge"
     )]
     net: Vec<Net>,
-    /// Publish a port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]
+    /// Publish a port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for
+    /// everybody or for the sources in these networks; without a host port a free one is chosen; may
+    /// be repeated
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
     #[command(flatten)]

@@ -25,6 +25,7 @@ mod limit;
 mod nat;
 mod network;
 mod output;
+mod port;
 mod ps;
 mod publish;
 mod rm;
@@ -92,6 +93,8 @@ enum Command {
     Ps(ps::PsArgs),
     /// Tell everything about a container, as JSON
     Inspect(inspect::InspectArgs),
+    /// Tell where a container's published ports are on the host
+    Port(port::PortArgs),
     /// Publish ports of a running container
     Publish(publish::PublishArgs),
     /// Withdraw published ports; their connections are cut
@@ -180,6 +183,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Rm(args) => rm::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Port(args) => port::run(args),
         Command::Publish(args) => publish::publish(args),
         Command::Unpublish(args) => publish::unpublish(args),
         Command::Limit(args) => limit::run(args),

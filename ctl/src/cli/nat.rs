@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Look, OutputArgs, at, joined, write_table};
+use super::output::{Look, OutputArgs, at, from, joined, write_table};
 use crate::api::NatRules;
 use crate::spec::port_range;
 
@@ -32,7 +32,7 @@ pub(crate) fn print(out: &mut dyn Write, look: Look, rules: &NatRules) -> io::Re
             at(
                 mapping.host_ip,
                 &port_range(mapping.host_port, mapping.count),
-            ),
+            ) + &from(mapping),
             joined(rule.to.iter().map(|to| {
                 at(
                     Some(*to),

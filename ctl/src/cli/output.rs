@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{Attribute, Cell, Table};
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::api::{Flow, PortMapping};
@@ -196,17 +197,38 @@ pub(super) fn at(address: Option<IpAddr>, ports: &str) -> String {
     }
 }
 
-/// A published mapping as `ps` tells it: `*:9000-9099->80-179/tcp`.
+/// A published mapping as `ps` tells it: `*:9000-9099->80-179/tcp from 10.0.0.0/8`.
 pub(super) fn published(mapping: &PortMapping) -> String {
     format!(
-        "{}->{}/{}",
+        "{}->{}/{}{}",
         at(
             mapping.host_ip,
             &port_range(mapping.host_port, mapping.count)
         ),
         port_range(mapping.container_port, mapping.count),
-        mapping.protocol
+        mapping.protocol,
+        from(mapping)
     )
+}
+
+/// Whom a published port is for, to be put behind it: nothing when it is for everybody.
+pub(super) fn from(mapping: &PortMapping) -> String {
+    /// More would bury the rest of the line.
+    const TOLD: usize = 3;
+    if mapping.allow.is_empty() {
+        return String::new();
+    }
+    let told: Vec<String> = mapping
+        .allow
+        .iter()
+        .take(TOLD)
+        .map(IpNet::to_string)
+        .collect();
+    let more = match mapping.allow.len().saturating_sub(TOLD) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(" from {}{more}", told.join(" "))
 }
 
 /// One direction of a connection. ICMP has no ports: its identifier stands in `src_port` of a

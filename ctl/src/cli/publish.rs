@@ -14,7 +14,9 @@ pub(super) struct PublishArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// A port or range: [hostip:]hostport[-end]:port[-end][/tcp|udp]; may be repeated
+    /// A port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for everybody
+    /// or for the sources in these networks, which may be named anew; without a host port a free one
+    /// is chosen; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
@@ -26,7 +28,7 @@ pub(super) struct UnpublishArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// What to withdraw, as it was published; may be repeated
+    /// What to withdraw, as it was published, with or without whom it was for; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]

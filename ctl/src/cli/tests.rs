@@ -45,6 +45,8 @@ fn every_client_command_takes_a_socket() {
         "events --socket s --filter kind=container --since 0",
         "ps --socket s",
         "inspect --socket s web",
+        "port --socket s web",
+        "port --socket s web 80/udp --json",
         "publish --socket s web -p 80:80",
         "unpublish --socket s web -p 80:80",
         "network create --socket s backend",

@@ -284,6 +284,7 @@ mod tests {
                 host_port,
                 container_port: 80,
                 count: 1,
+                allow: Vec::new(),
             };
             let reserved = reserve(&mapping, to, &local_only_filter(&[])).unwrap();
             web.published.push(reserved.serve(&mut last_rule).unwrap());

@@ -15,6 +15,8 @@ use super::publish::Published;
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
 use crate::api::{self, EventAction, EventKind, Status, Target};
+use crate::link;
+use crate::netns::Netns;
 use crate::signals::{self, FORWARDED};
 
 mod attach;
@@ -49,7 +51,8 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let id = self.containers[position].record.id.clone();
         let told = self.tell_container(&id)?;
-        self.store.remove_container(&id)?;
+        let plugs = self.containers[position].plugs.clone();
+        self.record_leave(&plugs, |store| store.remove_container(&id))?;
         let container = self.containers.remove(position);
         tracing::info!("{} is detached", container.record.name);
         self.take_away(container);
@@ -76,6 +79,7 @@ impl Daemon {
         ended.exit_code = container.record.exit_code;
         ended.reason = Some(why.to_owned());
         self.news.push(ended);
+        self.outlive(&container.plugs, false);
         if let Some(exited) = self.record_end(&container.record) {
             self.containers.insert(position, exited);
         }
@@ -149,8 +153,8 @@ impl Daemon {
                 ended.id = Some(record.id.clone());
                 ended.reason = Some(why.to_string());
                 self.news.push(ended);
-                let host_ends = record.endpoints.iter().map(|it| &it.host_interface);
-                host_ends.flatten().for_each(|name| remove_interface(name));
+                // Before the record: who dies in between finds it once more.
+                self.remove_remains(&record);
                 if let Some(exited) = self.record_end(&record) {
                     self.containers.push(exited);
                 }
@@ -218,6 +222,7 @@ impl Daemon {
             match self.adopt_endpoint(&netns, record, at) {
                 Ok(plug) => plugs.push(plug),
                 Err(error) => {
+                    self.outlive(&plugs, false);
                     for (endpoint, plug) in record.endpoints.iter().zip(plugs) {
                         self.switch.remove_port(plug.port);
                         self.release(endpoint);
@@ -275,13 +280,14 @@ impl Daemon {
         }
     }
 
-    /// A veth goes with its host end. A TAP is inside the container, if that still lives; it may
-    /// live on without its first process, for others that share it.
+    /// A veth goes with its host end. A TAP goes with the switch's port, wherever it is, when the last
+    /// worker has let go of it; where its namespace can be entered, at once.
     fn remove_container_interface(&self, record: &ContainerRecord, endpoint: &EndpointRecord) {
         if let Some(host_end) = &endpoint.host_interface {
             remove_interface(host_end);
             return;
         }
+        // Others that share the namespace may outlive its first process.
         let netns = std::iter::once(record)
             .chain(self.containers.iter().map(|other| &other.record))
             .filter(|other| other.identity.netns == record.identity.netns)
@@ -290,15 +296,37 @@ impl Daemon {
                 let (netns, identity) = life::identify(&other.target).ok()?;
                 (identity == other.identity).then_some(netns)
             });
-        if let Some(netns) = netns
-            && let Err(error) = netns.run(|| remove_interface(&endpoint.interface))
-        {
-            tracing::warn!(
-                "{} of {} is left over: {error}",
-                endpoint.interface,
-                record.name
-            );
+        if let Some(netns) = netns {
+            remove_tap(&netns, endpoint);
         }
+    }
+
+    /// Removes the interfaces that an earlier daemon has made and nobody takes up. The namespace may
+    /// live on without what was attached, for processes that nobody told of.
+    fn remove_remains(&self, record: &ContainerRecord) {
+        let host_ends = record.endpoints.iter().map(|it| &it.host_interface);
+        host_ends.flatten().for_each(|name| remove_interface(name));
+        let mut taps = record.endpoints.iter();
+        if taps.any(|it| it.host_interface.is_none())
+            && let Some(netns) = life::find_namespace(&record.identity)
+        {
+            for endpoint in &record.endpoints {
+                remove_tap(&netns, endpoint);
+            }
+        }
+    }
+}
+
+/// Removes an endpoint's TAP from a namespace that was the container's. The number of that may be
+/// another's by now, so the address must be the same too.
+fn remove_tap(netns: &Netns, endpoint: &EndpointRecord) {
+    let name = &endpoint.interface;
+    let removed = netns.run(|| match link::link_info(name) {
+        Ok(info) if info.kind == "tun" && info.mac == endpoint.mac => remove_interface(name),
+        _ => {}
+    });
+    if let Err(error) = removed {
+        tracing::warn!("{name} with {} is left over: {error}", endpoint.mac);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The daemon's interfaces: what carries a container's or the host's frames to the switch.
 //!
-//! An interface that is being made vanishes by itself if the daemon dies or gives up halfway: a
-//! TAP is made persistent last, and a veth pair whose name no record claims is removed at start.
+//! An interface of a container outlives the daemon only while a record names it, so that a death at
+//! any moment leaves none that is nobody's. A TAP is made persistent after the record is written, and
+//! stops to be before the record goes: the kernel takes it away with the daemon. A veth pair is made
+//! before the record; one that no record claims is removed at start. What a record names and a start
+//! does not find is made anew.
 
 use std::io;
 
@@ -110,13 +113,14 @@ impl NewInterface {
         }
     }
 
-    /// From now on the interface outlives the daemon. The queues are the switch's to serve.
-    pub(super) fn keep(mut self) -> io::Result<Vec<Queue>> {
-        if let Some(Queue::Tap(queue)) = self.queues.first() {
-            queue.set_persist(true)?;
-        }
+    /// For the switch to serve; given once.
+    pub(super) fn take_queues(&mut self) -> Vec<Queue> {
+        std::mem::take(&mut self.queues)
+    }
+
+    /// It is not given up any more.
+    pub(super) fn keep(mut self) {
         self.host_interface = None;
-        Ok(std::mem::take(&mut self.queues))
     }
 }
 

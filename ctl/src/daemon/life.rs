@@ -88,6 +88,21 @@ pub(super) fn why_gone(target: &Target, identity: &Identity) -> Option<String> {
     }
 }
 
+/// The namespace that something was attached in, if a process is in it still or it is bound where
+/// `ip netns` binds them. Looks at every process.
+pub(super) fn find_namespace(identity: &Identity) -> Option<Netns> {
+    if boot_id().is_ok_and(|boot| boot != identity.boot) {
+        return None;
+    }
+    let entries = |directory| fs::read_dir(directory).into_iter().flatten().flatten();
+    let processes = entries("/proc").map(|entry| entry.path().join("ns/net"));
+    let bound = entries("/run/netns").map(|entry| entry.path());
+    let mut all = processes.chain(bound);
+    let path = all.find(|path| inode_at(path) == Some(identity.netns))?;
+    let netns = Netns::open(&path).ok()?;
+    (netns.inode() == identity.netns).then_some(netns)
+}
+
 /// Sends a signal to the process that was attached as `identity`, and to no other that may have its
 /// number by now.
 pub(super) fn send_signal(pid: u32, identity: &Identity, signal: Signal) -> Result<(), Failure> {

@@ -5,6 +5,13 @@
 //! switch translates what comes over an uplink. Order: reserve, then the rules; the rules go
 //! before the sockets.
 //!
+//! SCTP is translated by address alone: its checksum covers the ports, so they stay. Nothing relays it
+//! on the host itself. Its ports are held where the kernel has SCTP, which would abort what it does not
+//! know; a kernel without SCTP is silent anyway.
+//!
+//! A mapping that is for some sources alone is so by the rules and by the relays, which ask the same
+//! [`Sources`].
+//!
 //! A mapping without an address is published on every address of the host, of both families, and
 //! each family reaches the container's address of that family. For a family that the container
 //! lacks there is no translation. The relay can do without, so the loopback address of that family
@@ -14,18 +21,25 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nat::Sources;
 use nix::sys::resource::{Resource, getrlimit};
-use switch::io::{bind_udp, has_ipv6, listen_tcp, sock_filter};
+use switch::io::{bind_udp, has_ipv6, hold_sctp, listen_tcp, sock_filter};
 
 use super::failure::Failure;
+use super::names::random;
+use super::snat::local_port_range;
 use crate::api::{PortMapping, Protocol};
 use crate::host::is_link_local;
-use crate::relay::{Relay, RelayCounters, Target};
+use crate::relay::{Common, Relay, Target};
+use crate::spec::port_range;
 
 mod conflict;
+mod holder;
 
 pub(super) use conflict::{Claim, conflict};
 
@@ -47,6 +61,10 @@ pub(super) struct Published {
     rules: Vec<nat::Publish>,
     /// One for each reserved socket, which it holds.
     relays: Vec<Relay>,
+    /// Of what is not relayed.
+    _held: Vec<OwnedFd>,
+    /// Of the relays.
+    common: Arc<Common>,
 }
 
 /// Where published ports lead: the container's first address of each family.
@@ -144,6 +162,8 @@ pub(super) struct Reservation {
     to: Destination,
     /// Each with the container's port.
     sockets: Vec<(Socket, u16)>,
+    /// Not to be served.
+    held: Vec<OwnedFd>,
 }
 
 enum Socket {
@@ -151,10 +171,30 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// The mapping as it is kept: a mapped IPv6 address is the IPv4 address that it stands for.
+/// The mapping as it is kept: a mapped IPv6 address is the IPv4 address that it stands for, and
+/// networks are in order and without host bits.
 pub(super) fn normalized(mapping: PortMapping) -> PortMapping {
-    let host_ip = mapping.host_ip.map(|ip| ip.to_canonical());
-    PortMapping { host_ip, ..mapping }
+    let mut allow: Vec<IpNet> = mapping.allow.iter().map(IpNet::trunc).collect();
+    allow.sort_unstable();
+    allow.dedup();
+    PortMapping {
+        host_ip: mapping.host_ip.map(|ip| ip.to_canonical()),
+        // The only choice there is.
+        host_port: match (mapping.protocol, mapping.host_port) {
+            (Protocol::Sctp, 0) => mapping.container_port,
+            (_, named) => named,
+        },
+        allow,
+        ..mapping
+    }
+}
+
+/// What a mapping is known by: all of it but whom it is for, which may change.
+pub(super) fn ports_of(mapping: &PortMapping) -> PortMapping {
+    PortMapping {
+        allow: Vec::new(),
+        ..*mapping
+    }
 }
 
 /// Whether a mapping means something for a container at `to`.
@@ -165,12 +205,33 @@ pub(super) fn check(mapping: &PortMapping, to: Destination) -> Result<(), Failur
             describe(mapping)
         )))
     };
-    if mapping.count == 0 || mapping.host_port == 0 || mapping.container_port == 0 {
+    if mapping.count == 0 || mapping.container_port == 0 {
         return wrong("ports go from 1 to 65535, at least one of them".to_owned());
     }
     let last = u32::from(mapping.count - 1);
     if u32::from(mapping.host_port.max(mapping.container_port)) + last > u32::from(u16::MAX) {
         return wrong("the range runs over port 65535".to_owned());
+    }
+    if mapping.protocol == Protocol::Sctp {
+        if mapping.host_port != mapping.container_port {
+            return wrong(format!(
+                "the checksum of sctp covers the ports, so they stay as they are: publish {0}:{0}",
+                mapping.container_port
+            ));
+        }
+        if mapping.host_ip.is_some_and(|ip| ip.is_loopback()) {
+            return wrong(
+                "nothing carries sctp from the host itself to a container: name an address that \
+                 others reach, or none"
+                    .to_owned(),
+            );
+        }
+    }
+    let is_mapped = |network: &&IpNet| matches!(network.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    if let Some(network) = mapping.allow.iter().find(is_mapped) {
+        return wrong(format!(
+            "no source is in {network}: name the IPv4 network that it stands for"
+        ));
     }
     let Some(ip) = mapping.host_ip else {
         return Ok(());
@@ -192,6 +253,47 @@ pub(super) fn check(mapping: &PortMapping, to: Destination) -> Result<(), Failur
     Ok(())
 }
 
+/// Holds ports of the host for a mapping that names none, from those that the kernel too gives to who
+/// asks for any. Otherwise as [`reserve`].
+pub(super) fn reserve_any(
+    mapping: &PortMapping,
+    to: Destination,
+    filter: &[sock_filter],
+) -> Result<Reservation, Failure> {
+    /// With half of all ports taken, a single one is found but for one time in a billion billions.
+    const TRIES: usize = 64;
+    let range = local_port_range().unwrap_or(32768..=60999);
+    let full = || {
+        Failure::Conflict(format!(
+            "no {} free from {} to {} could be found for {}: name the ports of the host",
+            match mapping.count {
+                1 => "port".to_owned(),
+                count => format!("{count} ports in a row"),
+            },
+            range.start(),
+            range.end(),
+            describe(mapping)
+        ))
+    };
+    let starts = (range.len() + 1).saturating_sub(usize::from(mapping.count));
+    if starts == 0 {
+        return Err(full());
+    }
+    for _ in 0..TRIES {
+        let draw = u64::from_ne_bytes(random()?) % starts as u64;
+        let candidate = PortMapping {
+            // Below the number of ports.
+            host_port: range.start() + draw as u16,
+            ..mapping.clone()
+        };
+        match hold(&candidate, to, filter) {
+            Err(obstacle) if obstacle.error.kind() == ErrorKind::AddrInUse => {}
+            outcome => return Ok(outcome?),
+        }
+    }
+    Err(full())
+}
+
 /// Holds every port of a mapping that was [checked](check). `filter` keeps the uplinks' traffic from
 /// the sockets ([`switch::io::filter::local_only_filter`]). Must be called in a runtime.
 pub(super) fn reserve(
@@ -199,21 +301,72 @@ pub(super) fn reserve(
     to: Destination,
     filter: &[sock_filter],
 ) -> Result<Reservation, Failure> {
+    Ok(hold(mapping, to, filter)?)
+}
+
+/// What kept a port from being held.
+struct Obstacle {
+    protocol: Protocol,
+    bind: Bind,
+    port: u16,
+    error: io::Error,
+}
+
+impl From<Obstacle> for Failure {
+    fn from(obstacle: Obstacle) -> Failure {
+        let Obstacle {
+            protocol,
+            bind,
+            port,
+            error,
+        } = obstacle;
+        match error.kind() {
+            ErrorKind::AddrInUse => {
+                let holder = holder::holder(protocol, bind, port);
+                let holder = holder.map_or(String::new(), |holder| format!(", {holder}"));
+                let on = bind.host.map_or(String::new(), |ip| format!(" on {ip}"));
+                Failure::Conflict(format!(
+                    "port {port}/{protocol}{on} is taken by another process{holder} (EADDRINUSE): \
+                     end that one, or choose another port"
+                ))
+            }
+            ErrorKind::AddrNotAvailable => Failure::Invalid(error.to_string()),
+            _ => Failure::Internal(error.to_string()),
+        }
+    }
+}
+
+fn hold(
+    mapping: &PortMapping,
+    to: Destination,
+    filter: &[sock_filter],
+) -> Result<Reservation, Obstacle> {
     let mut sockets = Vec::with_capacity(descriptors(mapping, to));
+    let mut held = Vec::new();
     for bind in binds(mapping, to) {
         for (port, container_port) in host_ports(mapping).zip(mapping.container_port..=u16::MAX) {
             let socket = match mapping.protocol {
                 Protocol::Tcp => listen_tcp(bind.host, port, filter).map(Socket::Tcp),
                 Protocol::Udp => bind_udp(bind.host, port, filter).map(Socket::Udp),
+                Protocol::Sctp => match hold_sctp(bind.host, port) {
+                    Ok(Some(socket)) => {
+                        held.push(socket);
+                        continue;
+                    }
+                    // Nor is there anything to be held of the others.
+                    Ok(None) => break,
+                    Err(error) => Err(error),
+                },
             };
             match socket {
                 Ok(socket) => sockets.push((socket, container_port)),
                 Err(error) if bind.optional && error.kind() == ErrorKind::AddrNotAvailable => {}
                 Err(error) => {
-                    return Err(match error.kind() {
-                        ErrorKind::AddrInUse => Failure::Conflict(error.to_string()),
-                        ErrorKind::AddrNotAvailable => Failure::Invalid(error.to_string()),
-                        _ => Failure::Internal(error.to_string()),
+                    return Err(Obstacle {
+                        protocol: mapping.protocol,
+                        bind,
+                        port,
+                        error,
                     });
                 }
             }
@@ -223,6 +376,7 @@ pub(super) fn reserve(
         mapping: mapping.clone(),
         to,
         sockets,
+        held,
     })
 }
 
@@ -231,13 +385,14 @@ impl Reservation {
     /// in a runtime.
     pub(super) fn serve(self, last_rule: &mut u32) -> io::Result<Published> {
         let mut relays = Vec::with_capacity(self.sockets.len());
+        let common = Common::new(Sources::new(&self.mapping.allow));
         for (socket, port) in self.sockets {
             let target = self.to.target(port).ok_or_else(|| {
                 io::Error::new(ErrorKind::AddrNotAvailable, "the container has no address")
             })?;
             relays.push(match socket {
-                Socket::Tcp(listener) => Relay::tcp(listener, target)?,
-                Socket::Udp(socket) => Relay::udp(socket, target, UDP_IDLE)?,
+                Socket::Tcp(listener) => Relay::tcp(listener, target, &common)?,
+                Socket::Udp(socket) => Relay::udp(socket, target, UDP_IDLE, &common)?,
             });
         }
         Ok(Published {
@@ -245,11 +400,18 @@ impl Reservation {
             mapping: self.mapping,
             to: self.to,
             relays,
+            _held: self.held,
+            common,
         })
     }
 }
 
 impl Published {
+    /// What its relays count.
+    pub(super) fn common(&self) -> &Arc<Common> {
+        &self.common
+    }
+
     /// What the switch does with packets to it. Nothing for loopback, which never comes over a wire.
     pub(super) fn rules(&self) -> &[nat::Publish] {
         &self.rules
@@ -269,6 +431,16 @@ impl Published {
         }
     }
 
+    /// Whom it is for from now on: on the host at once, from elsewhere with the switch's next rules.
+    pub(super) fn set_allow(&mut self, allow: Vec<IpNet>) {
+        let sources = Sources::new(&allow);
+        for rule in &mut self.rules {
+            rule.allow = sources.clone();
+        }
+        self.common.set_allow(sources);
+        self.mapping.allow = allow;
+    }
+
     /// The set of uplinks has changed: `filter` is the new one of the sockets.
     pub(super) fn renew_filter(&self, filter: &[sock_filter]) {
         for relay in &self.relays {
@@ -281,10 +453,7 @@ impl Published {
 
     /// Cuts what is in flight, at once. The future is done when every port is free again.
     pub(super) fn stop(self) -> impl Future<Output = ()> {
-        let mut flows = RelayCounters::default();
-        for relay in &self.relays {
-            flows += relay.counters();
-        }
+        let flows = self.common.counters();
         if flows.total > 0 {
             tracing::info!(
                 "the relay of {} ends: {} flows so far, {} of them cut now, {} refused, {} forgotten; \
@@ -319,14 +488,20 @@ pub(super) fn protocol(mapping: &PortMapping) -> nat::Protocol {
     match mapping.protocol {
         Protocol::Tcp => nat::Protocol::TCP,
         Protocol::Udp => nat::Protocol::UDP,
+        Protocol::Sctp => nat::Protocol::SCTP,
     }
 }
 
-/// `port 8080/tcp` or `ports 8000-8100/udp on 192.0.2.1`, for errors and the log.
+/// `port 8080/tcp` or `ports 8000-8100/udp on 192.0.2.1`, for errors and the log. By the container's
+/// ports if those of the host are yet to be chosen.
 pub(super) fn describe(mapping: &PortMapping) -> String {
     let ports = host_ports(mapping);
     let protocol = protocol(mapping);
     let ports = match mapping.count {
+        _ if mapping.host_port == 0 => {
+            let ports = port_range(mapping.container_port, mapping.count);
+            format!("the container's {ports}/{protocol}")
+        }
         0 | 1 => format!("port {}/{protocol}", ports.start()),
         _ => format!("ports {}-{}/{protocol}", ports.start(), ports.end()),
     };
@@ -351,6 +526,7 @@ fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat
         Some(ip) => [to.like(ip), None],
         None => [to.ipv4, to.ipv6],
     };
+    let allow = Sources::new(&mapping.allow);
     let rules = to.into_iter().flatten().map(|to| {
         *last_rule += 1;
         nat::Publish {
@@ -360,6 +536,7 @@ fn rules(mapping: &PortMapping, to: Destination, last_rule: &mut u32) -> Vec<nat
             ports: host_ports(mapping),
             to,
             to_port: mapping.container_port,
+            allow: allow.clone(),
         }
     });
     rules.collect()

@@ -22,12 +22,12 @@ use tokio::sync::watch;
 use super::access::guard;
 use super::events::Events;
 use super::failure::Failure;
-use super::view::View;
+use super::view::{TrafficByRule, View};
 use super::{Daemon, names};
 use crate::api::{
     Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody,
     EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
-    PortCounters, PortKind, PortMapping, SetFaults, SetLimits, SetPartition, Status,
+    PortCounters, PortKind, PortMapping, PublishedPort, SetFaults, SetLimits, SetPartition, Status,
 };
 
 /// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
@@ -65,7 +65,7 @@ pub(super) fn router(api: Api) -> Router {
         )
         .route(
             "/v1/containers/{name}/ports",
-            post(publish).delete(unpublish),
+            get(published).post(publish).delete(unpublish),
         )
         .route("/v1/containers/{name}/limits", post(set_limits))
         .route(
@@ -221,6 +221,19 @@ async fn disconnect(
     })
     .await
     .map(Json)?)
+}
+
+async fn published(State(api): State<Api>, Name(name): Name) -> Answer<Vec<PublishedPort>> {
+    let view = api.view();
+    let container = find_container(&view, &name)?;
+    let carried = traffic_by_rule(&api.switch);
+    let published = view.published.get(&container.id);
+    let ports = published.into_iter().flatten();
+    Ok(Json(ports.map(|port| port.tell(&carried)).collect()))
+}
+
+fn traffic_by_rule(switch: &Switch) -> TrafficByRule {
+    switch.nat().traffic(switch.now()).into_iter().collect()
 }
 
 async fn publish(

@@ -122,7 +122,9 @@ impl SnatPorts {
     fn held(&self, protocol: Protocol) -> impl Iterator<Item = &ReservedPorts> {
         match protocol {
             Protocol::TCP => self.tcp.held.iter(),
-            _ => self.udp.held.iter(),
+            Protocol::UDP => self.udp.held.iter(),
+            // None are held of others.
+            _ => [].iter(),
         }
     }
 }
@@ -135,7 +137,7 @@ pub(super) fn announce(nat: &Nat, protocol: Protocol, ports: Vec<RangeInclusive<
 }
 
 /// The ports that the host's kernel gives to connections of its own (ip(7)).
-fn local_port_range() -> Option<RangeInclusive<u16>> {
+pub(super) fn local_port_range() -> Option<RangeInclusive<u16>> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_ascii_whitespace().map(str::parse);
     match (numbers.next()?, numbers.next()?) {

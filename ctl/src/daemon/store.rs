@@ -336,6 +336,7 @@ mod tests {
                 host_port: 8080,
                 container_port: 80,
                 count: 1,
+                allow: Vec::new(),
             }],
             names: NameSettings::default(),
             remove_on_exit: true,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -13,16 +14,58 @@ use super::uplink::Uplink;
 use crate::api::{self, Partition, Status};
 use crate::dns::LOOPBACK;
 use crate::host::HostState;
+use crate::relay::Common;
 
 pub(super) struct View {
     pub networks: Vec<api::Network>,
     pub containers: Vec<api::Container>,
     pub rules: api::NatRules,
+    /// By the container's id.
+    pub published: BTreeMap<String, Vec<PublishedView>>,
     pub uplinks: Vec<String>,
     /// Who is behind a port of the switch.
     owners: BTreeMap<u32, String>,
     /// Names of networks by the switch's number.
     network_names: BTreeMap<u32, String>,
+}
+
+/// What each publish rule of the switch has carried, by its id.
+pub(super) type TrafficByRule = BTreeMap<u32, nat::Traffic>;
+
+/// A published mapping, and where its use is counted.
+pub(super) struct PublishedView {
+    mapping: api::PortMapping,
+    to: Vec<IpAddr>,
+    /// The switch's rules, by id.
+    rules: Vec<u32>,
+    relays: Arc<Common>,
+}
+
+impl PublishedView {
+    /// With what each rule of the switch has carried.
+    pub(super) fn tell(&self, carried: &TrafficByRule) -> api::PublishedPort {
+        let mut switched = nat::Traffic::default();
+        for traffic in self.rules.iter().filter_map(|id| carried.get(id)) {
+            switched += *traffic;
+        }
+        let relayed = self.relays.counters();
+        api::PublishedPort {
+            mapping: self.mapping.clone(),
+            to: self.to.clone(),
+            traffic: api::PortTraffic {
+                connections: switched.connections,
+                active: switched.active,
+                packets: switched.packets,
+                bytes: switched.bytes,
+                relayed: api::RelayedTraffic {
+                    connections: relayed.total,
+                    active: relayed.active,
+                    bytes: [relayed.bytes_in, relayed.bytes_out],
+                    refused: relayed.refused,
+                },
+            },
+        }
+    }
 }
 
 impl View {
@@ -59,6 +102,11 @@ impl View {
                 })
                 .collect(),
             rules: tell_rules(networks, containers, uplinks, host),
+            published: containers
+                .iter()
+                .filter(|container| !container.published.is_empty())
+                .map(|container| (container.record.id.clone(), view_published(container)))
+                .collect(),
             uplinks: uplinks
                 .iter()
                 .map(|uplink| uplink.link.name.clone())
@@ -175,6 +223,16 @@ fn tell_container(
         partition: Partition::default(),
         remove_on_exit: record.remove_on_exit,
     }
+}
+
+fn view_published(container: &Container) -> Vec<PublishedView> {
+    let published = container.published.iter().map(|published| PublishedView {
+        mapping: published.mapping.clone(),
+        to: published.reached(),
+        rules: published.rules().iter().map(|rule| rule.id).collect(),
+        relays: Arc::clone(published.common()),
+    });
+    published.collect()
 }
 
 fn tell_rules(

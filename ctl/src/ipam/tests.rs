@@ -15,6 +15,7 @@ fn allocator(subnet: &str) -> Allocator {
 }
 
 // Conforms: RFC4787-7
+// Feature: disjoint-pools
 #[test]
 fn the_first_subnet_that_overlaps_nothing_is_chosen() {
     let chosen = |taken: &[&str]| {
@@ -274,7 +275,7 @@ fn macs_are_unicast_and_locally_administered() {
     }
 }
 
-// Feature: addresses pools
+// Feature: pools
 #[test]
 fn ranges_and_reserved_addresses_bound_what_is_chosen() {
     let subnets = [net("10.0.0.0/24"), net("fd00:1::/64")];

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::pipe::Pipe;
-use super::{Active, Counters, SCRATCH, Target, slots};
+use super::{Active, Common, Counters, SCRATCH, Target, slots};
 
 /// How long a container may take to accept a connection. A host on the same machine answers at
 /// once; this covers one whose accept queue is full.
@@ -30,13 +30,13 @@ const BULK: usize = 32 * 1024;
 pub(super) async fn serve(
     listener: Arc<TcpListener>,
     target: Target,
-    counters: Arc<Counters>,
+    common: Arc<Common>,
     stopped: oneshot::Receiver<()>,
 ) {
     let mut flows = JoinSet::new();
     tokio::select! {
         _ = stopped => {}
-        () = accept(&listener, target, &counters, &mut flows) => {}
+        () = accept(&listener, target, &common, &mut flows) => {}
     }
     drop(listener);
     flows.shutdown().await;
@@ -46,7 +46,7 @@ pub(super) async fn serve(
 async fn accept(
     listener: &TcpListener,
     target: Target,
-    counters: &Arc<Counters>,
+    common: &Arc<Common>,
     flows: &mut JoinSet<()>,
 ) {
     let mut pause = BACKOFF.0;
@@ -58,13 +58,27 @@ async fn accept(
         match accepted {
             Ok((client, address)) => {
                 pause = BACKOFF.0;
+                if !common.allows(address) {
+                    common.counters.refused.fetch_add(1, Relaxed);
+                    // Fails only if the connection is gone already.
+                    let _ = client.set_zero_linger();
+                    continue;
+                }
                 // Later clients wait in the listener's backlog meanwhile. A semaphore that is
                 // never closed always gives in.
                 let Ok(slot) = slots().acquire_owned().await else {
                     return;
                 };
                 let target = target.for_client(address);
-                flows.spawn(carry(client, target, Active::new(counters), slot));
+                let active = Active::new(common);
+                flows.spawn(async move {
+                    let common = active.0.clone();
+                    tokio::select! {
+                        () = carry(client, target, active, slot) => {}
+                        // The flow is dropped, and so reset.
+                        () = common.banned(address) => {}
+                    }
+                });
             }
             // One that went away while it waited (accept(2) tells of it): the next one may do.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -108,7 +122,7 @@ async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: Owne
         server: None,
         complete: false,
     };
-    let counters = &active.0;
+    let counters = active.counters();
     let server = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
         Ok(Ok(server)) => flow.server.insert(server),
         Ok(Err(error)) => {

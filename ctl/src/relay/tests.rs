@@ -52,13 +52,22 @@ fn dial(address: SocketAddr) -> std::net::TcpStream {
     stream
 }
 
+fn anybody() -> Arc<Common> {
+    Common::new(Sources::default())
+}
+
+fn only(networks: &[&str]) -> Sources {
+    let networks: Vec<_> = networks.iter().map(|it| it.parse().unwrap()).collect();
+    Sources::new(&networks)
+}
+
 async fn wait_for(what: &str, relay: &Relay, is: impl Fn(RelayCounters) -> bool) {
     let patience = Instant::now() + Duration::from_secs(5);
-    while !is(relay.counters()) {
+    while !is(relay.door.common.counters()) {
         assert!(
             Instant::now() < patience,
             "not seen: {what}; {:?}",
-            relay.counters()
+            relay.door.common.counters()
         );
         sleep(TICK).await;
     }
@@ -68,7 +77,7 @@ async fn wait_for(what: &str, relay: &Relay, is: impl Fn(RelayCounters) -> bool)
 fn a_half_closed_connection_still_answers() {
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         aside(move || {
             // The answer comes only after the end of the question.
             let container = thread::spawn(move || {
@@ -95,7 +104,7 @@ fn a_half_closed_connection_still_answers() {
             bytes_out: 10,
             ..Default::default()
         };
-        assert_eq!(relay.counters(), expected);
+        assert_eq!(relay.door.common.counters(), expected);
         relay.stop().await;
     });
 }
@@ -107,7 +116,7 @@ fn much_data_arrives_whole_both_ways_at_once() {
         |length: usize| -> Vec<u8> { (0..length).map(|n| ((n * n) >> 7) as u8).collect() };
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         aside(move || {
             let both = move |stream: std::net::TcpStream| {
                 let mut writer = stream.try_clone().unwrap();
@@ -126,7 +135,7 @@ fn much_data_arrives_whole_both_ways_at_once() {
         })
         .await;
         wait_for("the end", &relay, |counters| counters.active == 0).await;
-        let counters = relay.counters();
+        let counters = relay.door.common.counters();
         assert_eq!(
             (counters.bytes_in, counters.bytes_out),
             (LENGTH as u64, LENGTH as u64)
@@ -142,7 +151,7 @@ fn slow_receivers_of_bulk_get_all_of_it() {
     const FLOWS: usize = 24;
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         aside(move || {
             let senders: Vec<_> = (0..FLOWS)
                 .map(|number| {
@@ -170,7 +179,10 @@ fn slow_receivers_of_bulk_get_all_of_it() {
         })
         .await;
         wait_for("the end", &relay, |counters| counters.active == 0).await;
-        assert_eq!(relay.counters().bytes_in, (FLOWS * LENGTH) as u64);
+        assert_eq!(
+            relay.door.common.counters().bytes_in,
+            (FLOWS * LENGTH) as u64
+        );
     });
 }
 
@@ -178,7 +190,7 @@ fn slow_receivers_of_bulk_get_all_of_it() {
 fn stopping_cuts_the_flows_and_frees_the_port() {
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         let (mut client, mut served) = aside(move || {
             let mut client = dial(address);
             let mut served = server.accept().unwrap().0;
@@ -187,7 +199,7 @@ fn stopping_cuts_the_flows_and_frees_the_port() {
             (client, served)
         })
         .await;
-        assert_eq!(relay.counters().active, 1);
+        assert_eq!(relay.door.common.counters().active, 1);
         relay.stop().await;
         // All closed when stop() returns: no waiting here.
         TcpListener::bind(address).unwrap();
@@ -207,7 +219,7 @@ fn stopping_cuts_the_flows_and_frees_the_port() {
 fn dropping_is_stopping() {
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         let mut client = aside(move || dial(address)).await;
         wait_for("the client", &relay, |counters| counters.active == 1).await;
         drop(relay);
@@ -227,7 +239,7 @@ fn what_the_container_refuses_is_reset_at_once() {
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
         drop(server);
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         let started = Instant::now();
         aside(move || {
             let mut client = dial(address);
@@ -240,7 +252,7 @@ fn what_the_container_refuses_is_reset_at_once() {
         assert!(started.elapsed() < Duration::from_secs(1));
         wait_for("the end", &relay, |counters| counters.active == 0).await;
         assert_eq!(
-            relay.counters(),
+            relay.door.common.counters(),
             RelayCounters {
                 total: 1,
                 failed: 1,
@@ -254,7 +266,7 @@ fn what_the_container_refuses_is_reset_at_once() {
 fn a_reset_on_one_side_is_a_reset_on_the_other() {
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let _relay = Relay::tcp(published, target).unwrap();
+        let _relay = Relay::tcp(published, target, &anybody()).unwrap();
         aside(move || {
             let mut client = dial(address);
             let served = server.accept().unwrap().0;
@@ -271,6 +283,7 @@ fn a_reset_on_one_side_is_a_reset_on_the_other() {
     });
 }
 
+// Feature: moby-11185
 #[test]
 fn a_range_of_listeners_needs_no_thread_each() {
     on_loopback(async || {
@@ -281,7 +294,7 @@ fn a_range_of_listeners_needs_no_thread_each() {
         let mut addresses = Vec::new();
         for _ in 0..300 {
             let (published, address) = listen();
-            relays.push(Relay::tcp(published, target).unwrap());
+            relays.push(Relay::tcp(published, target, &anybody()).unwrap());
             addresses.push(address);
         }
         sleep(TICK).await;
@@ -319,7 +332,7 @@ fn out_of_descriptors_it_waits_without_spinning() {
     }
     on_loopback(async || {
         let ((published, address), (server, target)) = (listen(), listen());
-        let relay = Relay::tcp(published, target).unwrap();
+        let relay = Relay::tcp(published, target, &anybody()).unwrap();
         let echo = thread::spawn(move || {
             // It suffers from the same want of descriptors, and tries again.
             let mut served = loop {
@@ -353,11 +366,11 @@ fn out_of_descriptors_it_waits_without_spinning() {
             "{:?}",
             used() - before
         );
-        assert_eq!(relay.counters().total, 0);
+        assert_eq!(relay.door.common.counters().total, 0);
         drop(hoard);
         client.write_all(b"q").unwrap();
         aside(move || echo.join().unwrap()).await;
-        assert_eq!(relay.counters().total, 1);
+        assert_eq!(relay.door.common.counters().total, 1);
     });
 }
 
@@ -404,7 +417,7 @@ fn datagrams_come_back_from_the_address_dialled() {
     on_loopback(async || {
         let published = UdpSocket::bind("0.0.0.0:0").unwrap();
         let port = published.local_addr().unwrap().port();
-        let relay = Relay::udp(published, udp_echo().await, MINUTE).unwrap();
+        let relay = Relay::udp(published, udp_echo().await, MINUTE, &anybody()).unwrap();
         // A connected client hears an answer from nowhere else than where it asked.
         for host in [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)] {
             let client = udp_client((host.into(), port)).await;
@@ -443,7 +456,7 @@ fn a_dual_stack_socket_serves_both() {
             }
         };
         let port = published.local_addr().unwrap().port();
-        let _relay = Relay::udp(published, udp_echo().await, MINUTE).unwrap();
+        let _relay = Relay::udp(published, udp_echo().await, MINUTE, &anybody()).unwrap();
         for host in ["::1", "127.0.0.1", "127.0.0.3"] {
             let client = udp_client((host.parse().unwrap(), port)).await;
             assert_eq!(ask(&client, b"hello").await.unwrap(), b"HELLO", "{host}");
@@ -466,7 +479,7 @@ fn each_family_reaches_the_containers_address_of_it() {
             ipv4: ipv4.local_addr().unwrap(),
             ipv6: ipv6.local_addr().unwrap(),
         };
-        let _relay = Relay::tcp(published, target).unwrap();
+        let _relay = Relay::tcp(published, target, &anybody()).unwrap();
         for (host, reached) in [("127.0.0.1", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)] {
             let host: IpAddr = host.parse().unwrap();
             let _client = TcpStream::connect((host, port)).await.unwrap();
@@ -482,7 +495,11 @@ fn silent_clients_are_forgotten_and_the_oldest_makes_room() {
         let published = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = published.local_addr().unwrap();
         let idle = Duration::from_millis(400);
-        let relay = Relay::udp_bounded(published, udp_echo().await.into(), idle, 2).unwrap();
+        let relay = {
+            let max_clients = 2;
+            let terms = udp::Terms { idle, max_clients };
+            Relay::udp_bounded(published, udp_echo().await.into(), terms, &anybody()).unwrap()
+        };
         let mut clients = Vec::new();
         for _ in 0..3 {
             let client = udp_client((local.ip(), local.port())).await;
@@ -501,7 +518,13 @@ fn silent_clients_are_forgotten_and_the_oldest_makes_room() {
             sleep(Duration::from_millis(100)).await;
             assert_eq!(ask(&clients[0], b"c").await.unwrap(), b"C");
         }
-        assert_eq!((relay.counters().active, relay.counters().total), (1, 4));
+        assert_eq!(
+            (
+                relay.door.common.counters().active,
+                relay.door.common.counters().total
+            ),
+            (1, 4)
+        );
         wait_for("the end", &relay, |now| now.active == 0).await;
         assert_eq!(ask(&clients[0], b"d").await.unwrap(), b"D");
     });
@@ -515,14 +538,14 @@ fn a_closed_udp_port_is_survived_and_stop_cuts_a_flow() {
         let container = UdpSocket::bind("127.0.0.1:0").unwrap();
         let target = container.local_addr().unwrap();
         drop(container);
-        let relay = Relay::udp(published, target, MINUTE).unwrap();
+        let relay = Relay::udp(published, target, MINUTE, &anybody()).unwrap();
         let client = udp_client((local.ip(), local.port())).await;
         for _ in 0..5 {
             client.send(b"anybody?").await.unwrap();
             sleep(TICK * 4).await;
         }
-        assert_eq!(relay.counters().total, 1);
-        assert!(relay.counters().dropped > 0);
+        assert_eq!(relay.door.common.counters().total, 1);
+        assert!(relay.door.common.counters().dropped > 0);
 
         let container = tokio::net::UdpSocket::bind(target).await.unwrap();
         client.send(b"now").await.unwrap();
@@ -540,5 +563,63 @@ fn a_closed_udp_port_is_survived_and_stop_cuts_a_flow() {
             .await
             .unwrap();
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn who_is_not_on_the_list_is_cut_off_and_who_leaves_it_too() {
+    on_loopback(async || {
+        let ((published, address), (server, target)) = (listen(), listen());
+        let common = Common::new(only(&["192.0.2.0/24"]));
+        let relay = Relay::tcp(published, target, &common).unwrap();
+        aside(move || {
+            let mut refused = dial(address);
+            let error = refused.read(&mut [0]).expect_err("it is not for 127.0.0.1");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            (server, address)
+        })
+        .await;
+        wait_for("the refusal", &relay, |counters| counters.refused == 1).await;
+        assert_eq!(relay.door.common.counters().total, 0);
+        relay.stop().await;
+
+        let ((published, address), (server, target)) = (listen(), listen());
+        let common = Common::new(only(&["127.0.0.0/8"]));
+        let relay = Relay::tcp(published, target, &common).unwrap();
+        let (client, container) = aside(move || {
+            let client = dial(address);
+            (client, server.accept().unwrap().0)
+        })
+        .await;
+        wait_for("the flow", &relay, |counters| counters.active == 1).await;
+        common.set_allow(only(&["127.0.0.1/32", "::1/128"]));
+        sleep(10 * TICK).await;
+        assert_eq!(common.counters().active, 1, "it is still on the list");
+        common.set_allow(only(&["::1/128"]));
+        wait_for("the cut", &relay, |counters| counters.active == 0).await;
+        for mut end in [client, container] {
+            let error = end.read(&mut [0]).expect_err("it is cut");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+        relay.stop().await;
+    });
+}
+
+#[test]
+fn datagrams_of_who_is_not_on_the_list_go_nowhere() {
+    on_loopback(async || {
+        let published = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = published.local_addr().unwrap();
+        let common = Common::new(only(&["192.0.2.0/24"]));
+        let relay = Relay::udp(published, udp_echo().await, MINUTE, &common).unwrap();
+        let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(address).await.unwrap();
+        client.send(b"one").await.unwrap();
+        wait_for("the refusal", &relay, |counters| counters.refused == 1).await;
+        common.set_allow(Sources::default());
+        assert_eq!(ask(&client, b"two").await.as_deref(), Some(&b"TWO"[..]));
+        common.set_allow(only(&["192.0.2.0/24"]));
+        wait_for("its end", &relay, |counters| counters.active == 0).await;
+        relay.stop().await;
     });
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Active, Counters, SCRATCH, Target, slots};
+use super::{Active, Common, Counters, SCRATCH, Target, slots};
 
 /// Clients of one published port at the same time.
 pub(super) const MAX_CLIENTS: usize = 1024;
@@ -48,7 +49,7 @@ struct Path {
     client: Client,
     /// When a datagram last went either way: milliseconds since the relay started.
     last_active: AtomicU64,
-    _active: Active,
+    active: Active,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -88,18 +89,19 @@ impl Server {
         }
     }
 
-    pub(super) async fn serve(self, counters: Arc<Counters>, stopped: oneshot::Receiver<()>) {
+    pub(super) async fn serve(self, common: Arc<Common>, stopped: oneshot::Receiver<()>) {
         let mut tasks = JoinSet::new();
         tokio::select! {
             _ = stopped => {}
-            () = self.receive_all(&counters, &mut tasks) => {}
+            () = self.receive_all(&common, &mut tasks) => {}
         }
         drop(self);
         tasks.shutdown().await;
     }
 
     /// Never ends by itself.
-    async fn receive_all(&self, counters: &Arc<Counters>, tasks: &mut JoinSet<Client>) {
+    async fn receive_all(&self, common: &Arc<Common>, tasks: &mut JoinSet<Client>) {
+        let counters = &common.counters;
         let mut paths: HashMap<Client, (Arc<Path>, AbortHandle)> = HashMap::new();
         loop {
             let ready = tokio::select! {
@@ -122,7 +124,11 @@ impl Server {
             let outcome = SCRATCH.with_borrow_mut(|buffer| {
                 for _ in 0..BURST {
                     let (length, client) = receive(&self.socket, buffer)?;
-                    let Some(path) = self.path(client, &mut paths, counters, tasks) else {
+                    if !common.allows(client.address) {
+                        counters.refused.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    let Some(path) = self.path(client, &mut paths, common, tasks) else {
                         counters.dropped.fetch_add(1, Relaxed);
                         continue;
                     };
@@ -149,9 +155,10 @@ impl Server {
         &self,
         client: Client,
         paths: &mut HashMap<Client, (Arc<Path>, AbortHandle)>,
-        counters: &Arc<Counters>,
+        common: &Arc<Common>,
         tasks: &mut JoinSet<Client>,
     ) -> Option<Arc<Path>> {
+        let counters = &common.counters;
         if let Some((path, _)) = paths.get(&client) {
             // One whose time has just run out goes on in a new path; its task may be gone.
             if self.remaining(path).is_some() {
@@ -186,7 +193,7 @@ impl Server {
             upstream,
             client,
             last_active: AtomicU64::new(self.elapsed()),
-            _active: Active::new(counters),
+            active: Active::new(common),
             _slot: slot,
         });
         let answering = Answering {
@@ -242,11 +249,13 @@ impl Answering {
     /// Passes the container's datagrams on until the path has been idle for too long.
     async fn answer(self) -> Client {
         let path = &self.path;
-        let counters = &path._active.0;
+        let counters = path.active.counters();
+        let mut banned = pin!(path.active.0.banned(path.client.address));
         let mut wake = Instant::now() + self.idle;
         loop {
             tokio::select! {
                 _ = path.upstream.readable() => {}
+                () = &mut banned => return path.client,
                 () = sleep_until(wake) => match remaining(path, self.idle, self.started) {
                     Some(left) => {
                         wake = Instant::now() + left;

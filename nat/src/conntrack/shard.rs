@@ -1,9 +1,10 @@
 //! A part of the connection table.
 
-use super::index::Index;
-use super::{Connection, Direction, Key};
+use hashbrown::{HashMap, HashTable};
+
+use super::{Connection, Direction, Key, Kind, Traffic};
 use crate::time::Time;
-use crate::tuple::{Protocol, Tuple, TupleHash};
+use crate::tuple::{Tuple, TupleHash};
 
 /// Slots that one sweep looks at, at least.
 pub(super) const SWEEP: usize = 256;
@@ -20,7 +21,9 @@ pub(crate) struct Shard {
     /// Empty slots.
     vacant: Vec<u32>,
     /// Slot × 2 + direction.
-    index: Index,
+    index: HashTable<u32>,
+    /// By the id of a publish rule, what those of its connections carried that have ended.
+    ended: HashMap<u32, Traffic>,
     /// Where the next sweep begins.
     sweep_at: usize,
     /// Where the next sample begins.
@@ -31,25 +34,11 @@ impl Shard {
     /// The slot of the connection that this tuple belongs to, and which way it goes.
     pub(crate) fn find(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Direction)> {
         let key = Key::new(tuple);
-        let entry = self.index.find(hash, |entry| {
+        let entry = *self.index.find(hash, |&entry| {
             let (slot, direction) = split(entry);
             slot_of(&self.slots, slot).is_some_and(|connection| connection.has(direction, &key))
         })?;
         Some(split(entry))
-    }
-
-    /// The first step of a lookup ahead of its time: reads where it begins.
-    #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u32 {
-        self.index.touch(hash)
-    }
-
-    /// The second step: reads both cache lines of the connection that is likely meant.
-    #[inline]
-    pub(crate) fn touch_connection(&self, hash: u64) -> Option<(Protocol, u64)> {
-        let (slot, _) = split(self.index.first(hash)?);
-        let connection = slot_of(&self.slots, slot)?;
-        Some((connection.protocol, connection.bytes[0]))
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
@@ -99,11 +88,12 @@ impl Shard {
         *self.slot_mut(slot)? = Some(connection);
         let slots = &self.slots;
         for (direction, value) in [(0, hashes[0]), (1, hashes[1])] {
-            self.index.insert(value, slot << 1 | direction, |entry| {
-                let (slot, direction) = split(entry);
-                slot_of(slots, slot)
-                    .map_or(0, |connection| hash.tuple(&connection.tuple(direction)))
-            });
+            self.index
+                .insert_unique(value, slot << 1 | direction, |&entry| {
+                    let (slot, direction) = split(entry);
+                    slot_of(slots, slot)
+                        .map_or(0, |connection| hash.tuple(&connection.tuple(direction)))
+                });
         }
         Some(slot)
     }
@@ -112,10 +102,52 @@ impl Shard {
     pub(crate) fn remove(&mut self, slot: u32, hash: &TupleHash) -> Option<Connection> {
         let connection = self.slot_mut(slot)?.take()?;
         for (direction, tuple) in [(0, connection.original()), (1, connection.reply())] {
-            self.index.remove(hash.tuple(&tuple), slot << 1 | direction);
+            let wanted = slot << 1 | direction;
+            if let Ok(entry) = self
+                .index
+                .find_entry(hash.tuple(&tuple), |&entry| entry == wanted)
+            {
+                entry.remove();
+            }
         }
         self.vacant.push(slot);
+        self.remember(&connection);
         Some(connection)
+    }
+
+    /// A new connection of the same addresses and ports takes the place of one that is over.
+    pub(crate) fn reopen(&mut self, slot: u32) {
+        let Some(Some(connection)) = self.slot_mut(slot) else {
+            return;
+        };
+        let over = connection.clone();
+        connection.reopen();
+        self.remember(&over);
+    }
+
+    fn remember(&mut self, over: &Connection) {
+        if let Kind::Publish(id) | Kind::Hairpin(id) = over.kind() {
+            self.ended.entry(id).or_default().add(over);
+        }
+    }
+
+    /// Adds what the connections of publish rules have carried so far, by the rule's id.
+    pub(crate) fn add_traffic(&self, now: Time, traffic: &mut HashMap<u32, Traffic>) {
+        for (id, ended) in &self.ended {
+            *traffic.entry(*id).or_default() += *ended;
+        }
+        for (_, connection) in self.iter() {
+            if let Kind::Publish(id) | Kind::Hairpin(id) = connection.kind() {
+                let traffic = traffic.entry(id).or_default();
+                traffic.add(connection);
+                traffic.active += u64::from(!connection.is_expired(now));
+            }
+        }
+    }
+
+    /// Forgets what was carried by rules that are no more.
+    pub(crate) fn retain_traffic(&mut self, keep: impl Fn(u32) -> bool) {
+        self.ended.retain(|id, _| keep(*id));
     }
 
     /// Of the next `sample` slots, the connection with the highest score.

@@ -1,6 +1,7 @@
 //! The engine from outside: packets in, packets out. `World` has the usual addresses and checks
 //! with every packet that checksums are right, and that a refused packet is untouched.
 
+mod allowed;
 mod behaviour;
 mod by_address;
 mod conformance;
@@ -12,6 +13,7 @@ mod prefetch;
 mod random;
 mod rules;
 mod tcp_states;
+mod traffic;
 
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::limits::Timeouts;
 use crate::packet::Packet;
 use crate::refused::Refused;
 use crate::rule::{Masquerade, Publish};
+use crate::sources::Sources;
 use crate::testing::*;
 
 /// The host's address on the uplink.
@@ -138,6 +141,7 @@ fn rule(id: u32, protocol: Protocol, ports: RangeInclusive<u16>, to: &str) -> Pu
         ports,
         to: to.ip(),
         to_port: to.port(),
+        allow: Sources::default(),
     }
 }
 

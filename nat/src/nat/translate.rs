@@ -129,7 +129,7 @@ impl Nat {
             direction == Direction::Original || matches!(connection.kind(), Kind::Publish(_));
         let new = may_open && connection.is_over() && segment.is_some_and(Segment::is_syn);
         if new {
-            connection.reopen();
+            shard.reopen(slot);
             self.counters.opened.fetch_add(1, Ordering::Relaxed);
         }
         Some((slot, direction, new))
@@ -158,9 +158,14 @@ impl Nat {
                 // from it has the port that it is reached by, and belongs to a flow from outside.
                 // This is what carries such a flow through a restart when the container speaks
                 // first.
-                if let Some(claim) =
-                    rules.published_as(tuple.protocol, tuple.src, tuple.src_port, external)
-                {
+                let Tuple {
+                    protocol,
+                    src,
+                    src_port,
+                    dst,
+                    ..
+                } = *tuple;
+                if let Some(claim) = rules.published_as(dst, protocol, src, src_port, external) {
                     return match syn || mid_stream {
                         true => Ok(Some(Opening::answered(tuple, claim))),
                         false => Err(Refused::NotOpening),
@@ -177,19 +182,25 @@ impl Nat {
             }
             Path::Inbound => {
                 let target = rules
-                    .published(tuple.protocol, tuple.dst, tuple.dst_port)
+                    .published_to(tuple.src, tuple.protocol, tuple.dst, tuple.dst_port)?
                     .ok_or(Refused::NoMapping)?;
                 Opening::published(tuple, target)
             }
             Path::Hairpin => {
-                match rules.published(tuple.protocol, tuple.dst, tuple.dst_port) {
+                match rules.published_to(tuple.src, tuple.protocol, tuple.dst, tuple.dst_port)? {
                     Some(target) => Opening::hairpin(tuple, target),
                     None if self.is_mapped(&rules, tuple) => {
                         let rule = rules.masquerade(tuple.src);
                         let external = rule.and_then(|rule| rule.to).unwrap_or(tuple.dst);
                         // Its own port being published, it is reached by that one only.
-                        let Tuple { src, src_port, .. } = *tuple;
-                        let claim = rules.published_as(tuple.protocol, src, src_port, external);
+                        let Tuple {
+                            protocol,
+                            src,
+                            src_port,
+                            dst,
+                            ..
+                        } = *tuple;
+                        let claim = rules.published_as(dst, protocol, src, src_port, external);
                         if claim.is_some() || external.is_ipv4() != src.is_ipv4() {
                             return Err(Refused::Filtered);
                         }

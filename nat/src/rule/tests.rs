@@ -1,5 +1,7 @@
 use super::*;
 
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
+
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -12,6 +14,7 @@ fn publish(id: u32, host: Option<&str>, ports: RangeInclusive<u16>, to_port: u16
         ports,
         to: IpAddr::from([172, 20, 0, id as u8]),
         to_port,
+        allow: Sources::default(),
     }
 }
 
@@ -51,7 +54,7 @@ fn a_range_maps_one_to_one_and_is_one_interval() {
     );
     let inside = address("172.20.0.1");
     let host = address("192.0.2.2");
-    let claim = index.published_as(Protocol::TCP, inside, 1500, host);
+    let claim = index.published_as(PEER, Protocol::TCP, inside, 1500, host);
     assert_eq!(
         claim,
         Some(Claim {
@@ -60,12 +63,12 @@ fn a_range_maps_one_to_one_and_is_one_interval() {
             port: 2500
         })
     );
-    assert!(index.is_published(Protocol::TCP, inside, 1500));
-    assert!(!index.is_published(Protocol::TCP, inside, 999));
+    assert!(index.is_published(PEER, Protocol::TCP, inside, 1500));
+    assert!(!index.is_published(PEER, Protocol::TCP, inside, 999));
     // Not an address of the host.
     let elsewhere = address("192.0.2.3");
     assert_eq!(
-        index.published_as(Protocol::TCP, inside, 1500, elsewhere),
+        index.published_as(PEER, Protocol::TCP, inside, 1500, elsewhere),
         None
     );
 }
@@ -129,7 +132,7 @@ fn a_container_does_not_speak_from_a_port_that_leads_elsewhere() {
     ]);
     let host = address("192.0.2.1");
     let port = |container: &str, port| {
-        let claim = index.published_as(Protocol::TCP, address(container), port, host);
+        let claim = index.published_as(PEER, Protocol::TCP, address(container), port, host);
         claim.map(|claim| (claim.host, claim.port))
     };
     assert_eq!(port("172.20.0.1", 8080), Some((host, 80)));
@@ -139,8 +142,8 @@ fn a_container_does_not_speak_from_a_port_that_leads_elsewhere() {
         port("172.20.0.3", 9090),
         Some((address("198.51.100.9"), 90))
     );
-    assert!(!index.is_published(Protocol::TCP, address("172.20.0.2"), 8080));
-    assert!(index.is_published(Protocol::TCP, address("172.20.0.3"), 9090));
+    assert!(!index.is_published(PEER, Protocol::TCP, address("172.20.0.2"), 8080));
+    assert!(index.is_published(PEER, Protocol::TCP, address("172.20.0.3"), 9090));
 }
 
 #[test]
@@ -174,7 +177,7 @@ fn meaningless_rules_are_named_and_ignored() {
 
     let index = index(vec![empty, zero, over, family, icmp]);
     assert_eq!(lead(&index, "192.0.2.1", 80), None);
-    assert!(!index.is_published(Protocol::TCP, address("172.20.0.1"), 80));
+    assert!(!index.is_published(PEER, Protocol::TCP, address("172.20.0.1"), 80));
 }
 
 #[test]

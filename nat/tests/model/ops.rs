@@ -24,6 +24,11 @@ pub(crate) const LOCAL: [&str; 3] = [HOSTS[0], HOSTS[1], HOSTS[2]];
 /// The first host port that is ever published, and the first external port.
 pub(crate) const PUBLISHED: u16 = 8000;
 pub(crate) const EXTERNAL: u16 = 61000;
+/// Lists of those whom a published port is for: a peer and two containers, and one of each family.
+pub(crate) const ALLOWED: [&[&str]; 2] = [
+    &["192.0.2.9/32", "10.0.0.2/31"],
+    &["192.0.2.10/32", "2001:db8::9/128", "fd00::2/128"],
+];
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -148,6 +153,7 @@ pub(crate) enum Op {
         width: u16,
         to: usize,
         to_port: usize,
+        allow: Option<usize>,
         /// Before the other rules.
         ahead: bool,
     },
@@ -261,16 +267,18 @@ fn publish() -> impl Strategy<Value = Op> {
             prop_oneof![2 => 0..2usize, 1 => 0..INSIDE.len()],
             prop_oneof![3 => Just(0usize), 1 => Just(1usize)],
         ),
+        prop::option::weighted(0.3, 0..ALLOWED.len()),
         any::<bool>(),
     )
         .prop_map(
-            |(protocol, host, first, width, (to, to_port), ahead)| Op::Publish {
+            |(protocol, host, first, width, (to, to_port), allow, ahead)| Op::Publish {
                 protocol,
                 host,
                 first,
                 width,
                 to,
                 to_port,
+                allow,
                 ahead,
             },
         )

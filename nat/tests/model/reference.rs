@@ -135,11 +135,14 @@ impl Reference {
                 src_port,
                 ..
             } = original;
-            let published = |host| model.claim(protocol, src, src_port, host).is_some();
+            let published = |host| {
+                let claim = model.claim(original.dst, protocol, src, src_port, host);
+                claim.is_some()
+            };
             match flow.kind {
                 Kind::Publish(id) | Kind::Hairpin(id) => {
                     let leads = model.published(protocol, original.dst, original.dst_port);
-                    leads != Some((id, reply.src, reply.src_port))
+                    leads != Some((id, reply.src, reply.src_port)) || !model.allows(id, src)
                 }
                 Kind::Routed => {
                     let mut hosts = HOSTS.iter().map(|host| ip(host));
@@ -280,10 +283,18 @@ impl Reference {
         Some((rule.id, rule.to, rule.to_port + (port - rule.ports.start())))
     }
 
-    /// The first rule that publishes a container's port, if the host port, on the address of the
-    /// route if the rule names none, leads there: rule, host address, host port.
+    /// Whether a published port is for this source.
+    fn allows(&self, rule: u32, source: IpAddr) -> bool {
+        let mut rules = self.rules.publish.iter();
+        rules.any(|publish| publish.id == rule && publish.allow.allows(source))
+    }
+
+    /// The first rule that publishes a container's port, if it is for the peer, and if the host
+    /// port, on the address of the route if the rule names none, leads there: rule, host address,
+    /// host port.
     fn claim(
         &self,
+        peer: IpAddr,
         protocol: Protocol,
         address: IpAddr,
         port: u16,
@@ -296,7 +307,8 @@ impl Reference {
         let host = rule.host.unwrap_or(external);
         let host_port = rule.ports.start() + (port - rule.to_port);
         let leads = self.published(protocol, host, host_port);
-        (leads == Some((rule.id, address, port))).then_some((rule.id, host, host_port))
+        (leads == Some((rule.id, address, port)) && rule.allow.allows(peer))
+            .then_some((rule.id, host, host_port))
     }
 
     // Packets.
@@ -369,7 +381,13 @@ impl Reference {
             Path::Outbound { external } => {
                 let to = self.masquerade(tuple.src);
                 let external = to.flatten().unwrap_or(external);
-                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port, external);
+                let claim = self.claim(
+                    tuple.dst,
+                    tuple.protocol,
+                    tuple.src,
+                    tuple.src_port,
+                    external,
+                );
                 if let Some((id, host, port)) = claim {
                     if !(first || later) {
                         return refused(Refused::NotOpening);
@@ -411,7 +429,13 @@ impl Reference {
                     return refused(Refused::NotPublished);
                 };
                 let external = to.unwrap_or(tuple.dst);
-                let claim = self.claim(tuple.protocol, tuple.src, tuple.src_port, external);
+                let claim = self.claim(
+                    tuple.dst,
+                    tuple.protocol,
+                    tuple.src,
+                    tuple.src_port,
+                    external,
+                );
                 if claim.is_some() {
                     return refused(Refused::Filtered);
                 }
@@ -429,6 +453,9 @@ impl Reference {
                         Refused::NoMapping
                     });
                 };
+                if !self.allows(id, tuple.src) {
+                    return refused(Refused::NotAllowed);
+                }
                 if !(first || later_of_opener) {
                     return refused(Refused::NotOpening);
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nat::{
     Checksum, Direction, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Refused, Rules,
-    Translated,
+    Sources, Translated,
 };
 
 use super::ops::*;
@@ -241,6 +241,7 @@ impl Run {
                 width,
                 to,
                 to_port,
+                allow,
                 ahead,
             } => {
                 let id = self.next_rule;
@@ -257,6 +258,10 @@ impl Run {
                     } else {
                         INSIDE_PORTS[to_port]
                     },
+                    allow: allow.map_or_else(Sources::default, |at| {
+                        let networks = ALLOWED[at].iter().map(|text| text.parse().unwrap());
+                        Sources::new(&networks.collect::<Vec<_>>())
+                    }),
                 };
                 let mut rules = self.model.rules.clone();
                 let at = if ahead { 0 } else { rules.publish.len() };

@@ -118,6 +118,7 @@ fn nobody_takes_over_a_configured_address() {
     assert_eq!(lan.send(1, &frame(mac(3), mac(2))), [3]);
 }
 
+// Feature: switching
 #[test]
 fn a_learned_station_becomes_configured_and_leaves_with_its_port() {
     let mut lan = Lan::new(3).with(unguarded);
@@ -205,6 +206,7 @@ fn stations_learned_behind_isolated_endpoints_are_isolated_too() {
 }
 
 // Conforms: SWITCH-storm-control
+// Feature: switching
 #[test]
 fn a_storm_is_held_at_the_port_it_comes_from() {
     let storm = StormLimits {
@@ -263,6 +265,7 @@ fn a_flood_of_addresses_costs_only_its_sender() {
 }
 
 // Conforms: SWITCH-vlan-transparent
+// Feature: snooping
 #[test]
 fn vlan_tags_pass_untouched_guarded_or_not() {
     let inner = |tags: &[u8]| {

@@ -31,6 +31,7 @@ fn check(fdb: &Fdb) {
 }
 
 // Conforms: SWITCH-learning
+// Feature: switching
 #[test]
 fn learns_refreshes_moves_and_ages() {
     let (fdb, limits) = (Fdb::default(), limits(8, 100));
@@ -48,6 +49,7 @@ fn learns_refreshes_moves_and_ages() {
 }
 
 // Conforms: LINUX-bridge-fdb-learning-limit
+// Feature: switching
 #[test]
 fn a_port_over_its_limit_loses_only_its_own_entries() {
     let (fdb, limits) = (Fdb::default(), limits(4, 1000));

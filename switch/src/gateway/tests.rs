@@ -72,6 +72,7 @@ fn lan() -> Lan {
                 ports: 8080..=8080,
                 to: ip("fd00::1").into(),
                 to_port: 80,
+                allow: nat::Sources::default(),
             }],
             local: config.host_addresses.clone(),
         };

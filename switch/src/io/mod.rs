@@ -39,7 +39,8 @@ pub use packet::{PacketOptions, PacketSocket, open_packet};
 pub use poll::Poller;
 pub(crate) use poll::{Sleeper, Waker};
 pub use reserve::{
-    ReservedPorts, bind_udp, has_ipv6, hold_protocols, listen_tcp, replace_filter, reserve,
+    ReservedPorts, bind_udp, has_ipv6, hold_protocols, hold_sctp, listen_tcp, replace_filter,
+    reserve,
 };
 pub use tap::{TapOptions, TapQueue, open_tap};
 

@@ -21,6 +21,7 @@ use super::{context, errno, sys};
 
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
+const SCTP: u8 = libc::IPPROTO_SCTP as u8;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -63,6 +64,28 @@ pub fn bind_udp(host: Option<IpAddr>, port: u16, filter: &[sock_filter]) -> io::
     Ok(socket.into())
 }
 
+/// Holds a port of SCTP, on addresses as those of [`listen_tcp`], against the kernel that has SCTP: it
+/// would answer for a port that nobody has with ABORT (RFC 9260 section 8.4). None on a kernel that
+/// has no SCTP.
+///
+/// # Errors
+///
+/// As of [`listen_tcp`].
+pub fn hold_sctp(host: Option<IpAddr>, port: u16) -> io::Result<Option<OwnedFd>> {
+    let held = open(host, SCTP, &drop_all_filter()).and_then(|socket| {
+        socket.bind(&SocketAddr::new(host.unwrap_or_else(everywhere), port).into())?;
+        socket.listen(1)?;
+        Ok(socket)
+    });
+    match held {
+        Ok(socket) => Ok(Some(socket.into())),
+        Err(error) => match errno(&error) {
+            Errno::EPROTONOSUPPORT | Errno::ESOCKTNOSUPPORT => Ok(None),
+            _ => Err(explain(host, port, "sctp", &error)),
+        },
+    }
+}
+
 /// Replaces a socket's filter in one step, when the uplinks have changed.
 ///
 /// # Errors
@@ -76,10 +99,10 @@ pub fn replace_filter(fd: BorrowedFd<'_>, filter: &[sock_filter]) -> io::Result<
 fn open(host: Option<IpAddr>, protocol: u8, filter: &[sock_filter]) -> io::Result<Socket> {
     let is_v6 = host.unwrap_or_else(everywhere).is_ipv6();
     let domain = if is_v6 { Domain::IPV6 } else { Domain::IPV4 };
-    let kind = if protocol == TCP {
-        Type::STREAM
-    } else {
+    let kind = if protocol == UDP {
         Type::DGRAM
+    } else {
+        Type::STREAM
     };
     let socket = Socket::new(domain, kind, Some(Protocol::from(i32::from(protocol))))?;
     if is_v6 {

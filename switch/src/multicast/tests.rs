@@ -146,6 +146,7 @@ fn mld_v2(from: u8, records: &[(u8, u16, Ipv6Addr)]) -> Vec<u8> {
 }
 
 // Conforms: LINUX-bridge-igmp
+// Feature: snooping
 #[test]
 fn a_group_goes_to_its_listeners_and_the_host() {
     let mut lan = lan(4);
@@ -201,6 +202,7 @@ fn reports_of_version_3_tell_of_many_groups() {
 }
 
 // Conforms: LINUX-bridge-mld
+// Feature: snooping
 #[test]
 fn ipv6_groups_go_to_their_listeners() {
     let mut lan = lan(4).with(|config| {

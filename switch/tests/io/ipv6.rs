@@ -162,6 +162,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
                 ports: 8080..=8080,
                 to: ip(CONTAINER),
                 to_port: 80,
+                allow: nat::Sources::default(),
             }],
             local,
         },

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
-use nat::{Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Time};
+use nat::{
+    Checksum, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Sources, Time,
+};
 
 use crate::packet::{HOST4, HOST6, Shape, address};
 use crate::sums;
@@ -133,6 +135,7 @@ fn engine() -> Nat {
         ports: 8000..=8019,
         to: address(0, at & 2 != 0),
         to_port: 80,
+        allow: Sources::default(),
     });
     let rules = Rules {
         masquerade: sources.into(),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use nat::{
-    Checksum, Kind, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Time, Tuple,
+    Checksum, Kind, Limits, Masquerade, Nat, Packet, Path, Protocol, Publish, Rules, Sources, Time,
+    Tuple,
 };
 
 use crate::packet::{HOST4, HOST6, Shape, address, answer};
@@ -180,6 +181,7 @@ impl World {
                 ports: first..=first + 9,
                 to: address(at & 1, ipv6),
                 to_port: 80,
+                allow: Sources::default(),
             }
         });
         let sources = [("10.0.0.0/8", "fd00::/8"), ("10.0.0.0/24", "fd00::/64")];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use nat::{Masquerade, Protocol, Publish, Rules, Time};
+use nat::{Masquerade, Protocol, Publish, Rules, Sources, Time};
 use switch::config::{Bridge, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
 use switch::frame::{Frame, MacAddr};
 use switch::io::{MemoryPeer, Queue, memory_port};
@@ -172,6 +172,7 @@ impl World {
                 },
                 to: address(if at & 4 == 0 { 0 } else { 2 }, at & 2 != 0),
                 to_port: 80,
+                allow: Sources::default(),
             });
         let sources = ["10.0.0.0/24", "10.1.0.0/24", "fd00::/64", "fd01::/64"];
         let neighbors = if which & 0x80 == 0 {

@@ -213,6 +213,7 @@ impl World {
                 ports: published.port..=published.port,
                 to: to.of(published.v6),
                 to_port: published.to_port(),
+                allow: nat::Sources::default(),
             });
         }
     }

@@ -39,6 +39,7 @@ struct System {
 }
 
 // Conforms: PROOF-differential
+// Feature: nat-state
 #[test]
 fn the_kernels_nat_and_ours_do_the_same() {
     if !pontoon_tests::is_root_or_skip() {

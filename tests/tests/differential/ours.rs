@@ -103,6 +103,7 @@ impl Ours {
                         ports: PUBLISHED..=PUBLISHED,
                         to: Who::B.address(ipv6),
                         to_port: SERVED,
+                        allow: nat::Sources::default(),
                     })
                     .collect(),
                 local: families.map(host).into(),

@@ -305,23 +305,14 @@ impl Daemon {
             .iter()
             .map(|published| published.mapping.clone())
             .collect();
-        match self.plug(&candidate.place(), &mut record, endpoints) {
-            Ok(plugs) => {
-                self.resolver.listen_in(&candidate.netns, &record);
-                Ok(Container {
-                    record,
-                    plugs,
-                    published,
-                    watch: None,
-                })
-            }
-            Err(failure) => {
-                if let Err(error) = self.store.remove_container(&record.id) {
-                    tracing::error!("{error:#}; the next start drops it");
-                }
-                Err(failure)
-            }
-        }
+        let plugs = self.plug(&candidate.place(), &mut record, endpoints)?;
+        self.resolver.listen_in(&candidate.netns, &record);
+        Ok(Container {
+            record,
+            plugs,
+            published,
+            watch: None,
+        })
     }
 
     /// The first endpoint's.

@@ -12,20 +12,29 @@ use switch::frame::MacAddr;
 
 use super::attach::describe_target;
 use super::{Container, Plug, stop};
-use crate::api::{self, Connect, Mode, Status, Target};
+use crate::api::{self, Connect, EventAction, EventKind, Mode, Status, Target};
+use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::{self, NewInterface};
 use crate::daemon::life;
 use crate::daemon::network::{default_routes, list, refused, remove_interface};
 use crate::daemon::publish::Destination;
-use crate::daemon::store::{ContainerRecord, EndpointRecord};
+use crate::daemon::store::{ContainerRecord, EndpointRecord, Store};
 use crate::daemon::{Daemon, limits, names};
 use crate::ipam::{self, IpamError};
-use crate::link::{self, ContainerLink, LinkInfo};
+use crate::link::{self, ContainerLink};
 use crate::netns::Netns;
 
 /// Aliases of one endpoint; a name server answers for each.
 const ALIASES_MAX: usize = 64;
+
+/// An interface that is new and may yet be given up, and where it is plugged.
+struct Made {
+    new: NewInterface,
+    /// Its name in the container.
+    interface: String,
+    plug: Plug,
+}
 
 /// The container that an endpoint is made for.
 pub(super) struct Place<'a> {
@@ -86,11 +95,7 @@ impl Daemon {
             }
             Err(failure) => {
                 self.release(&endpoint);
-                let former = self.containers[position].record.clone();
-                self.route(&netns, &former.endpoints);
-                if let Err(error) = self.store.put_container(&former) {
-                    tracing::error!("{error:#}");
-                }
+                self.route(&netns, &self.containers[position].record.endpoints);
                 return Err(failure);
             }
         }
@@ -153,7 +158,8 @@ impl Daemon {
     fn remove_endpoint(&mut self, position: usize, at: usize) -> Result<(), Failure> {
         let mut record = self.containers[position].record.clone();
         let endpoint = record.endpoints.remove(at);
-        self.store.put_container(&record)?;
+        let leaving = self.containers[position].plugs[at];
+        self.record_leave(&[leaving], |store| store.put_container(&record))?;
         let container = &mut self.containers[position];
         container.record = record.clone();
         let plug = container.plugs.remove(at);
@@ -242,8 +248,8 @@ impl Daemon {
         }
     }
 
-    /// Makes what was planned: interfaces, default routes, the record with the new endpoints, and
-    /// the switch's ports. On failure nothing is left of it but, it may be, the record in the store.
+    /// Makes what was planned: interfaces, default routes, the switch's ports, and the record with
+    /// the new endpoints. On failure nothing is left of it.
     pub(super) fn plug(
         &mut self,
         place: &Place,
@@ -251,95 +257,194 @@ impl Daemon {
         planned: Vec<EndpointRecord>,
     ) -> Result<Vec<Plug>, Failure> {
         let mut made = Vec::with_capacity(planned.len());
-        for mut endpoint in planned {
-            let (new, link) = self.make_interface(place, &mut endpoint, &record.endpoints)?;
-            record.endpoints.push(endpoint);
-            made.push((new, link));
+        let plugged = planned
+            .into_iter()
+            .try_for_each(|mut endpoint| {
+                let link = self.container_link(&endpoint);
+                made.push(self.make_interface(place, &mut endpoint, &record.endpoints, &link)?);
+                record.endpoints.push(endpoint);
+                Ok::<_, io::Error>(())
+            })
+            .and_then(|()| self.try_route(place.netns, &record.endpoints))
+            .map_err(Failure::from)
+            .and_then(|()| Ok(self.store.put_container(record)?));
+        if let Err(failure) = plugged {
+            made.into_iter().for_each(|it| self.unmake(place, it));
+            return Err(failure);
         }
-        self.try_route(place.netns, &record.endpoints)?;
-        self.store.put_container(record)?;
-        let mut plugs: Vec<Plug> = Vec::with_capacity(made.len());
-        for (new, link) in made {
-            let host_ifindex = link.peer_index.filter(|_| new.host_interface.is_some());
-            match new.keep().and_then(|queues| self.switch.add_port(queues)) {
-                Ok(port) => plugs.push(Plug {
-                    port,
-                    ifindex: link.index,
-                    host_ifindex,
-                }),
-                Err(error) => {
-                    let _ = place.netns.run(|| remove_interface(&link.name));
-                    let first = record.endpoints.len() - plugs.len() - 1;
-                    for (plug, endpoint) in plugs.iter().zip(&record.endpoints[first..]) {
-                        self.switch.remove_port(plug.port);
-                        let _ = place.netns.run(|| remove_interface(&endpoint.interface));
-                    }
-                    return Err(error.into());
-                }
-            }
+        let mut plugs = Vec::with_capacity(made.len());
+        for Made { new, plug, .. } in made {
+            new.keep();
+            self.outlive(&[plug], true);
+            plugs.push(plug);
         }
         Ok(plugs)
     }
 
-    /// Makes an interface inside the container, which vanishes with the value returned.
+    /// Makes an interface inside the container and gives it to the switch. It does not outlive the
+    /// daemon yet.
     fn make_interface(
         &self,
         place: &Place,
         endpoint: &mut EndpointRecord,
         siblings: &[EndpointRecord],
-    ) -> io::Result<(NewInterface, LinkInfo)> {
-        let link = self.container_link(endpoint);
+        link: &ContainerLink,
+    ) -> io::Result<Made> {
         let stem = free_stem(place.id, siblings);
         let workers = self.switch.workers();
-        let made = NewInterface::create(endpoint.port_kind, &stem, workers, link.mtu)?;
-        endpoint.host_interface = made.host_interface.clone();
-        link::move_to(&made.name, place.netns).map_err(io::Error::from)?;
-        let info = link::configure_container(place.netns, &made.name, &link)?;
-        Ok((made, info))
+        let mut new = NewInterface::create(endpoint.port_kind, &stem, workers, link.mtu)?;
+        endpoint.host_interface = new.host_interface.clone();
+        link::move_to(&new.name, place.netns).map_err(io::Error::from)?;
+        let info = link::configure_container(place.netns, &new.name, link)?;
+        let port = self.switch.add_port(new.take_queues())?;
+        let plug = Plug {
+            port,
+            ifindex: info.index,
+            host_ifindex: info.peer_index.filter(|_| new.host_interface.is_some()),
+        };
+        Ok(Made {
+            new,
+            interface: info.name,
+            plug,
+        })
     }
 
-    /// Takes up an endpoint that a daemon before this one made.
+    /// Takes away what was made and is nobody's.
+    fn unmake(&self, place: &Place, made: Made) {
+        self.switch.remove_port(made.plug.port);
+        // A TAP would go by itself, but a moment later, when the last worker lets go of it.
+        if made.new.host_interface.is_none() {
+            let _ = place.netns.run(|| remove_interface(&made.interface));
+        }
+    }
+
+    /// Whether the TAPs behind plugs outlive the daemon.
+    pub(super) fn outlive(&self, plugs: &[Plug], outlive: bool) {
+        for plug in plugs {
+            // Fails where somebody has removed the device, and then its end is on its way.
+            if let Err(error) = self.switch.set_persist(plug.port, outlive) {
+                tracing::debug!("{error}");
+            }
+        }
+    }
+
+    /// Records that endpoints go, which must not outlive the daemon any more by then.
+    pub(super) fn record_leave(
+        &mut self,
+        plugs: &[Plug],
+        record: impl FnOnce(&mut Store) -> anyhow::Result<()>,
+    ) -> Result<(), Failure> {
+        self.outlive(plugs, false);
+        let recorded = record(&mut self.store);
+        if recorded.is_err() {
+            self.outlive(plugs, true);
+        }
+        Ok(recorded?)
+    }
+
+    /// Takes up an endpoint that a daemon before this one made. Its interface is made anew if it is
+    /// not there: somebody has removed it, or that daemon died between the record and the interface.
     pub(super) fn adopt_endpoint(
         &mut self,
         netns: &Netns,
-        record: &ContainerRecord,
+        record: &mut ContainerRecord,
         at: usize,
     ) -> Result<Plug, Failure> {
-        let endpoint = &record.endpoints[at];
+        let endpoint = record.endpoints[at].clone();
         let position = self.find_network(&endpoint.network)?;
         let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
         self.networks[position]
             .addresses
             .hold(&addresses, &record.name)
             .map_err(refused)?;
-        let mut link = self.container_link(endpoint);
+        let mut link = self.container_link(&endpoint);
         link.gateways = default_routes(&self.networks, &record.endpoints)
             .into_iter()
             .filter(|(through, _)| *through == at)
             .map(|(_, gateway)| gateway)
             .collect();
+        let adopted = match self.take_up(netns, &endpoint, &link) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_anew(netns, record, at, &link)
+            }
+            other => other.map_err(Failure::from),
+        };
+        if adopted.is_err() {
+            self.release(&endpoint);
+        }
+        adopted
+    }
+
+    fn take_up(
+        &self,
+        netns: &Netns,
+        endpoint: &EndpointRecord,
+        link: &ContainerLink,
+    ) -> io::Result<Plug> {
         let host_interface = endpoint.host_interface.as_deref();
         let workers = self.switch.workers();
-        let adopted = interface::adopt(
+        let queues = interface::adopt(
             netns,
             &endpoint.interface,
             host_interface,
             workers,
             link.mtu,
-        )
-        .and_then(|queues| {
-            let info = link::configure_container(netns, &endpoint.interface, &link)?;
-            let port = self.switch.add_port(queues)?;
-            Ok(Plug {
-                port,
-                ifindex: info.index,
-                host_ifindex: info.peer_index.filter(|_| host_interface.is_some()),
-            })
-        });
-        adopted.map_err(|error| {
-            self.release(endpoint);
-            error.into()
+        )?;
+        let info = link::configure_container(netns, &endpoint.interface, link)?;
+        Ok(Plug {
+            port: self.switch.add_port(queues)?,
+            ifindex: info.index,
+            host_ifindex: info.peer_index.filter(|_| host_interface.is_some()),
         })
+    }
+
+    fn make_anew(
+        &mut self,
+        netns: &Netns,
+        record: &mut ContainerRecord,
+        at: usize,
+        link: &ContainerLink,
+    ) -> Result<Plug, Failure> {
+        let mut siblings = record.endpoints.clone();
+        let mut endpoint = siblings.remove(at);
+        // Its other end may have been renamed inside.
+        if let Some(host_end) = &endpoint.host_interface {
+            remove_interface(host_end);
+        }
+        let place = Place {
+            id: &record.id,
+            name: &record.name,
+            netns,
+            target: &record.target,
+        };
+        let made = self.make_interface(&place, &mut endpoint, &siblings, link)?;
+        if record.endpoints[at] != endpoint {
+            let mut changed = record.clone();
+            changed.endpoints[at] = endpoint;
+            if let Err(error) = self.store.put_container(&changed) {
+                self.unmake(&place, made);
+                return Err(error.into());
+            }
+            *record = changed;
+        }
+        made.new.keep();
+        self.outlive(&[made.plug], true);
+        let interface = &record.endpoints[at].interface;
+        tracing::warn!(
+            "{interface} of {} was not there; it is made anew",
+            record.name
+        );
+        let mut restored = event(EventKind::Endpoint, EventAction::Restored, &record.name);
+        restored.id = Some(record.id.clone());
+        let network = &record.endpoints[at].network;
+        let mut networks = self.networks.iter().map(|it| &it.record);
+        restored.network = networks
+            .find(|it| it.id == *network)
+            .map(|it| it.name.clone());
+        restored.addresses = link.addresses.iter().map(IpNet::addr).collect();
+        restored.reason = Some(format!("{interface} had vanished while no daemon ran"));
+        self.news.push(restored);
+        Ok(made.plug)
     }
 
     /// Takes an endpoint away that no rule leads to and no record names any more.

@@ -1,18 +1,21 @@
 //! Published ports of containers: all of a request, or none.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use ipnet::IpNet;
 use switch::io::filter::local_only_filter;
 
 use super::stop;
-use crate::api::{self, Mode, PortMapping, Status};
+use crate::api::{self, EventAction, EventKind, Mode, PortMapping, Status};
 use crate::daemon::Daemon;
+use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
 use crate::daemon::publish::{self, Claim, Destination, Published, Reservation};
 use crate::daemon::store::ContainerRecord;
 
 impl Daemon {
-    /// Publishes more ports of a running container, all of them or none.
+    /// Publishes more ports of a running container, all of them or none. Of ports that it publishes
+    /// already this changes whom they are for.
     pub(in crate::daemon) fn publish(
         &mut self,
         wanted: &str,
@@ -21,17 +24,41 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
+        let mut record = container.record.clone();
         let to = self.destination(position)?;
-        let mut published = self.publish_all(&name, to, mappings)?;
-        let mut record = self.containers[position].record.clone();
+        let held: HashMap<PortMapping, usize> = (record.published.iter().enumerate())
+            .map(|(at, mapping)| (publish::ports_of(mapping), at))
+            .collect();
+        let mut lists: HashMap<PortMapping, Vec<IpNet>> = HashMap::new();
+        let mut added = Vec::new();
+        for mapping in mappings.into_iter().map(publish::normalized) {
+            let ports = publish::ports_of(&mapping);
+            match held.get(&ports) {
+                Some(&at) if record.published[at].allow != mapping.allow => {
+                    publish::check(&mapping, to)?;
+                    record.published[at].allow.clone_from(&mapping.allow);
+                    lists.insert(ports, mapping.allow);
+                }
+                _ => added.push(mapping),
+            }
+        }
+        let mut published = self.publish_all(&name, to, added)?;
         record
             .published
             .extend(published.iter().map(|published| published.mapping.clone()));
         self.store.put_container(&record)?;
-        let added = &record.published[record.published.len() - published.len()..];
-        tracing::info!("{name} publishes {}", publish::describe_all(added));
+        if !published.is_empty() {
+            let added = &record.published[record.published.len() - published.len()..];
+            tracing::info!("{name} publishes {}", publish::describe_all(added));
+        }
         let container = &mut self.containers[position];
         container.record = record;
+        for published in &mut container.published {
+            if let Some(allow) = lists.remove(&publish::ports_of(&published.mapping)) {
+                published.set_allow(allow);
+                tracing::info!("{name} publishes {} now", published.mapping);
+            }
+        }
         container.published.append(&mut published);
         self.apply();
         self.tell_container(&id)
@@ -47,10 +74,24 @@ impl Daemon {
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
         let mut record = container.record.clone();
-        let withdrawn: Vec<PortMapping> = mappings.into_iter().map(publish::normalized).collect();
-        let mut kept: HashSet<PortMapping> = record.published.iter().cloned().collect();
-        for mapping in &withdrawn {
-            if !kept.remove(mapping) {
+        let mut withdrawn: Vec<PortMapping> =
+            mappings.into_iter().map(publish::normalized).collect();
+        let mut kept: HashSet<PortMapping> =
+            record.published.iter().map(publish::ports_of).collect();
+        for mapping in &mut withdrawn {
+            // The host port was chosen for who asked, who need not know it.
+            if mapping.host_port == 0
+                && let Some(chosen) = record.published.iter().find(|it| {
+                    let asked = PortMapping {
+                        host_port: 0,
+                        ..(*it).clone()
+                    };
+                    publish::ports_of(&asked) == publish::ports_of(mapping)
+                })
+            {
+                mapping.host_port = chosen.host_port;
+            }
+            if !kept.remove(&publish::ports_of(mapping)) {
                 return Err(Failure::NotFound(format!(
                     "{name} does not publish {} to {} ({}): name a mapping as it was published",
                     publish::describe(mapping),
@@ -59,12 +100,14 @@ impl Daemon {
                 )));
             }
         }
-        record.published.retain(|mapping| kept.contains(mapping));
+        record
+            .published
+            .retain(|mapping| kept.contains(&publish::ports_of(mapping)));
         self.store.put_container(&record)?;
         let container = &mut self.containers[position];
         let (served, ended) = std::mem::take(&mut container.published)
             .into_iter()
-            .partition(|published| kept.contains(&published.mapping));
+            .partition(|published| kept.contains(&publish::ports_of(&published.mapping)));
         container.published = served;
         container.record = record;
         self.apply();
@@ -87,9 +130,16 @@ impl Daemon {
         }
         let mut all = Vec::new();
         for mapping in record.published.clone() {
-            match self.publish_all(&record.name, to, vec![mapping]) {
+            match self.publish_all(&record.name, to, vec![mapping.clone()]) {
                 Ok(mut published) => all.append(&mut published),
-                Err(failure) => tracing::warn!("{} loses a port: {failure}", record.name),
+                Err(failure) => {
+                    tracing::warn!("{} loses a port: {failure}", record.name);
+                    let mut lost = event(EventKind::Port, EventAction::Lost, &record.name);
+                    lost.id = Some(record.id.clone());
+                    lost.port = Some(mapping);
+                    lost.reason = Some(failure.to_string());
+                    self.news.push(lost);
+                }
             }
         }
         if all.len() < record.published.len() {
@@ -118,12 +168,19 @@ impl Daemon {
         for mapping in &mappings {
             publish::check(mapping, to)?;
         }
-        self.refuse_taken(name, &mappings, to)?;
         publish::check_descriptors(&mappings, to)?;
         let filter = local_only_filter(&self.uplinks.indexes());
-        let reserved = mappings
+        // Those that are named first, so that none of them is chosen for another.
+        let (named, any): (Vec<_>, Vec<_>) = mappings.into_iter().partition(|it| it.host_port != 0);
+        self.refuse_taken(name, &named, to)?;
+        let named = named
             .iter()
-            .map(|mapping| publish::reserve(mapping, to, &filter))
+            .map(|mapping| publish::reserve(mapping, to, &filter));
+        let any = any
+            .iter()
+            .map(|mapping| publish::reserve_any(mapping, to, &filter));
+        let reserved = named
+            .chain(any)
             .collect::<Result<Vec<Reservation>, Failure>>()?;
         let mut published = Vec::with_capacity(reserved.len());
         for reservation in reserved {

@@ -11,6 +11,7 @@ fn mapping(host_ip: Option<&str>, host_port: u16, count: u16) -> PortMapping {
         host_port,
         container_port: 80,
         count,
+        allow: Vec::new(),
     }
 }
 
@@ -172,13 +173,29 @@ fn what_means_nothing_is_refused() {
     let destination = to(&IPV4);
     assert_eq!(check(&mapping(None, 65535, 1), destination), Ok(()));
     assert!(check(&mapping(None, 65535, 2), destination).is_err());
-    assert!(check(&mapping(None, 0, 1), destination).is_err());
+    assert_eq!(check(&mapping(None, 0, 1), destination), Ok(()), "any");
     assert!(check(&mapping(None, 80, 0), destination).is_err());
     let wide = PortMapping {
         container_port: 65000,
         ..mapping(None, 80, 1000)
     };
     assert!(check(&wide, destination).is_err());
+    let sctp = |host_ip, host_port| PortMapping {
+        protocol: Protocol::Sctp,
+        ..mapping(host_ip, host_port, 1)
+    };
+    assert_eq!(check(&sctp(None, 80), destination), Ok(()));
+    assert_eq!(normalized(sctp(None, 0)), sctp(None, 80));
+    let refused = check(&sctp(None, 81), destination).unwrap_err();
+    assert!(refused.text().contains("publish 80:80"), "{refused}");
+    let refused = check(&sctp(Some("127.0.0.1"), 80), destination).unwrap_err();
+    assert!(refused.text().contains("nothing carries sctp"), "{refused}");
+    let listed = PortMapping {
+        allow: vec!["::ffff:10.0.0.0/104".parse().unwrap()],
+        ..mapping(None, 80, 1)
+    };
+    let refused = check(&listed, destination).unwrap_err();
+    assert!(refused.text().contains("::ffff:10.0.0.0/104"), "{refused}");
     if !has_ipv6() {
         let refused = check(&mapping(Some("::1"), 80, 1), destination).unwrap_err();
         assert!(refused.text().contains("no IPv6"), "{refused}");
@@ -218,12 +235,15 @@ async fn a_port_of_another_process_is_a_clear_conflict_and_frees_the_rest() {
     let wanted = mapping(Some("127.0.0.1"), port - 1, 2);
     let filter = local_only_filter(&[]);
     let failure = reserve(&wanted, to(&IPV4), &filter).err().unwrap();
-    assert_eq!(
-        failure,
-        Failure::Conflict(format!(
-            "port {port}/tcp on 127.0.0.1 is taken by another process (EADDRINUSE)"
-        ))
+    let taken_by = format!("port {port}/tcp on 127.0.0.1 is taken by another process, ");
+    let text = failure.text();
+    assert!(matches!(failure, Failure::Conflict(_)), "{text}");
+    assert!(text.starts_with(&taken_by), "{text}");
+    let holder = format!(
+        "(pid {}) at 127.0.0.1:{port} (EADDRINUSE)",
+        std::process::id()
     );
+    assert!(text.contains(&holder), "{text}");
     drop(taken);
     let reserved = reserve(&wanted, to(&IPV4), &filter).unwrap();
     let published = reserved.serve(&mut 0).unwrap();

@@ -89,7 +89,7 @@ fn no_such_name(query: &Message, ttl: u32) -> Message {
     reply
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn the_world_s_names_are_asked_once_and_remembered() {
     let upstream = Upstream::start(|query, _, _| match query.queries[0].name().to_ascii() {
@@ -126,7 +126,7 @@ async fn the_world_s_names_are_asked_once_and_remembered() {
     assert_eq!(upstream.asked(), 5, "nor does an internal network ask");
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn answers_to_other_questions_are_passed_over() {
     let upstream = Upstream::start(|query, _, _| {
@@ -156,7 +156,7 @@ async fn answers_to_other_questions_are_passed_over() {
     assert_eq!(found(&reply), ["192.0.2.7"]);
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn the_next_server_is_asked_when_one_fails() {
     let silent = Upstream::start(|_, _, _| Vec::new()).await;
@@ -202,7 +202,7 @@ async fn the_next_server_is_asked_when_one_fails() {
     assert_eq!(silent.asked(), 3, "each server is asked twice");
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn long_answers_come_over_tcp_and_old_servers_are_asked_without_edns() {
     let long = Upstream::start(|query, tcp, _| {
@@ -240,7 +240,7 @@ async fn long_answers_come_over_tcp_and_old_servers_are_asked_without_edns() {
     assert_eq!(found(&reply), ["192.0.2.7"]);
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn one_asker_can_t_take_all_places() {
     let silent = Upstream::start(|_, _, _| Vec::new()).await;
@@ -264,7 +264,7 @@ async fn one_asker_can_t_take_all_places() {
     );
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[tokio::test]
 async fn a_container_s_own_servers_are_asked_in_place_of_the_host_s() {
     let upstream = Upstream::start(|query, _, _| vec![answer_with(query, "192.0.2.7", 60)]).await;
@@ -319,7 +319,7 @@ fn a_cache_forgets_in_time_and_stays_small() {
     assert!(cache.get(&question(19_999), start).is_some());
 }
 
-// Feature: names
+// Feature: dns-forwarding
 #[test]
 fn the_host_s_resolv_conf_is_followed() {
     let directory = tempfile::tempdir().unwrap();

@@ -183,6 +183,7 @@ fn without_ports_nothing_is_masqueraded() {
 }
 
 // Conforms: RFC6888-5
+// Feature: quotas
 #[test]
 fn rfc_6888_req_4_an_address_has_its_quota() {
     let world = World::with(small(1000, 5), 61000..=61999);
@@ -222,6 +223,7 @@ fn a_flood_of_half_open_connections_costs_its_own_quota() {
 }
 
 // Conforms: RFC6888-11 RFC5508-8
+// Feature: kubernetes-71261
 #[test]
 fn a_full_table_evicts_the_half_open_of_the_greediest() {
     let world = World::with(small(10, 1000), 61000..=61999);
@@ -255,6 +257,7 @@ fn a_full_table_evicts_the_half_open_of_the_greediest() {
 }
 
 // Conforms: RFC6888-11 RFC5508-8
+// Feature: kubernetes-71261
 #[test]
 fn a_table_full_of_established_flows_refuses() {
     let world = World::with(small(3, 1000), 61000..=61999);
@@ -269,6 +272,7 @@ fn a_table_full_of_established_flows_refuses() {
     assert_eq!(world.nat.external_ports_free(Protocol::UDP), 997);
 }
 
+// Feature: nat-state
 #[test]
 fn timeouts_can_be_set() {
     let timeouts = Timeouts {
@@ -307,6 +311,7 @@ fn a_shared_port_whose_last_holder_gives_way_is_free_to_be_owned() {
 }
 
 // Conforms: RFC6888-4
+// Feature: quotas
 #[test]
 fn rfc_6888_req_4_an_address_has_a_quota_of_external_ports() {
     let limits = Limits {
@@ -358,6 +363,7 @@ fn rfc_6888_req_4_an_address_has_a_quota_of_external_ports() {
 }
 
 // Conforms: RFC6888-5 RFC4787-11 OVS-limit-by-endpoint
+// Feature: quotas
 #[test]
 fn one_greedy_endpoint_never_makes_another_s_new_flow_fail() {
     // All its flows in one shard, or in all of them.

@@ -58,6 +58,7 @@ fn lan(uplink_mtu: u32, network_mtu: u32) -> Lan {
                 ports: 8080..=8080,
                 to: ip("10.0.0.1").into(),
                 to_port: 80,
+                allow: nat::Sources::default(),
             }],
             local: config.host_addresses.clone(),
         };
