@@ -115,6 +115,9 @@ pub(crate) struct NetworkOptions {
     pub internal: bool,
     /// Its containers reach the gateway and the world, but not each other.
     pub isolated: bool,
+    /// What leaves keeps its container's address: the routers around have to know the way back. From
+    /// outside containers are reached by answers and by published ports, as in any network.
+    pub routed: bool,
     /// The host's address that flows leave with, at most one a family; the route's when absent.
     pub masquerade_to: Vec<IpAddr>,
     /// Parts of the subnets, at most one each, from which addresses are chosen for those who name
@@ -128,7 +131,7 @@ pub(crate) struct NetworkOptions {
 impl NetworkOptions {
     /// Whether what leaves gets an address of the host.
     pub(crate) fn masquerades(&self) -> bool {
-        !self.internal
+        !self.internal && !self.routed
     }
 
     /// The address chosen for what leaves from `source`.

@@ -60,8 +60,11 @@ pub(super) struct CreateArgs {
     /// Containers do not reach each other
     #[arg(long)]
     isolated: bool,
+    /// What leaves keeps its container's address, to which the routers around must know the way
+    #[arg(long)]
+    no_masquerade: bool,
     /// The host's address that flows leave with, one a family [default: that of the route taken]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, visible_alias = "masquerade-address", value_name = "IP")]
     masquerade_to: Vec<IpAddr>,
     /// Choose addresses from this part of a subnet; may be repeated
     #[arg(long, value_name = "CIDR")]
@@ -229,6 +232,7 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         options: NetworkOptions {
             internal: args.internal,
             isolated: args.isolated,
+            routed: args.no_masquerade,
             masquerade_to: args.masquerade_to,
             ip_ranges: args.ip_range,
             reserved: args.reserve,

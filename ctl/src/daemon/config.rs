@@ -112,7 +112,7 @@ fn rules(networks: &[Network], containers: &[Container], local: &[IpAddr]) -> na
 }
 
 /// What the uplinks' sockets let through: published ports and those of masqueraded flows, to the
-/// host's own addresses.
+/// host's own addresses; and what goes to containers by their own.
 pub(super) fn filter(
     networks: &[Network],
     containers: &[Container],
@@ -135,6 +135,11 @@ pub(super) fn filter(
         tcp: snat.intervals(nat::Protocol::TCP),
         udp: snat.intervals(nat::Protocol::UDP),
         addresses: uplink::host_addresses(host),
+        routed: networks
+            .iter()
+            .filter(|network| network.record.options.routed)
+            .flat_map(|network| network.record.subnets.iter().copied())
+            .collect(),
     };
     filter.tcp.extend(published(Protocol::Tcp));
     filter.udp.extend(published(Protocol::Udp));

@@ -261,15 +261,18 @@ impl Daemon {
 
     /// What contradicts itself, or the host as it is.
     fn check_options(&self, options: &NetworkOptions) -> Result<(), Failure> {
+        let wrong = |why: &str| Err(Failure::Invalid(format!("{why}: leave one of them out")));
+        if options.routed && options.internal {
+            return wrong("nothing leaves an internal network, with any address (--no-masquerade)");
+        }
         if options.masquerade_to.is_empty() {
             return Ok(());
         }
         if !options.masquerades() {
-            return Err(Failure::Invalid(
+            return wrong(
                 "an address to masquerade to (--masquerade-to) means nothing to a network that is \
-                 internal: leave one of them out"
-                    .to_owned(),
-            ));
+                 internal or does not masquerade",
+            );
         }
         let own = super::uplink::host_addresses(&self.host);
         for (index, address) in options.masquerade_to.iter().enumerate() {

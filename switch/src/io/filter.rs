@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
 use libc::sock_filter;
 
 use crate::frame::ethertype;
@@ -18,6 +19,9 @@ const MAX_INSTRUCTIONS: usize = 750;
 
 /// Addresses of one family that the uplink filter compares; with more it accepts every destination.
 const MAX_ADDRESSES: usize = 32;
+
+/// Routed networks of one family that the uplink filter compares; with more it accepts the family.
+const MAX_NETWORKS: usize = 16;
 
 const ACCEPT: u32 = u32::MAX;
 const DROP: u32 = 0;
@@ -43,6 +47,10 @@ const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 const IFINDEX: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
 const VLAN_TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
 
+/// Where a frame has its destination address, by family.
+const IPV4_DESTINATION: u32 = 14 + 16;
+const IPV6_DESTINATION: u32 = 14 + 24;
+
 const ICMP: u32 = libc::IPPROTO_ICMP as u32;
 const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
 const TCP: u32 = libc::IPPROTO_TCP as u32;
@@ -59,10 +67,14 @@ pub struct UplinkFilter {
     /// The host's addresses that pontoon serves; packets to others stay out. Every address when
     /// empty. Link-local ones of IPv6 count for nothing: no container is behind them.
     pub addresses: Vec<IpAddr>,
+    /// Networks whose containers are reached by their own addresses: packets to them come in whatever
+    /// their protocol and port.
+    pub routed: Vec<IpNet>,
 }
 
 /// The program for an uplink's socket. It accepts:
 ///
+/// - all that goes to a routed network;
 /// - ARP, ICMP and ICMPv6 (echo, errors, neighbour discovery);
 /// - fragments, of which only the first has ports, and IPv6 packets with extension headers;
 /// - TCP and UDP to a port in the intervals, found in O(log n) steps;
@@ -83,13 +95,16 @@ pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
     ];
     program.extend(when_equal(ethertype::ARP.into(), vec![exit(ACCEPT)]));
 
-    let mut ipv6 = ipv6_head(&filter.addresses);
+    let (routed4, routed6): (Vec<IpNet>, Vec<IpNet>) = IpNet::aggregate(&filter.routed)
+        .into_iter()
+        .partition(|network| network.addr().is_ipv4());
+    let mut ipv6 = ipv6_head(&filter.addresses, &routed6);
     // Not taken: neither family, so drop.
     ipv6.splice(
         0..0,
         [jump(IF_EQUAL, ethertype::IPV6.into(), 1, 0), exit(DROP)],
     );
-    let mut ipv4 = ipv4_head(&filter.addresses);
+    let mut ipv4 = ipv4_head(&filter.addresses, &routed4);
     // Both families go on at the port search behind the IPv6 part.
     ipv4.push(load(GO, ipv6.len() as u32));
     program.extend(when_equal(ethertype::IPV4.into(), ipv4));
@@ -159,8 +174,46 @@ fn when_equal(value: u32, block: Vec<sock_filter>) -> Vec<sock_filter> {
     program
 }
 
+/// Accepts what goes to one of the networks, of one family; `destination` is where that family has
+/// the address.
+fn to_networks(networks: &[IpNet], destination: u32) -> Vec<sock_filter> {
+    if networks.len() > MAX_NETWORKS {
+        return vec![exit(ACCEPT)];
+    }
+    let to_network = |network: &IpNet| {
+        let (address, mask) = (words(network.network()), words(network.netmask()));
+        let mut block = vec![exit(ACCEPT)];
+        for (at, (value, mask)) in address.into_iter().zip(mask).enumerate().rev() {
+            if mask == 0 {
+                continue;
+            }
+            // To behind the block.
+            let skip = block.len() as u8;
+            let mut compare = vec![load(LOAD_WORD, destination + 4 * at as u32)];
+            if mask != u32::MAX {
+                compare.push(load(AND, mask));
+            }
+            compare.push(jump(IF_EQUAL, value, 0, skip));
+            block.splice(0..0, compare);
+        }
+        block
+    };
+    networks.iter().flat_map(to_network).collect()
+}
+
+/// The words of an address, the first first.
+fn words(address: IpAddr) -> Vec<u32> {
+    match address {
+        IpAddr::V4(address) => vec![address.to_bits()],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            [96, 64, 32, 0].map(|shift| (bits >> shift) as u32).to_vec()
+        }
+    }
+}
+
 /// IPv4 up to the port search. Offsets count from the Ethernet header, RFC 791 §3.1.
-fn ipv4_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
+fn ipv4_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
     let wanted: Vec<Ipv4Addr> = addresses
         .iter()
         .filter_map(|address| match address {
@@ -168,9 +221,9 @@ fn ipv4_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
             IpAddr::V6(_) => None,
         })
         .collect();
-    let mut program = Vec::new();
+    let mut program = to_networks(routed, IPV4_DESTINATION);
     if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
-        program.push(load(LOAD_WORD, 14 + 16)); // destination
+        program.push(load(LOAD_WORD, IPV4_DESTINATION));
         for (index, address) in wanted.iter().enumerate() {
             // To behind the drop.
             let skip = wanted.len() - index;
@@ -190,7 +243,7 @@ fn ipv4_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
 }
 
 /// IPv6 up to the port search. Offsets count from the Ethernet header, RFC 8200 §3.
-fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
+fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
     let wanted: Vec<Ipv6Addr> = addresses
         .iter()
         .filter_map(|address| match address {
@@ -198,7 +251,7 @@ fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
             _ => None,
         })
         .collect();
-    if wanted.is_empty() && !addresses.is_empty() {
+    if wanted.is_empty() && !addresses.is_empty() && routed.is_empty() {
         // Never stored: the kernel checks that M[0] is written by reading the program from top to
         // bottom, past the return as well (check_load_and_stores in net/core/filter.c).
         return vec![exit(DROP), load(STORE_MEMORY, 0)];
@@ -207,14 +260,12 @@ fn ipv6_head(addresses: &[IpAddr]) -> Vec<sock_filter> {
     let mut program = vec![next_header];
     // Before the addresses: neighbour discovery goes to multicast ones (RFC 4861 §7.2.2).
     program.extend(when_equal(ICMPV6, vec![exit(ACCEPT)]));
+    program.extend(to_networks(routed, IPV6_DESTINATION));
     if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
         const EACH: usize = 9;
         for (index, address) in wanted.iter().enumerate() {
-            for (word, bytes) in address.octets().chunks_exact(4).enumerate() {
-                let value = bytes
-                    .iter()
-                    .fold(0, |value, &byte| value << 8 | u32::from(byte));
-                program.push(load(LOAD_WORD, 14 + 24 + 4 * word as u32)); // destination
+            for (word, value) in words((*address).into()).into_iter().enumerate() {
+                program.push(load(LOAD_WORD, IPV6_DESTINATION + 4 * word as u32));
                 // To the next address.
                 program.push(jump(IF_EQUAL, value, 0, (EACH - 2 - 2 * word) as u8));
             }

@@ -79,6 +79,7 @@ impl Scene {
                 tcp: vec![],
                 udp: vec![8080..=8080, 61000..=61015],
                 addresses: vec![ip(HOST)],
+                routed: vec![],
             })),
             ..PacketOptions::default()
         };

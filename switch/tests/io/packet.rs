@@ -51,6 +51,7 @@ fn uplink_filter_works_in_the_kernel() {
         tcp: vec![],
         udp: vec![100..=110, 61000..=65535],
         addresses: vec![HERE.into()],
+        routed: vec![],
     };
     let options = PacketOptions {
         filter: Some(uplink_filter(&filter)),
@@ -83,6 +84,7 @@ fn uplink_filter_works_in_the_kernel() {
         tcp: every_other.clone(),
         udp: every_other,
         addresses: vec![HERE.into()],
+        routed: vec![],
     };
     let largest = uplink_filter(&largest);
     let Queue::Packet(socket) = &queue else {

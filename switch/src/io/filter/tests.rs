@@ -138,6 +138,7 @@ fn uplink_accepts_what_the_nat_needs() {
         tcp: vec![8080..=8080, 61000..=65535],
         udp: vec![53..=53],
         addresses: vec![],
+        routed: vec![],
     });
     let yes = [
         ethernet(ethertype::ARP),
@@ -182,6 +183,7 @@ fn uplink_drops_other_vlans_and_truncated_packets() {
         tcp: vec![0..=65535],
         udp: vec![],
         addresses: vec![],
+        routed: vec![],
     });
     let packet = ipv4(HOST, TCP, 80, 0, 0);
     for (vlan_tci, expected) in [(0, true), (0xe000, true), (7, false), (0xe007, false)] {
@@ -213,6 +215,7 @@ fn uplink_looks_at_addresses() {
             Ipv6Addr::LOCALHOST.into(),
             HOST6.into(),
         ],
+        routed: vec![],
     });
     for address in [HOST, other] {
         assert!(accepts(&program, &ipv4(address, TCP, 80, 0, 0)));
@@ -245,6 +248,7 @@ fn uplink_looks_at_addresses() {
         tcp: vec![80..=80],
         udp: vec![],
         addresses: vec![HOST.into()],
+        routed: vec![],
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
     assert!(!accepts(&program, &ipv6(HOST6, TCP, 80)));
@@ -257,6 +261,7 @@ fn uplink_looks_at_addresses() {
         addresses: (0..100)
             .map(|last| Ipv4Addr::new(10, 0, 0, last).into())
             .collect(),
+        routed: vec![],
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
 }
@@ -269,6 +274,7 @@ fn uplink_of_both_families_lets_in_what_the_switch_must_see() {
         tcp: vec![8080..=8080],
         udp: vec![61000..=61127],
         addresses: vec![HOST.into(), HOST6.into(), link_local.into()],
+        routed: vec![],
     });
     // Solicitations go to groups (RFC 4861 7.2.2).
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
@@ -332,6 +338,7 @@ fn search_agrees_with_a_scan_for_every_port() {
             tcp: intervals.clone(),
             udp: intervals.clone(),
             addresses: vec![],
+            routed: vec![],
         });
         assert!(program.len() <= MAX_INSTRUCTIONS);
         let fits = 2 * merged.len() * SEARCH_PER_INTERVAL < MAX_INSTRUCTIONS - 60;
@@ -384,6 +391,7 @@ fn any_number_of_intervals_fits() {
         tcp: every_other.clone(),
         udp: every_other,
         addresses,
+        routed: vec![],
     });
     assert!(program.len() <= MAX_INSTRUCTIONS, "{}", program.len());
     let last = ipv6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 31), UDP, 65534);
@@ -412,4 +420,68 @@ fn local_only_drops_what_came_from_an_uplink() {
     }
     assert!(accepts(&local_only_filter(&[]), &[]));
     assert!(!accepts(&drop_all_filter(), &ipv4(HOST, TCP, 80, 0, 0)));
+}
+
+#[test]
+fn what_goes_to_a_routed_network_comes_in_whatever_it_is() {
+    const GRE: u32 = 47;
+    let networks =
+        |list: &[&str]| -> Vec<IpNet> { list.iter().map(|net| net.parse().unwrap()).collect() };
+    let filter = |routed: Vec<IpNet>, addresses: Vec<IpAddr>| UplinkFilter {
+        tcp: vec![8080..=8080],
+        udp: vec![],
+        addresses,
+        routed,
+    };
+    let routed = networks(&[
+        "10.77.0.0/24",
+        "10.78.0.0/15",
+        "2001:db8:77::/64",
+        "2001:db8:78::/52",
+        "2001:db8:79::7/128",
+    ]);
+    let (inside4, outside4) = (
+        ["10.77.0.0", "10.77.0.255", "10.79.255.1"],
+        ["10.77.1.0", "10.80.0.0", "11.77.0.1", "192.0.2.2"],
+    );
+    let (inside6, outside6) = (
+        ["2001:db8:77::1", "2001:db8:78:fff::1", "2001:db8:79::7"],
+        [
+            "2001:db8:77:1::1",
+            "2001:db8:78:1000::1",
+            "2001:db8:79::8",
+            "2001:db9:77::1",
+        ],
+    );
+    for addresses in [vec![HOST.into()], vec![HOST.into(), HOST6.into()]] {
+        let program = uplink_filter(&filter(routed.clone(), addresses));
+        for (protocol, port) in [(TCP, 22), (UDP, 53), (GRE, 0)] {
+            for (list, accepted) in [(&inside4[..], true), (&outside4[..], false)] {
+                for to in list {
+                    let packet = ipv4(to.parse().unwrap(), protocol, port, 0, 0);
+                    assert_eq!(accepts(&program, &packet), accepted, "{to} {protocol}");
+                }
+            }
+            for (list, accepted) in [(&inside6[..], true), (&outside6[..], false)] {
+                for to in list {
+                    let packet = ipv6(to.parse().unwrap(), protocol, port);
+                    assert_eq!(accepts(&program, &packet), accepted, "{to} {protocol}");
+                }
+            }
+        }
+        // The host's own is as before.
+        assert!(accepts(&program, &ipv4(HOST, TCP, 8080, 0, 0)));
+        assert!(!accepts(&program, &ipv4(HOST, TCP, 22, 0, 0)));
+    }
+    // More than are compared let the family in, and the program keeps its size.
+    let many: Vec<IpNet> = (0..200u8)
+        .map(|at| IpNet::new([10, at, 0, 0].into(), 24).unwrap())
+        .collect();
+    let program = uplink_filter(&filter(many, vec![HOST.into(), HOST6.into()]));
+    assert!(program.len() <= MAX_INSTRUCTIONS);
+    assert!(accepts(
+        &program,
+        &ipv4([10, 7, 0, 1].into(), UDP, 53, 0, 0)
+    ));
+    assert!(!accepts(&program, &ipv6(HOST6, TCP, 22)));
 }
