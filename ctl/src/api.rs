@@ -1,9 +1,11 @@
 //! The shapes of the HTTP API, shared by the daemon that answers and the client that asks.
 //!
-//! HTTP/1.1 with JSON bodies over a Unix socket, everything under `/v1`:
+//! HTTP/1.1 with JSON bodies over a Unix socket, everything under `/v1`. What follows is told whole by
+//! the daemon itself, as an OpenAPI document made from these types and their comments:
 //!
 //! | method and path | body → answer |
 //! |---|---|
+//! | `GET /v1/openapi.json` | → the document |
 //! | `GET /v1/info` | → [`Info`] |
 //! | `GET /v1/networks`, `GET /v1/networks/{name}` | → [`Network`]s, one [`Network`] |
 //! | `POST /v1/networks` | [`CreateNetwork`] → [`Network`] |
@@ -34,6 +36,11 @@
 //! Who can connect to the socket may ask with GET; only root and the daemon's own user may change
 //! something. A failure answers with a 4xx or 5xx status and an [`ErrorBody`]. Containers and networks are
 //! named by name, by id or by an unambiguous beginning of the id.
+//!
+//! Within `/v1` things are only added. What an answer has that a client does not know is for the client
+//! to leave aside. What a request has that the daemon does not know is refused, for it may be what
+//! the caller relies on; so a client leaves out what has its default, and a newer one works with an
+//! older daemon as long as nothing new is asked for.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +48,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 mod limits;
 
@@ -48,12 +56,12 @@ pub(crate) use limits::{
     Fault, Faults, Limit, Limits, Partition, SetFaults, SetLimits, SetPartition,
 };
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ErrorBody {
     pub error: String,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Info {
     pub version: String,
     pub pid: u32,
@@ -73,7 +81,7 @@ pub(crate) struct Info {
 }
 
 /// What carries a container's frames to the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum PortKind {
     /// A TAP device that lives in the container's namespace; needs /dev/net/tun.
@@ -82,7 +90,7 @@ pub(crate) enum PortKind {
     Veth,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateNetwork {
     pub name: String,
@@ -107,7 +115,7 @@ pub(crate) struct CreateNetwork {
 }
 
 /// What sets a network apart from the ordinary; nothing does when all is default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NetworkOptions {
     /// Its containers reach each other and the gateway's address, and nothing else: they have no
@@ -141,7 +149,7 @@ impl NetworkOptions {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Network {
     pub id: String,
     pub name: String,
@@ -159,7 +167,7 @@ pub(crate) struct Network {
 }
 
 /// What the new container shares or gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
     /// An interface on the named network (`bridge` is one).
@@ -173,7 +181,7 @@ pub(crate) enum Mode {
 }
 
 /// The namespace to attach, as the client sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Target {
     /// The namespace of a process; the container ends when the process does.
@@ -182,7 +190,7 @@ pub(crate) enum Target {
     Netns(PathBuf),
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Attach {
     /// Made up when absent.
@@ -231,7 +239,7 @@ pub(crate) struct Attach {
 }
 
 /// A network that a container is to have an endpoint on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Connect {
     pub network: String,
@@ -258,7 +266,7 @@ pub(crate) struct Connect {
 }
 
 /// What a container is called by itself, and whom it asks for names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NameSettings {
     /// Its name when absent.
@@ -273,7 +281,7 @@ pub(crate) struct NameSettings {
     pub loopback: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HostEntry {
     pub name: String,
@@ -282,7 +290,9 @@ pub(crate) struct HostEntry {
     pub address: Option<IpAddr>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Protocol {
     Tcp,
@@ -293,7 +303,7 @@ pub(crate) enum Protocol {
 }
 
 /// `[[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…`, one rule however many ports.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortMapping {
     pub protocol: Protocol,
@@ -315,7 +325,7 @@ pub(crate) struct PortMapping {
 }
 
 /// A published port or range, and what it is used for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PublishedPort {
     pub mapping: PortMapping,
     /// The container's addresses that are reached by it, one a family.
@@ -325,7 +335,7 @@ pub(crate) struct PublishedPort {
 
 /// What came and went by a published port since it was published, or since the daemon started:
 /// counts that only grow, but for the active ones.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PortTraffic {
     /// From the wire and from containers; of UDP, as many as there were sources.
     pub connections: u64,
@@ -339,7 +349,7 @@ pub(crate) struct PortTraffic {
 }
 
 /// As [`PortTraffic`], of what has no packets of its own.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct RelayedTraffic {
     pub connections: u64,
     pub active: u64,
@@ -349,7 +359,7 @@ pub(crate) struct RelayedTraffic {
     pub refused: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Endpoint {
     pub network: String,
     pub interface: String,
@@ -377,14 +387,14 @@ pub(crate) struct Endpoint {
     pub faults: Faults,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     Running,
     Exited,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Container {
     pub id: String,
     pub name: String,
@@ -408,7 +418,7 @@ pub(crate) struct Container {
     pub remove_on_exit: bool,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kill {
     /// `TERM`, `SIGTERM` or 15.
@@ -416,7 +426,7 @@ pub(crate) struct Kill {
 }
 
 /// What the supervisor of a container's command says in the end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Exited {
     /// As [`Container::exit_code`].
@@ -424,7 +434,7 @@ pub(crate) struct Exited {
 }
 
 /// How a container ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Exit {
     pub id: String,
     pub name: String,
@@ -433,7 +443,7 @@ pub(crate) struct Exit {
 }
 
 /// Something that happened. Which of the optional fields are there depends on what it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Event {
     /// Counts from 0 in each life of the daemon.
     pub seq: u64,
@@ -465,7 +475,7 @@ pub(crate) struct Event {
     pub lost: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum EventKind {
     Network,
@@ -480,7 +490,7 @@ pub(crate) enum EventKind {
     Stream,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum EventAction {
     Created,
@@ -513,7 +523,7 @@ impl std::fmt::Display for EventAction {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct FdbEntry {
     pub network: String,
     pub mac: String,
@@ -524,13 +534,13 @@ pub(crate) struct FdbEntry {
     pub age_seconds: Option<u64>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NatRules {
     pub masquerade: Vec<MasqueradeRule>,
     pub publish: Vec<PublishRule>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct MasqueradeRule {
     pub network: String,
     pub source: IpNet,
@@ -538,7 +548,7 @@ pub(crate) struct MasqueradeRule {
     pub to: BTreeMap<String, IpAddr>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PublishRule {
     pub container: String,
     pub mapping: PortMapping,
@@ -546,7 +556,7 @@ pub(crate) struct PublishRule {
     pub to: Vec<IpAddr>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Connection {
     pub protocol: String,
     pub state: String,
@@ -557,7 +567,7 @@ pub(crate) struct Connection {
     pub bytes: [u64; 2],
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Flow {
     pub src: IpAddr,
     pub dst: IpAddr,
@@ -565,13 +575,13 @@ pub(crate) struct Flow {
     pub dst_port: u16,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Counters {
     pub ports: Vec<PortCounters>,
     pub drops: Vec<DropCounter>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PortCounters {
     pub port: u32,
     pub owner: String,
@@ -581,7 +591,7 @@ pub(crate) struct PortCounters {
     pub tx_bytes: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DropCounter {
     pub reason: String,
     pub explanation: String,

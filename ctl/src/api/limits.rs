@@ -3,9 +3,10 @@
 //! `in` is towards the container, `out` from it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Limits of an endpoint; a direction that is not named has none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     #[serde(rename = "in", skip_serializing_if = "Limit::is_none")]
@@ -15,7 +16,7 @@ pub(crate) struct Limits {
 }
 
 /// What may pass in one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limit {
     /// Of Ethernet frames, 8,000 at least.
@@ -30,7 +31,7 @@ pub(crate) struct Limit {
 }
 
 /// What is asked of `POST /v1/containers/{name}/limits`: these limits instead of those there were.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetLimits {
     /// Of which of its networks; all of them when absent.
@@ -41,7 +42,7 @@ pub(crate) struct SetLimits {
 }
 
 /// What happens to an endpoint's frames on purpose.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Faults {
     #[serde(rename = "in", skip_serializing_if = "Fault::is_none")]
@@ -54,7 +55,7 @@ pub(crate) struct Faults {
 }
 
 /// The faults of one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Fault {
     /// How much longer each frame takes, 10 seconds at most.
@@ -68,7 +69,7 @@ pub(crate) struct Fault {
 }
 
 /// What is asked of `POST /v1/containers/{name}/faults`: these faults instead of those there were.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetFaults {
     /// Of which of its networks; all of them when absent.
@@ -79,7 +80,7 @@ pub(crate) struct SetFaults {
 }
 
 /// Whom a container is cut off from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Partition {
     pub from_everything: bool,
     /// Names of containers.
@@ -87,7 +88,7 @@ pub(crate) struct Partition {
 }
 
 /// What is asked of `POST /v1/containers/{name}/partition`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetPartition {
     /// Another container; everything when absent.

@@ -6,18 +6,17 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
-use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router, body::Body as ResponseBody, body::Bytes, middleware};
+use axum::{Json, Router, body::Body as ResponseBody, middleware};
 use futures_util::stream;
-use serde::de::DeserializeOwned;
 use switch::Switch;
 use switch::io::has_ipv6;
 use tokio::sync::watch;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::access::guard;
 use super::events::Events;
@@ -25,13 +24,21 @@ use super::failure::Failure;
 use super::view::{TrafficByRule, View};
 use super::{Daemon, names};
 use crate::api::{
-    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody,
+    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody, Event,
     EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
     PortCounters, PortKind, PortMapping, PublishedPort, SetFaults, SetLimits, SetPartition, Status,
 };
 
-/// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
-const MAX_BODY: usize = 1 << 20;
+mod exchange;
+
+pub(super) use exchange::forbidden;
+use exchange::{Body, MAX_BODY, Name, Refusal, Refused, gone, unknown, wrong_method};
+
+/// One JSON object a line.
+const EVENTS_TYPE: &str = "application/x-ndjson";
+
+/// What stands for `{name}` in a path.
+const NAMED: &str = "Name, id or an unambiguous beginning of the id";
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -49,44 +56,59 @@ pub(super) struct Api {
 type Answer<T> = Result<Json<T>, Refusal>;
 
 pub(super) fn router(api: Api) -> Router {
-    Router::new()
-        .route("/v1/info", get(info))
-        .route(
-            "/v1/networks",
-            get(networks).post(create_network).delete(prune_networks),
-        )
-        .route("/v1/networks/{name}", get(network).delete(remove_network))
-        .route("/v1/containers", get(containers).post(attach))
-        .route("/v1/containers/{name}", get(container).delete(detach))
-        .route("/v1/containers/{name}/endpoints", post(connect))
-        .route(
-            "/v1/containers/{name}/endpoints/{network}",
-            axum::routing::delete(disconnect),
-        )
-        .route(
-            "/v1/containers/{name}/ports",
-            get(published).post(publish).delete(unpublish),
-        )
-        .route("/v1/containers/{name}/limits", post(set_limits))
-        .route(
-            "/v1/containers/{name}/faults",
-            post(set_faults).delete(clear_faults),
-        )
-        .route("/v1/containers/{name}/partition", post(set_partition))
-        .route("/v1/faults", axum::routing::delete(clear_all_faults))
-        .route("/v1/containers/{name}/kill", post(kill))
-        .route("/v1/containers/{name}/exit", post(exited))
-        .route("/v1/containers/{name}/wait", get(wait))
-        .route("/v1/events", get(stream_events))
-        .route("/v1/fdb", get(fdb))
-        .route("/v1/nat", get(nat_rules))
-        .route("/v1/connections", get(connections))
-        .route("/v1/counters", get(counters))
+    documented()
+        .split_for_parts()
+        .0
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(guard))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+/// Every route, each with what the document says of it.
+fn documented() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(openapi))
+        .routes(routes!(info))
+        .routes(routes!(networks, create_network, prune_networks))
+        .routes(routes!(network, remove_network))
+        .routes(routes!(containers, attach))
+        .routes(routes!(container, detach))
+        .routes(routes!(connect))
+        .routes(routes!(disconnect))
+        .routes(routes!(published, publish, unpublish))
+        .routes(routes!(set_limits))
+        .routes(routes!(set_faults, clear_faults))
+        .routes(routes!(set_partition))
+        .routes(routes!(clear_all_faults))
+        .routes(routes!(kill))
+        .routes(routes!(exited))
+        .routes(routes!(wait))
+        .routes(routes!(stream_events))
+        .routes(routes!(fdb))
+        .routes(routes!(nat_rules))
+        .routes(routes!(connections))
+        .routes(routes!(counters))
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "pontoon",
+        description = "Networks, containers and published ports of a pontoon daemon, over its Unix socket."
+    ),
+    components(schemas(ErrorBody))
+)]
+struct Document;
+
+/// This document: what can be asked, and what is answered.
+#[utoipa::path(get, path = "/v1/openapi.json", responses(
+    (status = 200, description = "An OpenAPI document", body = serde_json::Value),
+    Refused
+))]
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(documented().split_for_parts().1)
 }
 
 impl Api {
@@ -111,6 +133,11 @@ pub(super) async fn change<T: Send + 'static>(
     })
 }
 
+/// The daemon itself.
+#[utoipa::path(get, path = "/v1/info", responses(
+    (status = 200, description = "What was asked for", body = Info),
+    Refused
+))]
 async fn info(State(api): State<Api>) -> Json<Info> {
     let view = api.view();
     Json(Info {
@@ -129,10 +156,20 @@ async fn info(State(api): State<Api>) -> Json<Info> {
     })
 }
 
+/// All networks.
+#[utoipa::path(get, path = "/v1/networks", responses(
+    (status = 200, description = "What was asked for", body = Vec<Network>),
+    Refused
+))]
 async fn networks(State(api): State<Api>) -> Json<Vec<Network>> {
     Json(api.view().networks.clone())
 }
 
+/// One network.
+#[utoipa::path(get, path = "/v1/networks/{name}", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "What was asked for", body = Network),
+    Refused
+))]
 async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
     let view = api.view();
     let entries = view
@@ -147,6 +184,11 @@ async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
         .ok_or_else(|| gone("network", &name))
 }
 
+/// Makes a network.
+#[utoipa::path(post, path = "/v1/networks", request_body = CreateNetwork, responses(
+    (status = 200, description = "The network", body = Network),
+    Refused
+))]
 async fn create_network(
     State(api): State<Api>,
     Body(request): Body<CreateNetwork>,
@@ -156,6 +198,11 @@ async fn create_network(
         .map(Json)?)
 }
 
+/// Removes a network that no container is on.
+#[utoipa::path(delete, path = "/v1/networks/{name}", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "The network as it was", body = Network),
+    Refused
+))]
 async fn remove_network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
     Ok(
         change(&api.daemon, move |daemon| daemon.remove_network(&name))
@@ -164,16 +211,31 @@ async fn remove_network(State(api): State<Api>, Name(name): Name) -> Answer<Netw
     )
 }
 
+/// Removes every network that no container is on.
+#[utoipa::path(delete, path = "/v1/networks", responses(
+    (status = 200, description = "The networks as they were", body = Vec<Network>),
+    Refused
+))]
 async fn prune_networks(State(api): State<Api>) -> Answer<Vec<Network>> {
     Ok(change(&api.daemon, Daemon::prune_networks)
         .await
         .map(Json)?)
 }
 
+/// All containers, those that have exited too.
+#[utoipa::path(get, path = "/v1/containers", responses(
+    (status = 200, description = "What was asked for", body = Vec<Container>),
+    Refused
+))]
 async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
     Json(api.view().containers.clone())
 }
 
+/// One container.
+#[utoipa::path(get, path = "/v1/containers/{name}", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "What was asked for", body = Container),
+    Refused
+))]
 async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
     find_container(&api.view(), &name).map(Json)
 }
@@ -188,18 +250,33 @@ fn find_container(view: &View, name: &str) -> Result<Container, Refusal> {
     found.cloned().ok_or_else(|| gone("container", name))
 }
 
+/// Attaches a namespace as a container.
+#[utoipa::path(post, path = "/v1/containers", request_body = Attach, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<Container> {
     Ok(change(&api.daemon, |daemon| daemon.attach(request))
         .await
         .map(Json)?)
 }
 
+/// Takes a container off its networks and forgets it; its process goes on.
+#[utoipa::path(delete, path = "/v1/containers/{name}", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "The container as it was", body = Container),
+    Refused
+))]
 async fn detach(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
     Ok(change(&api.daemon, move |daemon| daemon.detach(&name))
         .await
         .map(Json)?)
 }
 
+/// Puts a running container on one more network.
+#[utoipa::path(post, path = "/v1/containers/{name}/endpoints", params(("name" = String, Path, description = NAMED)), request_body = Connect, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn connect(
     State(api): State<Api>,
     Name(name): Name,
@@ -212,6 +289,11 @@ async fn connect(
     )
 }
 
+/// Takes a running container off a network.
+#[utoipa::path(delete, path = "/v1/containers/{name}/endpoints/{network}", params(("name" = String, Path, description = NAMED), ("network" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn disconnect(
     State(api): State<Api>,
     Name((name, network)): Name<(String, String)>,
@@ -223,6 +305,11 @@ async fn disconnect(
     .map(Json)?)
 }
 
+/// What a container publishes, and what it is used for.
+#[utoipa::path(get, path = "/v1/containers/{name}/ports", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "What was asked for", body = Vec<PublishedPort>),
+    Refused
+))]
 async fn published(State(api): State<Api>, Name(name): Name) -> Answer<Vec<PublishedPort>> {
     let view = api.view();
     let container = find_container(&view, &name)?;
@@ -236,6 +323,11 @@ fn traffic_by_rule(switch: &Switch) -> TrafficByRule {
     switch.nat().traffic(switch.now()).into_iter().collect()
 }
 
+/// Publishes ports of a running container, all of them or none.
+#[utoipa::path(post, path = "/v1/containers/{name}/ports", params(("name" = String, Path, description = NAMED)), request_body = Vec<PortMapping>, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn publish(
     State(api): State<Api>,
     Name(name): Name,
@@ -248,6 +340,11 @@ async fn publish(
     )
 }
 
+/// Withdraws ports as they were published, all of them or none. Their flows end.
+#[utoipa::path(delete, path = "/v1/containers/{name}/ports", params(("name" = String, Path, description = NAMED)), request_body = Vec<PortMapping>, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn unpublish(
     State(api): State<Api>,
     Name(name): Name,
@@ -260,6 +357,11 @@ async fn unpublish(
     )
 }
 
+/// Limits the traffic of endpoints of a container.
+#[utoipa::path(post, path = "/v1/containers/{name}/limits", params(("name" = String, Path, description = NAMED)), request_body = SetLimits, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn set_limits(
     State(api): State<Api>,
     Name(name): Name,
@@ -272,6 +374,11 @@ async fn set_limits(
     )
 }
 
+/// Makes endpoints of a container suffer faults, until the daemon ends.
+#[utoipa::path(post, path = "/v1/containers/{name}/faults", params(("name" = String, Path, description = NAMED)), request_body = SetFaults, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn set_faults(
     State(api): State<Api>,
     Name(name): Name,
@@ -284,6 +391,11 @@ async fn set_faults(
     )
 }
 
+/// Ends the faults of a container.
+#[utoipa::path(delete, path = "/v1/containers/{name}/faults", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn clear_faults(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
     Ok(
         change(&api.daemon, move |daemon| daemon.clear_faults(&name))
@@ -292,12 +404,22 @@ async fn clear_faults(State(api): State<Api>, Name(name): Name) -> Answer<Contai
     )
 }
 
+/// Ends the faults of all containers.
+#[utoipa::path(delete, path = "/v1/faults", responses(
+    (status = 200, description = "The containers that had faults", body = Vec<Container>),
+    Refused
+))]
 async fn clear_all_faults(State(api): State<Api>) -> Answer<Vec<Container>> {
     Ok(change(&api.daemon, Daemon::clear_all_faults)
         .await
         .map(Json)?)
 }
 
+/// Cuts a container off from others.
+#[utoipa::path(post, path = "/v1/containers/{name}/partition", params(("name" = String, Path, description = NAMED)), request_body = SetPartition, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn set_partition(
     State(api): State<Api>,
     Name(name): Name,
@@ -310,6 +432,11 @@ async fn set_partition(
     .map(Json)?)
 }
 
+/// Sends a signal to the command of a container that `pontoon run` started.
+#[utoipa::path(post, path = "/v1/containers/{name}/kill", params(("name" = String, Path, description = NAMED)), request_body = Kill, responses(
+    (status = 200, description = "The container", body = Container),
+    Refused
+))]
 async fn kill(
     State(api): State<Api>,
     Name(name): Name,
@@ -322,6 +449,11 @@ async fn kill(
     .map(Json)?)
 }
 
+/// For the supervisor of a command: tells how the command has ended.
+#[utoipa::path(post, path = "/v1/containers/{name}/exit", params(("name" = String, Path, description = NAMED)), request_body = Exited, responses(
+    (status = 200, description = "What is told of it from now on", body = Exit),
+    Refused
+))]
 async fn exited(
     State(api): State<Api>,
     Name(name): Name,
@@ -334,6 +466,11 @@ async fn exited(
     .map(Json)?)
 }
 
+/// Answers when the container has ended.
+#[utoipa::path(get, path = "/v1/containers/{name}/wait", params(("name" = String, Path, description = NAMED)), responses(
+    (status = 200, description = "How it has ended", body = Exit),
+    Refused
+))]
 async fn wait(State(api): State<Api>, Name(name): Name) -> Answer<Exit> {
     // Before the look at what is: what happens after it is heard.
     let mut listener = api.events.listen(None);
@@ -369,7 +506,15 @@ async fn wait(State(api): State<Api>, Name(name): Name) -> Answer<Exit> {
     Err(Failure::Internal("the daemon stops".to_owned()).into())
 }
 
-/// One JSON object a line, each batch flushed as it comes.
+/// What happens, as it happens: one JSON object a line, without end.
+#[utoipa::path(get, path = "/v1/events", params(
+    ("since" = Option<u64>, Query, description = "Begin with the event of this number; with what \
+        comes from now on when absent")
+), responses(
+    (status = 200, description = "Events, each batch flushed as it comes", body = Event,
+        content_type = EVENTS_TYPE),
+    Refused
+))]
 async fn stream_events(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
     let since = match request.uri().query() {
         None => None,
@@ -392,10 +537,15 @@ async fn stream_events(State(api): State<Api>, request: Request) -> Result<Respo
         }
         Some((Ok(lines), listener))
     });
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    let kind = [(header::CONTENT_TYPE, EVENTS_TYPE)];
     Ok((kind, ResponseBody::from_stream(lines)).into_response())
 }
 
+/// Which MAC address is behind which port of the switch.
+#[utoipa::path(get, path = "/v1/fdb", responses(
+    (status = 200, description = "What was asked for", body = Vec<FdbEntry>),
+    Refused
+))]
 async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
     let view = api.view();
     let rows = api.switch.fdb().into_iter().map(|row| FdbEntry {
@@ -408,10 +558,20 @@ async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
     Json(rows.collect())
 }
 
+/// The rules of address translation.
+#[utoipa::path(get, path = "/v1/nat", responses(
+    (status = 200, description = "What was asked for", body = NatRules),
+    Refused
+))]
 async fn nat_rules(State(api): State<Api>) -> Json<NatRules> {
     Json(api.view().rules.clone())
 }
 
+/// The connections that are tracked.
+#[utoipa::path(get, path = "/v1/connections", responses(
+    (status = 200, description = "What was asked for", body = Vec<Connection>),
+    Refused
+))]
 async fn connections(State(api): State<Api>) -> Json<Vec<Connection>> {
     let flow = |tuple: &nat::Tuple| Flow {
         src: tuple.src,
@@ -436,6 +596,11 @@ async fn connections(State(api): State<Api>) -> Json<Vec<Connection>> {
     Json(rows.collect())
 }
 
+/// Frames by port, and frames dropped by reason.
+#[utoipa::path(get, path = "/v1/counters", responses(
+    (status = 200, description = "What was asked for", body = Counters),
+    Refused
+))]
 async fn counters(State(api): State<Api>) -> Json<Counters> {
     let view = api.view();
     let counted = api.switch.counters();
@@ -464,105 +629,37 @@ async fn counters(State(api): State<Api>) -> Json<Counters> {
     })
 }
 
-async fn unknown(request: Request) -> Refusal {
-    Refusal {
-        status: StatusCode::NOT_FOUND,
-        error: format!("there is nothing at {}", request.uri().path()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-async fn wrong_method(request: Request) -> Refusal {
-    Refusal {
-        status: StatusCode::METHOD_NOT_ALLOWED,
-        error: format!(
-            "{} can't be asked to {}",
-            request.uri().path(),
-            request.method()
-        ),
-    }
-}
+    use super::*;
 
-/// The answer to someone who may not do what was asked.
-pub(super) fn forbidden(error: String) -> Response {
-    let status = StatusCode::FORBIDDEN;
-    Refusal { status, error }.into_response()
-}
-
-fn gone(what: &str, name: &str) -> Refusal {
-    Failure::NotFound(format!("there is no {what} {name:?}")).into()
-}
-
-/// A failure as the client gets it.
-struct Refusal {
-    status: StatusCode,
-    error: String,
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Refusal {
-        let status = match &failure {
-            Failure::Invalid(_) => StatusCode::BAD_REQUEST,
-            Failure::NotFound(_) => StatusCode::NOT_FOUND,
-            Failure::Conflict(_) => StatusCode::CONFLICT,
-            Failure::Internal(text) => {
-                tracing::error!("{text}");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        Refusal {
-            status,
-            error: failure.to_string(),
+    /// Every name that the document refers to is one that it explains.
+    #[test]
+    fn the_document_is_whole() {
+        let document = serde_json::to_value(documented().split_for_parts().1).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let known: BTreeSet<String> = schemas
+            .keys()
+            .map(|name| format!("#/components/schemas/{name}"))
+            .collect();
+        let mut unread = vec![&document];
+        let mut referred = BTreeSet::new();
+        while let Some(value) = unread.pop() {
+            referred.extend(value["$ref"].as_str().map(str::to_owned));
+            unread.extend(value.as_object().into_iter().flat_map(|it| it.values()));
+            unread.extend(value.as_array().into_iter().flatten());
         }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: self.error })).into_response()
-    }
-}
-
-/// A JSON body. The content type is not looked at: there is only one.
-struct Body<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Refusal;
-
-    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refusal> {
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection: BytesRejection| {
-                    let status = rejection.status();
-                    let error = match status {
-                        StatusCode::PAYLOAD_TOO_LARGE => {
-                            format!("the request is larger than {MAX_BODY} bytes")
-                        }
-                        _ => format!("the request can't be read: {}", rejection.body_text()),
-                    };
-                    Refusal { status, error }
-                })?;
-        serde_json::from_slice(&bytes)
-            .map(Body)
-            .map_err(|error| Refusal {
-                status: StatusCode::BAD_REQUEST,
-                error: format!("the request is not the JSON expected here: {error}"),
-            })
-    }
-}
-
-/// The name in a path.
-struct Name<T = String>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T> {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name<T>, Refusal> {
-        let name = Path::<T>::from_request_parts(parts, state).await;
-        name.map(|Path(name)| Name(name))
-            .map_err(|rejection: PathRejection| Refusal {
-                status: rejection.status(),
-                error: format!("the path can't be read: {}", rejection.body_text()),
-            })
+        assert_eq!(known, referred);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            assert!(path.starts_with("/v1/"), "{path}");
+            for (method, operation) in item.as_object().unwrap() {
+                let told = operation["summary"].as_str().is_some();
+                let answers = operation["responses"].as_object().unwrap();
+                assert!(told && answers.contains_key("200"), "{method} {path}");
+                assert_eq!(answers.len(), 8, "{method} {path}: {answers:?}");
+            }
+        }
     }
 }

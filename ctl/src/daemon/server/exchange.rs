@@ -1,0 +1,174 @@
+//! Requests as handlers take them, and answers to those that nothing can be done with.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+use utoipa::IntoResponses;
+
+use crate::api::ErrorBody;
+use crate::daemon::failure::Failure;
+
+/// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
+pub(super) const MAX_BODY: usize = 1 << 20;
+
+/// Where the API tells of itself.
+const DOCUMENT: &str = "GET /v1/openapi.json";
+
+/// Whom the API speaks for.
+const SELF: &str = concat!("pontoon ", env!("CARGO_PKG_VERSION"));
+
+/// What any request may be answered with instead.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "its documentation is what it is for")]
+pub(super) enum Refused {
+    /// The request is wrong: asking again will not help.
+    #[response(status = 400)]
+    Invalid(ErrorBody),
+    /// The caller may look, but not change anything.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// It names something that is not there.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The path can't be asked for with this method.
+    #[response(status = 405)]
+    WrongMethod(ErrorBody),
+    /// Something that exists stands in the way.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The request is larger than what is taken.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// The host refused what was needed: no memory, no permission, a full disk.
+    #[response(status = 500)]
+    Internal(ErrorBody),
+}
+
+/// Nothing is at this path, in this version of the API or because it is another one's.
+pub(super) async fn unknown(request: Request) -> Refusal {
+    let path = request.uri().path();
+    let version = path.split('/').nth(1).unwrap_or_default();
+    let number = version.strip_prefix('v').unwrap_or_default();
+    let is_version = number.starts_with(|first: char| first.is_ascii_digit());
+    let error = if version != "v1" && is_version {
+        format!(
+            "{SELF} speaks version 1 of its API, not {number}: ask for /v1/…, or use a client and a \
+             daemon of one version"
+        )
+    } else {
+        format!("there is nothing at {path}; {DOCUMENT} tells what {SELF} can be asked for")
+    };
+    Refusal {
+        status: StatusCode::NOT_FOUND,
+        error,
+    }
+}
+
+/// The path is known, the method is not one of its.
+pub(super) async fn wrong_method(request: Request) -> Refusal {
+    Refusal {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        error: format!(
+            "{} can't be asked to {}; {DOCUMENT} tells what it can",
+            request.uri().path(),
+            request.method()
+        ),
+    }
+}
+
+/// The answer to someone who may not do what was asked.
+pub(in crate::daemon) fn forbidden(error: String) -> Response {
+    let status = StatusCode::FORBIDDEN;
+    Refusal { status, error }.into_response()
+}
+
+pub(super) fn gone(what: &str, name: &str) -> Refusal {
+    Failure::NotFound(format!("there is no {what} {name:?}")).into()
+}
+
+/// A failure as the client gets it.
+pub(super) struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        let status = match &failure {
+            Failure::Invalid(_) => StatusCode::BAD_REQUEST,
+            Failure::NotFound(_) => StatusCode::NOT_FOUND,
+            Failure::Conflict(_) => StatusCode::CONFLICT,
+            Failure::Internal(text) => {
+                tracing::error!("{text}");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Refusal {
+            status,
+            error: failure.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorBody { error: self.error })).into_response()
+    }
+}
+
+/// A JSON body. The content type is not looked at: there is only one.
+pub(super) struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refusal> {
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection: BytesRejection| {
+                    let status = rejection.status();
+                    let error = match status {
+                        StatusCode::PAYLOAD_TOO_LARGE => {
+                            format!("the request is larger than {MAX_BODY} bytes")
+                        }
+                        _ => format!("the request can't be read: {}", rejection.body_text()),
+                    };
+                    Refusal { status, error }
+                })?;
+        serde_json::from_slice(&bytes).map(Body).map_err(|error| {
+            let error = error.to_string();
+            // What a newer client may send.
+            let advice = if error.starts_with("unknown field") {
+                format!("; {SELF} knows no more, as {DOCUMENT} tells")
+            } else {
+                String::new()
+            };
+            Refusal {
+                status: StatusCode::BAD_REQUEST,
+                error: format!("the request is not the JSON expected here: {error}{advice}"),
+            }
+        })
+    }
+}
+
+/// The name in a path.
+pub(super) struct Name<T = String>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name<T>, Refusal> {
+        let name = Path::<T>::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Name(name))
+            .map_err(|rejection: PathRejection| Refusal {
+                status: rejection.status(),
+                error: format!("the path can't be read: {}", rejection.body_text()),
+            })
+    }
+}
