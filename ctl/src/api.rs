@@ -13,7 +13,7 @@
 //! | `DELETE /v1/networks/{name}` | → [`Network`] as it was |
 //! | `GET /v1/containers`, `GET /v1/containers/{name}` | → [`Container`]s, one [`Container`] |
 //! | `POST /v1/containers` | [`Attach`] → [`Container`] |
-//! | `DELETE /v1/containers/{name}` | → [`Container`] as it was |
+//! | `DELETE /v1/containers/{name}`, `DELETE /v1/containers/{name}?force=true` | → [`Container`] as it was |
 //! | `POST /v1/containers/{name}/endpoints` | [`Connect`] → [`Container`] |
 //! | `DELETE /v1/containers/{name}/endpoints/{network}` | → [`Container`] |
 //! | `GET /v1/containers/{name}/ports` | → [`PublishedPort`]s |
@@ -416,6 +416,10 @@ pub(crate) struct Container {
     #[serde(default, skip_serializing_if = "Partition::is_none")]
     pub partition: Partition,
     pub remove_on_exit: bool,
+    /// Running containers that share its namespace (`--net container:NAME`). The namespace lives on
+    /// with the last process in it, but the network goes with the container whose it is.
+    #[serde(default)]
+    pub joined: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

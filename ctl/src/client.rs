@@ -262,6 +262,12 @@ pub(crate) fn container_path(name: &str) -> String {
     format!("/v1/containers/{}", encode_segment(name))
 }
 
+/// For DELETE; `force` where others share the container's namespace.
+pub(crate) fn deletion_path(name: &str, force: bool) -> String {
+    let query = if force { "?force=true" } else { "" };
+    format!("{}{query}", container_path(name))
+}
+
 pub(crate) fn endpoints_path(container: &str) -> String {
     format!("{}/endpoints", container_path(container))
 }

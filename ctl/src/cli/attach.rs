@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::container::ContainerArgs;
-use super::output::show_lines;
+use super::output::OutputArgs;
 use crate::api::{Container, Target};
 
 #[derive(Args)]
@@ -16,6 +16,8 @@ pub(super) struct AttachArgs {
     namespace: NamespaceArgs,
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -43,5 +45,5 @@ pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
     };
     let request = args.container.attach(target, Vec::new(), true)?;
     let container: Container = args.client.client()?.post("/v1/containers", &request)?;
-    show_lines(&[container.id])
+    args.output.tell(&container, &[&container.id])
 }

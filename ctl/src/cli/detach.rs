@@ -5,20 +5,26 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::output::show_lines;
+use super::output::OutputArgs;
 use crate::api::Container;
-use crate::client::container_path;
+use crate::client::deletion_path;
 
 #[derive(Args)]
 pub(super) struct DetachArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
+    /// Even if other containers share its namespace; they are left without a network
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
 
 pub(super) fn run(args: DetachArgs) -> anyhow::Result<ExitCode> {
-    let container: Container = args.client.client()?.delete(&container_path(&args.name))?;
-    show_lines(&[container.name])
+    let path = deletion_path(&args.name, args.force);
+    let container: Container = args.client.client()?.delete(&path)?;
+    args.output.tell(&container, &[&container.name])
 }

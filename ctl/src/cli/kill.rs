@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use nix::sys::signal::Signal;
 
-use super::output::{OutputArgs, show_lines};
+use super::output::OutputArgs;
 use crate::api::{Container, Exit, Kill, Status};
 use crate::client::{Client, ClientError, container_path};
 use crate::signals;
@@ -25,6 +25,8 @@ pub(super) struct StopArgs {
     #[arg(short, long, value_name = "SIGNAL", default_value = "TERM", value_parser = signals::signal)]
     signal: Signal,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -36,6 +38,8 @@ pub(super) struct KillArgs {
     /// By name or number
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signals::signal)]
     signal: Signal,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -58,11 +62,11 @@ pub(super) fn stop(args: StopArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     super::for_each(&args.names, |name| {
         let container = stop_one(&client, name, args.signal, args.time)?;
-        show_lines(&[container.name]).map(drop)
+        args.output.tell(&container, &[&container.name]).map(drop)
     })
 }
 
-fn stop_one(
+pub(super) fn stop_one(
     client: &Client,
     name: &str,
     signal: Signal,
@@ -108,7 +112,7 @@ pub(super) fn kill(args: KillArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     super::for_each(&args.names, |name| {
         let container = signal_container(&client, name, args.signal)?;
-        show_lines(&[container.name]).map(drop)
+        args.output.tell(&container, &[&container.name]).map(drop)
     })
 }
 

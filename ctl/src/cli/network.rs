@@ -76,6 +76,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -112,6 +114,8 @@ pub(super) struct RemoveArgs {
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -120,6 +124,8 @@ pub(super) struct PruneArgs {
     /// Accepted for the sake of Docker's users: nothing is asked
     #[arg(short, long)]
     force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -168,6 +174,8 @@ pub(super) struct ConnectArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -179,6 +187,8 @@ pub(super) struct DisconnectArgs {
     /// Name, id or beginning of an id of the container
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     container: String,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -194,8 +204,8 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
         NetworkCommand::Rm(args) => remove(args),
         NetworkCommand::Prune(args) => {
             let removed: Vec<Network> = args.client.client()?.delete("/v1/networks")?;
-            let names: Vec<String> = removed.into_iter().map(|network| network.name).collect();
-            show_lines(&names)
+            let names: Vec<&String> = removed.iter().map(|network| &network.name).collect();
+            args.output.tell(&removed, &names)
         }
         NetworkCommand::Connect(args) => {
             let path = endpoints_path(&args.container);
@@ -207,16 +217,15 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
             let container: Container = args.client.client()?.post(&path, &request)?;
             // What is new stands last.
             let endpoints = container.endpoints.last().into_iter();
-            show_lines(
-                &endpoints
-                    .map(|it| joined(it.addresses.iter().map(IpNet::addr)))
-                    .collect::<Vec<_>>(),
-            )
+            let addresses: Vec<String> = endpoints
+                .map(|it| joined(it.addresses.iter().map(IpNet::addr)))
+                .collect();
+            args.output.tell(&container, &addresses)
         }
         NetworkCommand::Disconnect(args) => {
             let path = endpoint_path(&args.container, &args.network);
             let container: Container = args.client.client()?.delete(&path)?;
-            show_lines(&[container.name])
+            args.output.tell(&container, &[&container.name])
         }
     }
 }
@@ -240,7 +249,7 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let network: Network = args.client.client()?.post("/v1/networks", &request)?;
-    show_lines(&[network.id])
+    args.output.tell(&network, &[&network.id])
 }
 
 fn split_label(label: &str) -> (String, String) {
@@ -266,7 +275,7 @@ fn remove(args: RemoveArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     super::for_each(&args.names, |name| {
         let network: Network = client.delete(&network_path(name))?;
-        show_lines(&[network.name]).map(drop)
+        args.output.tell(&network, &[&network.name]).map(drop)
     })
 }
 

@@ -14,10 +14,10 @@ use serde::Serialize;
 use crate::api::{Flow, PortMapping};
 use crate::spec::port_range;
 
-/// The choice that every listing command offers.
+/// The choice that every command offers that has something to say.
 #[derive(Args)]
 pub(super) struct OutputArgs {
-    /// Print JSON instead of a table
+    /// Print JSON, with all there is to say
     #[arg(long)]
     json: bool,
 }
@@ -37,11 +37,24 @@ impl OutputArgs {
             }
         })
     }
+
+    /// Prints `value` as JSON, or `lines`.
+    pub(super) fn tell<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        lines: &[impl fmt::Display],
+    ) -> anyhow::Result<ExitCode> {
+        self.show(value, |out, _| write_lines(out, lines))
+    }
 }
 
 /// Prints lines for scripts: names, ids.
 pub(super) fn show_lines(lines: &[impl fmt::Display]) -> anyhow::Result<ExitCode> {
-    print(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
+    print(|out| write_lines(out, lines))
+}
+
+fn write_lines(out: &mut dyn Write, lines: &[impl fmt::Display]) -> io::Result<()> {
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
 /// Prints JSON to standard output, for commands that know no other form.

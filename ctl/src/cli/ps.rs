@@ -87,12 +87,17 @@ pub(crate) fn print(
     write_table(out, look, header, rows)
 }
 
-/// What it is on now, which may be more than it began with.
+/// What it is on now, which may be more than it began with, and who shares that.
 fn networks(container: &Container) -> String {
-    if container.endpoints.is_empty() {
-        return container.mode.to_string();
+    let mut told = if container.endpoints.is_empty() {
+        container.mode.to_string()
+    } else {
+        joined(container.endpoints.iter().map(|it| &it.network))
+    };
+    if !container.joined.is_empty() {
+        told.push_str(&format!(" (shared by {})", joined(&container.joined)));
     }
-    joined(container.endpoints.iter().map(|it| &it.network))
+    told
 }
 
 /// The command of `run`; of an attached namespace, what it was named by.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::output::{published, show_lines};
+use super::output::{OutputArgs, published};
 use crate::api::{Container, PortMapping};
 use crate::client::container_path;
 
@@ -20,6 +20,8 @@ pub(super) struct PublishArgs {
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -32,6 +34,8 @@ pub(super) struct UnpublishArgs {
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     client: super::ClientArgs,
 }
 
@@ -39,24 +43,14 @@ pub(super) struct UnpublishArgs {
 pub(super) fn publish(args: PublishArgs) -> anyhow::Result<ExitCode> {
     let path = format!("{}/ports", container_path(&args.name));
     let container: Container = args.client.client()?.post(&path, &args.publish)?;
-    show_lines(
-        &container
-            .published
-            .iter()
-            .map(published)
-            .collect::<Vec<_>>(),
-    )
+    let lines: Vec<String> = container.published.iter().map(published).collect();
+    args.output.tell(&container, &lines)
 }
 
 /// Prints what the container publishes then.
 pub(super) fn unpublish(args: UnpublishArgs) -> anyhow::Result<ExitCode> {
     let path = format!("{}/ports", container_path(&args.name));
     let container: Container = args.client.client()?.delete_with(&path, &args.publish)?;
-    show_lines(
-        &container
-            .published
-            .iter()
-            .map(published)
-            .collect::<Vec<_>>(),
-    )
+    let lines: Vec<String> = container.published.iter().map(published).collect();
+    args.output.tell(&container, &lines)
 }

@@ -4,16 +4,24 @@ use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use nix::sys::signal::Signal;
 
-use super::output::show_lines;
+use super::kill::stop_one;
+use super::output::OutputArgs;
 use crate::api::{Container, Status};
-use crate::client::{Client, container_path};
+use crate::client::{Client, deletion_path};
 
 #[derive(Args)]
 pub(super) struct RmArgs {
     /// Names, ids or beginnings of ids
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
+    /// Running ones too, whose command is killed first, or which lose their network if they were
+    /// attached; and those whose namespace others share, who lose theirs
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -21,21 +29,31 @@ pub(super) struct RmArgs {
 pub(super) fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     super::for_each(&args.names, |name| {
-        let container = remove(&client, name)?;
-        show_lines(&[container.name]).map(drop)
+        let container = remove(&client, name, args.force)?;
+        args.output.tell(&container, &[&container.name]).map(drop)
     })
 }
 
-fn remove(client: &Client, name: &str) -> anyhow::Result<Container> {
+fn remove(client: &Client, name: &str, force: bool) -> anyhow::Result<Container> {
     let container = client.container(name)?;
     if container.status == Status::Running {
-        anyhow::bail!(
-            "container {} is running: end its process first (pontoon stop), or take only its network \
-             away with: pontoon detach {}",
+        anyhow::ensure!(
+            force,
+            "container {} is running: end its process first (pontoon stop), take only its network \
+             away with: pontoon detach {}, or do both by: pontoon rm --force {}",
+            container.name,
             container.name,
             container.name
         );
+        // Of an attached one, what runs in it is not ours to end.
+        if !container.command.is_empty() {
+            stop_one(client, &container.id, Signal::SIGKILL, 0)?;
+        }
     }
     // By id: the name may belong to another container by now.
-    Ok(client.delete(&container_path(&container.id))?)
+    match client.delete(&deletion_path(&container.id, force)) {
+        // It was run with --rm.
+        Err(error) if error.is_not_found() && force => Ok(container),
+        removed => Ok(removed?),
+    }
 }

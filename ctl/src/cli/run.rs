@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use super::container::ContainerArgs;
 use super::etc::{Etc, NameArgs};
 use super::exec::namespace;
+use super::output::{show_json, show_lines};
 use super::start::NotStarted;
 use super::supervise::{Supervised, spawn};
 use super::{OWN_ERROR, complain};
 use crate::api::{Attach, Container, Exit, Exited, Mode, Status, Target};
-use crate::client::{Client, container_path};
+use crate::client::{Client, container_path, deletion_path};
 use crate::netns::Netns;
 
 #[derive(Args)]
@@ -40,6 +41,9 @@ pub(super) struct RunArgs {
     /// Append the output of a background command to this file [default: it is thrown away]
     #[arg(long, value_name = "FILE", requires = "detach")]
     log: Option<PathBuf>,
+    /// Print what is told of a background container as JSON, instead of its id
+    #[arg(long, requires = "detach")]
+    json: bool,
     /// This process is the supervisor that `--detach` started
     #[arg(long = BACKGROUND, hide = true, requires = "detach")]
     background: bool,
@@ -59,7 +63,7 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
         return supervise_in_background(args);
     }
     let result = if args.detach {
-        start_in_background()
+        start_in_background(&args)
     } else {
         supervise(args)
     };
@@ -179,7 +183,7 @@ fn finish(running: Running) -> anyhow::Result<ExitCode> {
 /// A container whose command was not started is none. What kept it from starting counts for more
 /// than a failure here.
 fn forget(client: &Client, container: &Container) {
-    match client.delete::<Container>(&container_path(&container.id)) {
+    match client.delete::<Container>(&deletion_path(&container.id, true)) {
         Ok(_) => {}
         // Somebody detached it meanwhile.
         Err(error) if error.is_not_found() => {}
@@ -204,7 +208,7 @@ enum Report {
 
 /// Starts this same command line again as a process that outlives this one, and waits until its
 /// container is up or has failed.
-fn start_in_background() -> anyhow::Result<ExitCode> {
+fn start_in_background(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_else(|| "pontoon".into());
     // The subcommand stands first: the global options there are, help and version, run nothing.
@@ -228,7 +232,8 @@ fn start_in_background() -> anyhow::Result<ExitCode> {
         .read_line(&mut line)
         .context("cannot hear from the supervisor")?;
     match serde_json::from_str(&line) {
-        Ok(Report::Started(id)) => super::output::show_lines(&[id]),
+        Ok(Report::Started(id)) if args.json => show_json(&args.client.client()?.container(&id)?),
+        Ok(Report::Started(id)) => show_lines(&[id]),
         Ok(Report::Failed { code, error }) => Err(NotStarted {
             code,
             message: error,

@@ -225,6 +225,7 @@ fn ps_as_printed() {
         endpoints: vec![endpoint],
         published: vec![mapping("6379:6379"), mapping("[::1]:9000-9009:80-89/udp")],
         remove_on_exit: false,
+        joined: Vec::new(),
     };
     let idle = api::Container {
         names: api::NameSettings::default(),

@@ -46,11 +46,20 @@ pub(super) struct Plug {
 }
 
 impl Daemon {
-    /// Takes a container off its networks and forgets it. Its process goes on.
-    pub(super) fn detach(&mut self, wanted: &str) -> Result<api::Container, Failure> {
+    /// Takes a container off its networks and forgets it. Its process goes on. One whose namespace
+    /// others share is detached only by `force`: they lose their network.
+    pub(super) fn detach(&mut self, wanted: &str, force: bool) -> Result<api::Container, Failure> {
         let position = self.find_container(wanted)?;
         let id = self.containers[position].record.id.clone();
         let told = self.tell_container(&id)?;
+        if !told.joined.is_empty() && !force {
+            return Err(Failure::Conflict(format!(
+                "container {} shares its network namespace with {}: end or detach those first, or \
+                 leave them without a network (--force)",
+                told.name,
+                told.joined.join(", ")
+            )));
+        }
         let plugs = self.containers[position].plugs.clone();
         self.record_leave(&plugs, |store| store.remove_container(&id))?;
         let container = self.containers.remove(position);
@@ -70,6 +79,12 @@ impl Daemon {
         };
         let container = self.containers.remove(position);
         tracing::info!("{} has ended: {why}", container.record.name);
+        if let Ok(told) = self.tell_container(id)
+            && !told.joined.is_empty()
+        {
+            let joined = told.joined.join(", ");
+            tracing::warn!("{joined} shared its namespace, and live on without a network");
+        }
         let mut ended = event(
             EventKind::Container,
             EventAction::Ended,

@@ -6,15 +6,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, body::Body as ResponseBody, middleware};
 use futures_util::stream;
+use serde::Deserialize;
 use switch::Switch;
 use switch::io::has_ipv6;
 use tokio::sync::watch;
-use utoipa::OpenApi;
+use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -32,7 +33,7 @@ use crate::api::{
 mod exchange;
 
 pub(super) use exchange::forbidden;
-use exchange::{Body, MAX_BODY, Name, Refusal, Refused, gone, unknown, wrong_method};
+use exchange::{Asked, Body, MAX_BODY, Name, Refusal, Refused, gone, unknown, wrong_method};
 
 /// One JSON object a line.
 const EVENTS_TYPE: &str = "application/x-ndjson";
@@ -261,15 +262,29 @@ async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<C
         .map(Json)?)
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Force {
+    /// Even if others share its namespace, who are left without a network.
+    #[serde(default)]
+    force: bool,
+}
+
 /// Takes a container off its networks and forgets it; its process goes on.
-#[utoipa::path(delete, path = "/v1/containers/{name}", params(("name" = String, Path, description = NAMED)), responses(
+#[utoipa::path(delete, path = "/v1/containers/{name}", params(("name" = String, Path, description = NAMED), Force), responses(
     (status = 200, description = "The container as it was", body = Container),
     Refused
 ))]
-async fn detach(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
-    Ok(change(&api.daemon, move |daemon| daemon.detach(&name))
-        .await
-        .map(Json)?)
+async fn detach(
+    State(api): State<Api>,
+    Name(name): Name,
+    Asked(Force { force }): Asked<Force>,
+) -> Answer<Container> {
+    Ok(
+        change(&api.daemon, move |daemon| daemon.detach(&name, force))
+            .await
+            .map(Json)?,
+    )
 }
 
 /// Puts a running container on one more network.
@@ -506,27 +521,21 @@ async fn wait(State(api): State<Api>, Name(name): Name) -> Answer<Exit> {
     Err(Failure::Internal("the daemon stops".to_owned()).into())
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Since {
+    /// Begin with the event of this number; with what comes from now on when absent.
+    since: Option<u64>,
+}
+
 /// What happens, as it happens: one JSON object a line, without end.
 #[utoipa::path(get, path = "/v1/events", params(
-    ("since" = Option<u64>, Query, description = "Begin with the event of this number; with what \
-        comes from now on when absent")
-), responses(
+Since), responses(
     (status = 200, description = "Events, each batch flushed as it comes", body = Event,
         content_type = EVENTS_TYPE),
     Refused
 ))]
-async fn stream_events(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
-    let since = match request.uri().query() {
-        None => None,
-        Some(query) => {
-            let number = query.strip_prefix("since=").map(str::parse);
-            let Some(Ok(number)) = number else {
-                let problem = format!("{query:?} is not since=NUMBER, the number of an event");
-                return Err(Failure::Invalid(problem).into());
-            };
-            Some(number)
-        }
-    };
+async fn stream_events(State(api): State<Api>, Asked(Since { since }): Asked<Since>) -> Response {
     let lines = stream::unfold(api.events.listen(since), |mut listener| async {
         let mut lines = Vec::new();
         for event in listener.heard().await? {
@@ -538,7 +547,7 @@ async fn stream_events(State(api): State<Api>, request: Request) -> Result<Respo
         Some((Ok(lines), listener))
     });
     let kind = [(header::CONTENT_TYPE, EVENTS_TYPE)];
-    Ok((kind, ResponseBody::from_stream(lines)).into_response())
+    (kind, ResponseBody::from_stream(lines)).into_response()
 }
 
 /// Which MAC address is behind which port of the switch.

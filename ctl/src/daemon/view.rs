@@ -10,8 +10,9 @@ use super::container::Container;
 use super::faults::{FaultBook, partition};
 use super::network::{Network, default_routes};
 use super::resolver::NameService;
+use super::store::ContainerRecord;
 use super::uplink::Uplink;
-use crate::api::{self, Partition, Status};
+use crate::api::{self, Mode, Status};
 use crate::dns::LOOPBACK;
 use crate::host::HostState;
 use crate::relay::Common;
@@ -96,10 +97,7 @@ impl View {
                 .collect(),
             containers: containers
                 .iter()
-                .map(|container| api::Container {
-                    partition: partition(faults, &container.record.id, containers),
-                    ..tell_container(container, networks, names, faults)
-                })
+                .map(|container| tell_container(container, containers, networks, names, faults))
                 .collect(),
             rules: tell_rules(networks, containers, uplinks, host),
             published: containers
@@ -162,6 +160,7 @@ fn tell_network(network: &Network, containers: &[Container]) -> api::Network {
 
 fn tell_container(
     container: &Container,
+    all: &[Container],
     networks: &[Network],
     names: &NameService,
     faults: &FaultBook,
@@ -220,8 +219,9 @@ fn tell_container(
         published: record.published.clone(),
         names: record.names.clone(),
         resolvers,
-        partition: Partition::default(),
+        partition: partition(faults, &record.id, all),
         remove_on_exit: record.remove_on_exit,
+        joined: joined(record, all),
     }
 }
 
@@ -233,6 +233,17 @@ fn view_published(container: &Container) -> Vec<PublishedView> {
         relays: Arc::clone(published.common()),
     });
     published.collect()
+}
+
+/// Who shares a container's namespace, by name.
+fn joined(record: &ContainerRecord, all: &[Container]) -> Vec<String> {
+    let others = all.iter().map(|other| &other.record);
+    others
+        .filter(|other| other.status == Status::Running)
+        .filter(|other| other.identity.netns == record.identity.netns)
+        .filter(|other| matches!(&other.mode, Mode::Container(name) if *name == record.name))
+        .map(|other| other.name.clone())
+        .collect()
 }
 
 fn tell_rules(

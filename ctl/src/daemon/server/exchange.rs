@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -169,6 +169,23 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T>
             .map_err(|rejection: PathRejection| Refusal {
                 status: rejection.status(),
                 error: format!("the path can't be read: {}", rejection.body_text()),
+            })
+    }
+}
+
+/// What stands behind the `?`. What is not known there is left aside.
+pub(super) struct Asked<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Asked<T>, Refusal> {
+        let query = Query::try_from_uri(&parts.uri);
+        query
+            .map(|Query(asked)| Asked(asked))
+            .map_err(|rejection| Refusal {
+                status: StatusCode::BAD_REQUEST,
+                error: format!("the query can't be read: {}", rejection.body_text()),
             })
     }
 }
