@@ -125,6 +125,7 @@ fn configured(c: &mut Criterion) {
                 host_port: None,
                 mtu: 1500,
                 internal: false,
+                resolver: None,
                 bridge: Bridge::default(),
             }],
             endpoints: (0..count)

@@ -94,6 +94,7 @@ impl World {
                     host_port: None,
                     mtu: 1500,
                     internal: false,
+                    resolver: None,
                     bridge: Bridge::default(),
                 }],
                 endpoints: containers

@@ -267,7 +267,8 @@ pub(crate) struct Connect {
 
 /// What a container is called by itself, and whom it asks for names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+// The store of an earlier version may have fields that are no more.
+#[serde(default)]
 pub(crate) struct NameSettings {
     /// Its name when absent.
     pub hostname: Option<String>,
@@ -277,8 +278,6 @@ pub(crate) struct NameSettings {
     pub search: Option<Vec<String>>,
     /// Further lines of its /etc/hosts.
     pub hosts: Vec<HostEntry>,
-    /// Answer names at 127.0.0.11 inside too, which takes port 53 of the container's loopback.
-    pub loopback: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -400,6 +400,7 @@ impl Daemon {
 
     /// The same, with a word for what is new.
     fn apply_as(&mut self, appeared: EventAction) {
+        self.resolver.follow(&self.networks, &self.containers);
         let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
         self.uplinks.set_filter(filter);
         let uplinks = self.uplinks.all();
@@ -409,9 +410,9 @@ impl Daemon {
             uplinks,
             &self.host,
             &self.faults,
+            &self.resolver,
             self.clamp_mss,
         ));
-        self.resolver.follow(&self.networks, &self.containers);
         let view = View::new(
             &self.networks,
             &self.containers,

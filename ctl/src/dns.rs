@@ -1,8 +1,8 @@
-//! Names for containers: a DNS server at the gateway of each network and at 127.0.0.11 in each
-//! container's namespace.
+//! Names for containers: a DNS server at the gateway of each network, to which the switch leads what
+//! containers ask of 127.0.0.11 too.
 //!
-//! A query is decoded ([`message`]), its asker is known by where it was asked and by the source
-//! address, which the switch has checked ([`directory::Origin`]), and what the [`Directory`] knows
+//! A query is decoded ([`message`]), its asker is known by the network and by the source address,
+//! which the switch has checked, and what the [`Directory`] knows
 //! is answered at once: names of containers, their aliases and short ids, and the reverse of their
 //! addresses. Everything else is asked of the host's own servers ([`forward`]), unless the asker is
 //! on internal networks alone.
@@ -22,6 +22,6 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use directory::{Attachment, ContainerNames, Directory, NetworkNames, Origin};
+pub(crate) use directory::{Attachment, ContainerNames, Directory, NetworkNames};
 pub(crate) use resolv_conf::{ResolvConf, Upstreams};
-pub(crate) use server::{LOOPBACK, Listener, Resolver, Sockets};
+pub(crate) use server::{LOOPBACK, Listener, PORT, Resolver, Sockets};

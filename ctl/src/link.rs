@@ -13,7 +13,7 @@
 //! and the virtio header tells the switch about them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
@@ -110,6 +110,8 @@ pub(crate) struct ContainerLink {
     pub(crate) addresses: Vec<IpNet>,
     /// At most one of each family; each becomes a default route.
     pub(crate) gateways: Vec<IpAddr>,
+    /// The gateway that answers what is asked of 127.0.0.11.
+    pub(crate) names: Option<Ipv4Addr>,
 }
 
 /// Whether there is an interface of this name.
@@ -228,6 +230,15 @@ pub(crate) fn set_default_route(gateway: IpAddr, name: &str) -> Result<()> {
     })
 }
 
+/// Leads what is sent to 127.0.0.11 to the gateway through this interface, and lets the interface
+/// take what comes back from there.
+///
+/// Such a route is possible in the table `local` only, which is looked at first: there it is longer
+/// than the one that makes 127.0.0.0/8 the namespace's own.
+pub(crate) fn lead_names(gateway: Ipv4Addr, name: &str) -> Result<()> {
+    in_session(async |session| session.lead_names(gateway, name).await)
+}
+
 /// Keeps the kernel from making IPv6 addresses of its own on an interface: no router
 /// advertisements (CVE-2020-13401), no autoconfiguration, and, unless `wanted`, no IPv6 at all
 /// (CVE-2024-32473): no link-local address either. Does nothing on a kernel without IPv6. Call it
@@ -278,6 +289,9 @@ pub(crate) fn configure_container(
                 session
                     .add_route(everything(gateway), Some(gateway), name, true)
                     .await?;
+            }
+            if let Some(gateway) = link.names {
+                session.lead_names(gateway, name).await?;
             }
             session.info(name).await
         })

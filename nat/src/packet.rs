@@ -12,6 +12,7 @@ use pnet_packet::tcp::{TcpFlags, TcpPacket};
 use crate::checksum::{Checksum, Delta};
 use crate::conntrack::tcp::Segment;
 use crate::icmp::{self, IcmpKind};
+use crate::rewrite::rewrite;
 use crate::tuple::{Protocol, Tuple};
 
 /// IPv6 extension headers walked before giving up. RFC 8200 section 4.1 knows seven, each of which
@@ -375,6 +376,14 @@ impl<'a> Packet<'a> {
             dst_port,
             protocol,
         })
+    }
+
+    /// Gives the packet the addresses and ports of `to`, which is of its protocol and family, its
+    /// checksums following. One that has no [`tuple`](Packet::tuple) stays as it is.
+    pub fn readdress(&mut self, to: &Tuple) {
+        if let Some(own) = self.tuple() {
+            rewrite(self, &own, to);
+        }
     }
 
     /// What connection tracking needs of a TCP segment; None for other protocols and fragments.

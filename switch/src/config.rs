@@ -6,7 +6,7 @@
 //! is no longer named is gone.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -64,6 +64,10 @@ pub struct Network {
     /// Its endpoints reach each other and the gateway's own addresses, and nothing else: no uplink,
     /// no other address of the host.
     pub internal: bool,
+    /// Where on the host the questions are answered that its endpoints send to port 53 of
+    /// 127.0.0.11, by TCP and UDP. Nothing but those answers may come from there. `None` to drop
+    /// them as packets for no host.
+    pub resolver: Option<SocketAddrV4>,
     pub bridge: Bridge,
 }
 

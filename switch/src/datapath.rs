@@ -34,7 +34,7 @@ use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
 use crate::topology::{Member, Role, Topology};
-use crate::{Settings, bridge, guard};
+use crate::{Settings, bridge, guard, resolver};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,6 +416,9 @@ impl Pass<'_> {
                 {
                     return Ok(answer);
                 }
+                if resolver::is_for_loopback(frame.bytes()) {
+                    return Err(DropReason::Martian);
+                }
                 self.bridge(segment, Member::endpoint(endpoint), destination, frame)
             }
             Role::Host { network } => {
@@ -423,6 +426,9 @@ impl Pass<'_> {
                 let own = segment.network.gateway_mac;
                 bridge::learn(self.now, segment, (ingress, own), frame.bytes())?;
                 let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
+                if let Some(server) = segment.network.resolver {
+                    resolver::lead_out(frame, server);
+                }
                 self.bridge(segment, Member::host(ingress), destination, frame)
             }
             Role::Uplink { uplink } => {

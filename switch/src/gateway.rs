@@ -20,7 +20,7 @@ use crate::icmp::Complaint;
 use crate::mtu::{self, Fit};
 use crate::neighbor::{Heard, Question, Resolution};
 use crate::topology::{Role, Segment};
-use crate::{arp, icmp, nd};
+use crate::{arp, icmp, nd, resolver};
 
 impl Pass<'_> {
     /// Answers a multicast frame that asks for the gateway: in place, back to where it came from.
@@ -86,6 +86,12 @@ impl Pass<'_> {
             return host.map(Egress::Port);
         }
         if is_martian(source) || is_martian(destination) {
+            let resolver = segment.network.resolver;
+            if !is_martian(source)
+                && resolver.is_some_and(|server| resolver::lead_in(&mut packet, server))
+            {
+                return host.map(Egress::Port);
+            }
             return Err(DropReason::Martian);
         }
         if segment.network.internal {
@@ -376,7 +382,7 @@ impl Pass<'_> {
 }
 
 /// The IP packet of an untagged frame.
-fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
+pub(crate) fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
     let vnet = frame.vnet();
     let mut packet = Packet::parse(
         &mut frame.bytes_mut()[ETHERNET_HEADER..],

@@ -41,6 +41,7 @@ pub mod neighbor;
 mod patience;
 pub mod port;
 mod rate;
+mod resolver;
 mod switch;
 #[cfg(test)]
 mod testing;

@@ -66,6 +66,7 @@ impl Lan {
                 host_port: Some(PortId(0)),
                 mtu: 1500,
                 internal: false,
+                resolver: None,
                 bridge: Bridge {
                     // Nothing moves unasked.
                     snooping: None,

@@ -421,6 +421,10 @@ const LESSONS: Section = Section {
             "what is published on loopback is not reached from the wire; martians are dropped",
         ),
         row(
+            "CVE-2020-8558",
+            "no neighbour reaches what listens on a loopback address",
+        ),
+        row(
             "CVE-2020-13401",
             "a container can't announce itself as a router",
         ),

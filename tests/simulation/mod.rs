@@ -182,6 +182,7 @@ impl Simulation {
             host_port: Some(attachment.port),
             mtu: 1500,
             internal: false,
+            resolver: None,
             bridge: Bridge::default(),
         };
         self.config.networks.push(network);

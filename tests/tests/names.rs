@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use pontoon_tests::has_ipv6;
 use pontoon_tests::namespace::Namespace;
-use pontoon_tests::scene::{ANY, BEYOND, HOST, OUTSIDE, Scene};
+use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, Scene};
 use pontoon_tests::traffic::{bind_udp, listen};
 
 const A: u16 = 1;
@@ -187,11 +187,7 @@ fn commands_find_containers_by_name() {
         })
     };
     let before = host_files();
-    let web = scene.run_detached(
-        "web",
-        &["--network-alias", "www", "--dns-loopback"],
-        &["sleep", "600"],
-    );
+    let web = scene.run_detached("web", &["--network-alias", "www"], &["sleep", "600"]);
     let web = web.to_string();
     for name in ["web", "www", "WEB", "web.bridge"] {
         let found = inside(&scene, &[], &["getent", "ahostsv4", name]);
@@ -201,8 +197,7 @@ fn commands_find_containers_by_name() {
     let found = inside(&scene, &[], &["getent", "hosts", &web]);
     assert!(found.contains("web.bridge"), "{found}");
     for server in ["127.0.0.11", "172.17.0.1"] {
-        let options = ["--dns-loopback"];
-        let found = inside(&scene, &options, &["busybox", "nslookup", "web", server]);
+        let found = inside(&scene, &[], &["busybox", "nslookup", "web", server]);
         assert!(found.contains(&web), "{server}: {found}");
     }
     // A name of its own is there before the first instruction, each time.
@@ -219,7 +214,6 @@ fn commands_find_containers_by_name() {
         "files",
         "--hostname",
         "shop.example",
-        "--dns-loopback",
         "--add-host",
         "db:10.9.8.7",
         "--add-host",
@@ -265,8 +259,8 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    let a = scene.container("a", &["--dns-loopback", "--network-alias", "first"]);
-    let b = scene.container("b", &["--dns-loopback"]);
+    let a = scene.container("a", &["--network-alias", "first"]);
+    let b = scene.container("b", &[]);
     for server in [LOCAL, GATEWAY] {
         for name in ["a", "first", "a.bridge"] {
             assert_eq!(ask(&b.namespace, server, name, A).addresses(), [a.address]);
@@ -305,7 +299,7 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     }
     // Networks do not see each other's names.
     scene.pontoon(&["network", "create", "other"]).success();
-    let c = scene.container("c", &["--dns-loopback", "--net", "other"]);
+    let c = scene.container("c", &["--net", "other"]);
     assert_eq!(ask(&c.namespace, LOCAL, "a", A).code, NXDOMAIN);
     assert_eq!(ask(&c.namespace, LOCAL, "c", A).addresses(), [c.address]);
     assert_eq!(ask(&b.namespace, LOCAL, "c", A).code, NXDOMAIN);
@@ -316,7 +310,7 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
         .ip(&format!("route add 172.17.0.0/16 via {HOST}"));
     assert_eq!(try_ask(&scene.outside, GATEWAY, "a", A), None);
     // Two containers share an alias, and take turns.
-    let d = scene.container("d", &["--dns-loopback", "--network-alias", "first"]);
+    let d = scene.container("d", &["--network-alias", "first"]);
     let mut both = ask(&b.namespace, LOCAL, "first", A).addresses();
     both.sort();
     assert_eq!(both, [a.address, d.address]);
@@ -356,7 +350,7 @@ fn the_world_s_names_are_asked_of_the_host_s_servers() {
         return;
     };
     serve_world(&scene.outside, BEYOND, 77);
-    let a = scene.container("a", &["--dns-loopback"]);
+    let a = scene.container("a", &[]);
     let expected: [IpAddr; 1] = ["192.0.2.77".parse().unwrap()];
     for server in [LOCAL, GATEWAY] {
         assert_eq!(
@@ -391,31 +385,92 @@ fn the_world_s_names_are_asked_of_the_host_s_servers() {
 #[test]
 fn a_dns_server_in_a_container_has_port_53() {
     let Some(scene) = Scene::new() else { return };
-    for (name, options) in [
-        ("published", &["-p", "5353:53/udp", "--dns-loopback"][..]),
-        ("plain", &[]),
-    ] {
-        let server = scene.container(name, options);
-        bind_udp(&server.namespace, (ANY, 53));
-        listen(&server.namespace, (ANY, 53));
-        assert_eq!(
-            ask(&server.namespace, GATEWAY, name, A).addresses(),
-            [server.address]
-        );
+    let options = ["-p", "5353:53/udp", "-p", "5353:53"];
+    let server = scene.container("server", &options);
+    // Every address there is, 127.0.0.11 too: nobody listens in the container but itself.
+    bind_udp(&server.namespace, (ANY, 53));
+    listen(&server.namespace, (ANY, 53));
+    serve_world(&server.namespace, ANY, 99);
+    for at in [LOCAL, GATEWAY] {
+        let found = ask(&server.namespace, at, "server", A).addresses();
+        assert_eq!(found, [server.address]);
+        let found = ask_by_tcp(&server.namespace, at, "server", A).addresses();
+        assert_eq!(found, [server.address]);
     }
+    let published = SocketAddr::new(HOST, 5353);
+    let expected: [IpAddr; 1] = ["192.0.2.99".parse().unwrap()];
+    let found = ask(&scene.outside, published, "example.org", A);
+    assert_eq!(found.addresses(), expected);
     let shown = inside(&scene, &[], &["cat", "/etc/resolv.conf"]);
-    assert!(shown.contains("nameserver 172.17.0.1\n"), "{shown}");
-    // A program that has the port already keeps it.
-    let namespace = Namespace::new("busy");
-    let _taken = bind_udp(&namespace, (ANY, 53));
-    let busy = scene.attach(namespace, "busy", &["--dns-loopback"]);
-    assert_eq!(
-        ask(&busy.namespace, GATEWAY, "busy", A).addresses(),
-        [busy.address]
+    assert!(shown.contains("nameserver 127.0.0.11\n"), "{shown}");
+}
+
+// Feature: names isolation
+// Conforms: CVE-2020-8558
+#[test]
+fn names_at_loopback_open_it_to_nobody() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let vault = ["network", "create", "vault", "--internal"];
+    scene.pontoon(&vault).success();
+    let inner = scene.container("inner", &["--net", "vault"]);
+    let found = ask(&inner.namespace, LOCAL, "inner", A).addresses();
+    assert_eq!(found, [inner.address], "an internal network has names too");
+
+    let victim = scene.container("victim", &[]);
+    let own = bind_udp(&victim.namespace, (LOOPBACK, 7777));
+    let neighbour = scene.container("neighbour", &[]);
+    let route = format!(
+        "route add 127.0.0.1 via {} dev eth0 table local",
+        victim.address
     );
-    let told = scene.json(&["inspect", "busy"]);
-    let told = told.get(0).unwrap_or(&told);
-    assert_eq!(told["resolvers"][0], "172.17.0.1");
+    neighbour
+        .namespace
+        .ip("route del local 127.0.0.1 table local");
+    neighbour.namespace.ip(&route);
+    let before = scene.drops("Martian");
+    let socket = bind_udp(&neighbour.namespace, (ANY, 0));
+    socket
+        .send_to(b"let me in", (LOOPBACK, 7777))
+        .expect("a route");
+    own.set_read_timeout(Some(Duration::from_millis(500))).ok();
+    own.recv_from(&mut [0; 16])
+        .expect_err("what is on loopback stays there");
+    assert!(scene.drops("Martian") > before);
+
+    // A daemon that finds a container of one that knew nothing of this leads it there too.
+    scene.end_daemon(Signal::SIGKILL);
+    victim.namespace.ip("route del 127.0.0.11 table local");
+    scene.start_daemon();
+    let found = ask(&victim.namespace, LOCAL, "victim", A).addresses();
+    assert_eq!(found, [victim.address]);
+}
+
+// Feature: names several-networks
+#[test]
+fn names_at_loopback_follow_the_networks() {
+    let Some(scene) = Scene::new() else { return };
+    scene.pontoon(&["network", "create", "back"]).success();
+    let web = scene.container("web", &[]);
+    let db = scene.container("db", &["--net", "back"]);
+    scene
+        .pontoon(&["network", "connect", "back", "web"])
+        .success();
+    scene
+        .pontoon(&["network", "disconnect", "bridge", "web"])
+        .success();
+    for by in [ask, ask_by_tcp] {
+        assert_eq!(by(&web.namespace, LOCAL, "db", A).addresses(), [db.address]);
+    }
+    scene
+        .pontoon(&["network", "connect", "bridge", "web", "--gw-priority", "9"])
+        .success();
+    scene
+        .pontoon(&["network", "disconnect", "back", "web"])
+        .success();
+    assert_eq!(ask(&web.namespace, LOCAL, "db", A).code, NXDOMAIN);
+    assert_eq!(ask(&web.namespace, LOCAL, "web", A).addresses().len(), 1);
 }
 
 /// The addresses of a container on a network.

@@ -34,10 +34,6 @@ pub(super) struct ContainerArgs {
     /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<IpAddr>,
-    /// Answer names at 127.0.0.11 inside too, for programs that know no other server; a DNS server
-    /// of the container's own then can't listen on every address
-    #[arg(long)]
-    dns_loopback: bool,
 }
 
 /// What a container has on a network; of several, on the first.
@@ -125,7 +121,6 @@ impl ContainerArgs {
             publish: self.publish,
             names: NameSettings {
                 servers: self.dns,
-                loopback: self.dns_loopback,
                 ..NameSettings::default()
             },
             command,

@@ -12,6 +12,7 @@ use super::faults::FaultBook;
 use super::limits::treatments;
 use super::network::Network;
 use super::publish::host_ports;
+use super::resolver::NameService;
 use super::snat::SnatPorts;
 use super::uplink::{self, Uplink};
 use crate::api::Protocol;
@@ -24,6 +25,7 @@ pub(super) fn build(
     uplinks: &[Uplink],
     host: &HostState,
     faults: &FaultBook,
+    names: &NameService,
     clamp_mss: bool,
 ) -> Config {
     let ports: Vec<(u32, PortId)> = uplinks
@@ -48,6 +50,7 @@ pub(super) fn build(
                 host_port: Some(network.port),
                 mtu: network.record.mtu,
                 internal: network.record.options.internal,
+                resolver: names.led_to(&network.record.id),
                 bridge: Bridge::default(),
             })
             .collect(),
@@ -164,6 +167,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn names() -> NameService {
+        NameService::new(&[ip("192.0.2.53")], std::path::Path::new("/nonexistent"))
+    }
+
     fn network() -> Network {
         Network {
             record: NetworkRecord {
@@ -251,6 +258,7 @@ mod tests {
             &[],
             &host,
             &FaultBook::default(),
+            &names(),
             false,
         );
         assert_eq!(config.networks.len(), 1);
@@ -302,6 +310,7 @@ mod tests {
             &[],
             &HostState::default(),
             &FaultBook::default(),
+            &names(),
             false,
         );
         assert_eq!(config.nat.publish.len(), 1);

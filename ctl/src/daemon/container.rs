@@ -181,7 +181,7 @@ impl Daemon {
     /// elsewhere now, a process on a kernel without pidfds.
     pub(super) fn sweep(&mut self) {
         self.reap(|container| container.watch.is_none());
-        self.resolver.retry();
+        self.resolver.retry(&self.networks);
     }
 
     fn reap(&mut self, looked_at: impl Fn(&Container) -> bool) {
@@ -250,9 +250,6 @@ impl Daemon {
             Some(to) => self.republish(record, to),
             None => Vec::new(),
         };
-        if !record.endpoints.is_empty() {
-            self.resolver.listen_in(&netns, record);
-        }
         Ok(Container {
             record: record.clone(),
             plugs,

@@ -1,8 +1,9 @@
 //! Names: what DNS is told after each change, and where it answers.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -12,34 +13,39 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::container::Container;
-use super::network::Network;
-use super::store::ContainerRecord;
-use crate::api::{PortMapping, Status};
+use super::network::{Network, default_routes};
+use super::store::{EndpointRecord, NetworkRecord};
+use crate::api::Status;
 use crate::dns::{
-    Attachment, ContainerNames, Directory, LOOPBACK, Listener, NetworkNames, Origin, Resolver,
-    Sockets, Upstreams,
+    self, Attachment, ContainerNames, Directory, Listener, NetworkNames, Resolver, Sockets,
+    Upstreams,
 };
-use crate::netns::Netns;
 
 /// A listener that was closed a moment ago may still hold its address.
 const TRIES: usize = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-const DNS_PORT: u16 = 53;
+/// System ports that IANA has given to nobody, so that hardly anything listens there and no published
+/// range is likely to have them. Answers from there are those to questions sent to 127.0.0.11.
+const LED_PORTS: [u16; 6] = [14, 16, 26, 28, 30, 32];
+
+/// What must be set on a container's interface before it takes an answer from a loopback address.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
 pub(super) struct NameService {
     resolver: Arc<Resolver>,
     directory: watch::Sender<Arc<Directory>>,
     /// By the network's id.
     gateways: HashMap<String, Gateway>,
-    /// At 127.0.0.11, by the inode of the namespace. Each keeps its namespace alive.
-    namespaces: HashMap<u64, Listener>,
+    leads: bool,
 }
 
+#[derive(Default)]
 struct Gateway {
-    addresses: Vec<IpAddr>,
-    /// None while another program has the port; that was told then.
-    listener: Option<Listener>,
+    /// At port 53 of each. None while another program has the port; that was told then.
+    plain: Option<Listener>,
+    /// Where the switch leads what is asked of 127.0.0.11. None without IPv4.
+    led: Option<(SocketAddrV4, Listener)>,
 }
 
 impl NameService {
@@ -51,49 +57,25 @@ impl NameService {
         } else {
             Upstreams::fixed(servers)
         };
+        // Some sandboxes mount /proc/sys read-only.
+        let leads = File::options().write(true).open(ROUTE_LOCALNET).is_ok();
         NameService {
             resolver: Resolver::new(receiver, upstreams),
             directory,
             gateways: HashMap::new(),
-            namespaces: HashMap::new(),
+            leads,
         }
     }
 
-    /// Whether names are answered at 127.0.0.11 in a namespace.
-    pub(super) fn answers_in(&self, netns: u64) -> bool {
-        self.namespaces.contains_key(&netns)
+    /// Whether containers can be given a way to 127.0.0.11.
+    pub(super) fn leads(&self) -> bool {
+        self.leads
     }
 
-    /// Answers at 127.0.0.11 in a container's namespace from now on, if the container asked for it,
-    /// until no container that has a network runs there. Where it can't, the gateway's address is
-    /// left, which is told.
-    ///
-    /// Nobody else can then listen on port 53 of every address there, so it is for who asks for it,
-    /// and never for who publishes port 53: that is a DNS server.
-    pub(super) fn listen_in(&mut self, netns: &Netns, record: &ContainerRecord) {
-        let serves = |mapping: &PortMapping| {
-            let first = mapping.container_port;
-            (first..=first.saturating_add(mapping.count.saturating_sub(1))).contains(&DNS_PORT)
-        };
-        if !record.names.loopback
-            || record.published.iter().any(serves)
-            || self.answers_in(netns.inode())
-        {
-            return;
-        }
-        let origin = Origin::Netns(netns.inode());
-        let sockets = netns.run(|| open_patiently(&[LOOPBACK]));
-        let listener = sockets
-            .and_then(|sockets| sockets)
-            .and_then(|sockets| self.resolver.listen(sockets, &origin));
-        match listener {
-            Ok(listener) => {
-                self.namespaces.insert(netns.inode(), listener);
-            }
-            Err(error) => tracing::warn!(
-                "names are answered at the gateway's address alone in {netns}: {error}"
-            ),
-        }
+    /// Where the switch is to lead what is asked of 127.0.0.11 on a network.
+    pub(super) fn led_to(&self, network: &str) -> Option<SocketAddrV4> {
+        let (address, _) = self.gateways.get(network)?.led.as_ref()?;
+        Some(*address)
     }
 
     /// Takes up all names as they are now, and closes what nobody needs any more.
@@ -102,10 +84,6 @@ impl NameService {
             .iter()
             .filter(|it| it.record.status == Status::Running && !it.record.endpoints.is_empty())
             .collect();
-        self.namespaces.retain(|netns, _| {
-            let mut containers = containers.iter();
-            containers.any(|it| it.record.identity.netns == *netns)
-        });
         let directory = Directory::new(
             networks.iter().map(network_names).collect(),
             containers
@@ -125,41 +103,88 @@ impl NameService {
             if self.gateways.contains_key(&record.id) {
                 continue;
             }
-            let sockets = open_patiently(&record.gateways);
-            let origin = Origin::Gateway(record.id.clone());
-            let listener = sockets.and_then(|sockets| self.resolver.listen(sockets, &origin));
-            if let Err(error) = &listener {
+            let mut gateway = Gateway::default();
+            if let Err(error) = self.open(record, &mut gateway) {
                 tracing::warn!(
                     "network {} has no names at its gateway's address yet: {error}",
                     record.name
                 );
             }
-            let gateway = Gateway {
-                addresses: record.gateways.clone(),
-                listener: listener.ok(),
-            };
             self.gateways.insert(record.id.clone(), gateway);
         }
     }
 
+    /// Opens what is not open yet.
+    fn open(&self, record: &NetworkRecord, gateway: &mut Gateway) -> io::Result<()> {
+        let listen = |sockets| self.resolver.listen(sockets, &record.id);
+        let v4 = record.gateways.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        if let (true, None, Some(address)) = (self.leads, &gateway.led, v4) {
+            let free = LED_PORTS.into_iter().find_map(|port| {
+                let address = SocketAddrV4::new(address, port);
+                let sockets = Sockets::open(&[address.into()]).ok()?;
+                Some((address, sockets))
+            });
+            if let Some((address, sockets)) = free {
+                gateway.led = Some((address, listen(sockets)?));
+            }
+        }
+        if gateway.plain.is_none() {
+            let addresses: Vec<SocketAddr> = record
+                .gateways
+                .iter()
+                .map(|address| SocketAddr::new(*address, dns::PORT))
+                .collect();
+            gateway.plain = Some(listen(open_patiently(&addresses)?)?);
+        }
+        Ok(())
+    }
+
     /// Tries again where another program had the port.
-    pub(super) fn retry(&mut self) {
-        for (id, gateway) in &mut self.gateways {
-            if gateway.listener.is_some() {
+    pub(super) fn retry(&mut self, networks: &[Network]) {
+        for network in networks {
+            let record = &network.record;
+            let Some(gateway) = self.gateways.get(&record.id) else {
+                continue;
+            };
+            if gateway.plain.is_some() {
                 continue;
             }
-            let origin = Origin::Gateway(id.clone());
-            let sockets = Sockets::open(&gateway.addresses);
-            if let Ok(listener) = sockets.and_then(|sockets| self.resolver.listen(sockets, &origin))
-            {
-                tracing::info!("names are answered at {:?} now", gateway.addresses);
-                gateway.listener = Some(listener);
+            let mut gateway = self.gateways.remove(&record.id).unwrap_or_default();
+            if self.open(record, &mut gateway).is_ok() {
+                tracing::info!("names are answered at {:?} now", record.gateways);
             }
+            self.gateways.insert(record.id.clone(), gateway);
         }
     }
 }
 
-fn open_patiently(addresses: &[IpAddr]) -> io::Result<Sockets> {
+/// Which endpoint a container asks 127.0.0.11 through, and of which gateway: that of its default
+/// route, or, where nothing leads outside, the first that has IPv4.
+pub(super) fn names_route(
+    networks: &[Network],
+    endpoints: &[EndpointRecord],
+) -> Option<(usize, Ipv4Addr)> {
+    let outside = default_routes(networks, endpoints).into_iter();
+    let inside = endpoints.iter().enumerate().flat_map(|(at, endpoint)| {
+        let mut named = networks.iter();
+        let network = named.find(|network| network.record.id == endpoint.network);
+        let gateways = network.map_or_else(Vec::new, |network| {
+            network.gateways_for(&endpoint.addresses)
+        });
+        gateways.into_iter().map(move |gateway| (at, gateway))
+    });
+    outside
+        .chain(inside)
+        .find_map(|(at, gateway)| match gateway {
+            IpAddr::V4(gateway) => Some((at, gateway)),
+            IpAddr::V6(_) => None,
+        })
+}
+
+fn open_patiently(addresses: &[SocketAddr]) -> io::Result<Sockets> {
     for _ in 1..TRIES {
         match Sockets::open(addresses) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BETWEEN_TRIES),
@@ -194,7 +219,6 @@ fn container_names(container: &Container, networks: &[Network]) -> ContainerName
     ContainerNames {
         id: record.id.clone(),
         name: record.name.clone(),
-        netns: record.identity.netns,
         servers: record.names.servers.clone(),
         attachments: attachments.collect(),
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::container::Container;
 use super::faults::{FaultBook, partition};
 use super::network::{Network, default_routes};
-use super::resolver::NameService;
+use super::resolver::{NameService, names_route};
 use super::store::ContainerRecord;
 use super::uplink::Uplink;
 use crate::api::{self, Mode, Status};
@@ -200,11 +200,14 @@ fn tell_container(
         }
     });
     let endpoints: Vec<api::Endpoint> = endpoints.collect();
-    let resolvers = if names.answers_in(record.identity.netns) {
-        vec![LOOPBACK]
-    } else {
-        let first = endpoints.first();
-        first.map_or_else(Vec::new, |endpoint| endpoint.gateways.clone())
+    let led = names_route(networks, &record.endpoints)
+        .and_then(|(at, _)| names.led_to(&record.endpoints[at].network));
+    let resolvers = match led {
+        Some(_) => vec![LOOPBACK],
+        None => {
+            let first = endpoints.first();
+            first.map_or_else(Vec::new, |endpoint| endpoint.gateways.clone())
+        }
     };
     api::Container {
         id: record.id.clone(),

@@ -26,8 +26,6 @@ pub(crate) struct NetworkNames {
 pub(crate) struct ContainerNames {
     pub id: String,
     pub name: String,
-    /// Inode of its network namespace.
-    pub netns: u64,
     /// Asked instead of the host's servers, unless empty.
     pub servers: Vec<IpAddr>,
     pub attachments: Vec<Attachment>,
@@ -39,15 +37,6 @@ pub(crate) struct Attachment {
     pub network: usize,
     pub aliases: Vec<String>,
     pub addresses: Vec<IpAddr>,
-}
-
-/// Where a query was asked, which tells who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// At the gateway's address on the network of this id.
-    Gateway(String),
-    /// At 127.0.0.11 in the network namespace of this inode.
-    Netns(u64),
 }
 
 /// What one asker may see.
@@ -80,8 +69,7 @@ pub(crate) struct Directory {
     containers: Vec<Known>,
     /// By name in lower case: the network it is valid on, and an address.
     names: HashMap<String, Vec<(usize, IpAddr)>>,
-    /// Positions of containers.
-    by_netns: HashMap<u64, Vec<usize>>,
+    /// Positions of containers, by their networks' and addresses.
     by_address: HashMap<(usize, IpAddr), usize>,
 }
 
@@ -126,10 +114,6 @@ impl Directory {
                 self.by_address.insert((network, *address), position);
             }
         }
-        self.by_netns
-            .entry(container.netns)
-            .or_default()
-            .push(position);
         self.containers.push(Known {
             name: container.name,
             servers: container.servers,
@@ -137,39 +121,22 @@ impl Directory {
         });
     }
 
-    /// What who asks at `origin` from the address `source` may see. None for who may not ask at
-    /// all: a packet from elsewhere that was sent to a gateway's address.
-    pub(super) fn scope(&self, origin: &Origin, source: IpAddr) -> Option<Scope> {
-        match origin {
-            Origin::Gateway(id) => {
-                let position = self.networks.iter().position(|it| it.id == *id)?;
-                let subnets = &self.networks[position].subnets;
-                if !subnets.iter().any(|subnet| subnet.contains(&source)) {
-                    return None;
-                }
-                match self.by_address.get(&(position, source)) {
-                    Some(container) => Some(self.scope_of(&[*container])),
-                    // The host itself, or an address that a container gave itself.
-                    None => Some(self.scope_on(vec![position], &[])),
-                }
-            }
-            Origin::Netns(inode) => Some(self.scope_of(self.by_netns.get(inode)?)),
+    /// What who asks on the network of this id from the address `source` may see. None for who may
+    /// not ask at all: a packet from elsewhere that was sent to a gateway's address.
+    pub(super) fn scope(&self, network: &str, source: IpAddr) -> Option<Scope> {
+        let position = self.networks.iter().position(|it| it.id == network)?;
+        let subnets = &self.networks[position].subnets;
+        if !subnets.iter().any(|subnet| subnet.contains(&source)) {
+            return None;
         }
-    }
-
-    fn scope_of(&self, containers: &[usize]) -> Scope {
-        let containers = containers
-            .iter()
-            .map(|position| &self.containers[*position]);
-        let mut networks: Vec<usize> = containers
-            .clone()
-            .flat_map(|container| container.networks.iter().copied())
-            .collect();
-        networks.sort_unstable();
-        networks.dedup();
-        let mut servers = containers.map(|container| &container.servers[..]);
-        let servers = servers.find(|servers| !servers.is_empty());
-        self.scope_on(networks, servers.unwrap_or_default())
+        Some(match self.by_address.get(&(position, source)) {
+            Some(container) => {
+                let container = &self.containers[*container];
+                self.scope_on(container.networks.clone(), &container.servers)
+            }
+            // The host itself, or an address that a container gave itself.
+            None => self.scope_on(vec![position], &[]),
+        })
     }
 
     fn scope_on(&self, networks: Vec<usize>, servers: &[IpAddr]) -> Scope {

@@ -17,15 +17,17 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::cache::{Answer, Question};
-use super::directory::{Directory, Found, Origin, Scope};
+use super::directory::{Directory, Found, Scope};
 use super::forward::Forwarder;
 use super::message::{self, QUERY_MAX, Received, STREAM_MAX};
 use super::resolv_conf::Upstreams;
 
-/// Where a container's own server is: Docker's address, which some configurations name.
+/// Where containers ask: Docker's address, which some configurations name. The switch leads that to
+/// the network's server.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
-const PORT: u16 = 53;
+/// Of every server that is named by its address alone.
+pub(crate) const PORT: u16 = 53;
 
 /// Most questions that wait for upstream servers, of all askers and of one.
 const WAITING_MAX: usize = 1024;
@@ -48,17 +50,16 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds port 53 of these addresses for UDP and TCP.
+    /// Binds these addresses for UDP and TCP.
     ///
     /// # Errors
     /// Something else listens there; the text names the address.
-    pub(crate) fn open(addresses: &[IpAddr]) -> io::Result<Sockets> {
+    pub(crate) fn open(addresses: &[SocketAddr]) -> io::Result<Sockets> {
         let mut sockets = Sockets {
             datagrams: Vec::new(),
             streams: Vec::new(),
         };
-        for address in addresses {
-            let address = SocketAddr::new(*address, PORT);
+        for &address in addresses {
             let failed = |error: io::Error, what: &str| {
                 let advice = match error.kind() {
                     io::ErrorKind::AddrInUse => ": another program listens there",
@@ -126,14 +127,7 @@ pub(crate) struct Resolver {
 #[derive(Default)]
 struct Waiting {
     all: usize,
-    of: HashMap<Asker, usize>,
-}
-
-/// Whose questions are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Asker {
-    Netns(u64),
-    Address(IpAddr),
+    of: HashMap<IpAddr, usize>,
 }
 
 /// What is to be done with what came in.
@@ -142,7 +136,7 @@ enum Step {
     /// The answer, and the largest datagram that its asker takes.
     Answer(Message, u16),
     /// Others have to be asked.
-    Ask(Message, Question, Asker),
+    Ask(Message, Question),
 }
 
 impl Resolver {
@@ -159,30 +153,30 @@ impl Resolver {
         })
     }
 
-    /// Answers at these sockets, for who asks at `origin`. Must be called in a runtime.
+    /// Answers at these sockets, for who asks on the network of this id. Must be called in a runtime.
     ///
     /// # Errors
     /// The runtime can't take the sockets.
     pub(crate) fn listen(
         self: &Arc<Self>,
         sockets: Sockets,
-        origin: &Origin,
+        network: &str,
     ) -> io::Result<Listener> {
         let mut tasks = Listener(Vec::new());
         for socket in sockets.datagrams {
             let socket = UdpSocket::from_std(socket)?;
-            let served = Arc::clone(self).serve_datagrams(socket, origin.clone());
+            let served = Arc::clone(self).serve_datagrams(socket, network.to_owned());
             tasks.0.push(tokio::spawn(served).abort_handle());
         }
         for listener in sockets.streams {
             let listener = TcpListener::from_std(listener)?;
-            let served = Arc::clone(self).serve_streams(listener, origin.clone());
+            let served = Arc::clone(self).serve_streams(listener, network.to_owned());
             tasks.0.push(tokio::spawn(served).abort_handle());
         }
         Ok(tasks)
     }
 
-    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, origin: Origin) {
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, network: String) {
         let socket = Arc::new(socket);
         let mut buffer = vec![0; QUERY_MAX];
         // These end with this task, and with them their hold on the socket.
@@ -199,18 +193,18 @@ impl Resolver {
                 },
                 Some(_) = asking.join_next() => continue,
             };
-            match self.consider(&buffer[..length], &origin, source.ip()) {
+            match self.consider(&buffer[..length], &network, source.ip()) {
                 Step::Nothing => {}
                 Step::Answer(reply, limit) => {
                     let bytes = message::encode(&reply, limit);
                     // A full send buffer loses an answer, as the wire may.
                     let _ = socket.try_send_to(&bytes, source);
                 }
-                Step::Ask(query, question, asker) => {
+                Step::Ask(query, question) => {
                     let (resolver, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     asking.spawn(async move {
                         let limit = message::datagram_limit(&query);
-                        let reply = resolver.ask(&query, question, asker).await;
+                        let reply = resolver.ask(&query, question, source.ip()).await;
                         let _ = socket
                             .send_to(&message::encode(&reply, limit), source)
                             .await;
@@ -220,8 +214,8 @@ impl Resolver {
         }
     }
 
-    async fn serve_streams(self: Arc<Self>, listener: TcpListener, origin: Origin) {
-        let origin = Arc::new(origin);
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener, network: String) {
+        let network: Arc<str> = network.into();
         let mut streams: JoinSet<IpAddr> = JoinSet::new();
         let mut of: HashMap<IpAddr, usize> = HashMap::new();
         loop {
@@ -250,10 +244,10 @@ impl Resolver {
                 continue;
             }
             of.insert(source, count + 1);
-            let (resolver, origin) = (Arc::clone(&self), Arc::clone(&origin));
+            let (resolver, network) = (Arc::clone(&self), Arc::clone(&network));
             streams.spawn(async move {
                 // Whoever breaks off knows why.
-                let _ = resolver.serve_stream(stream, &origin, source).await;
+                let _ = resolver.serve_stream(stream, &network, source).await;
                 source
             });
         }
@@ -263,7 +257,7 @@ impl Resolver {
     async fn serve_stream(
         &self,
         mut stream: TcpStream,
-        origin: &Origin,
+        network: &str,
         source: IpAddr,
     ) -> io::Result<()> {
         let mut buffer = vec![0; QUERY_MAX];
@@ -273,7 +267,7 @@ impl Resolver {
                 return Ok(());
             };
             timeout(STREAM_PATIENCE, stream.read_exact(query)).await??;
-            let Some(reply) = self.respond(query, origin, source).await else {
+            let Some(reply) = self.respond(query, network, source).await else {
                 return Ok(());
             };
             let bytes = message::encode(&reply, STREAM_MAX);
@@ -287,21 +281,21 @@ impl Resolver {
     pub(super) async fn respond(
         &self,
         bytes: &[u8],
-        origin: &Origin,
+        network: &str,
         source: IpAddr,
     ) -> Option<Message> {
-        match self.consider(bytes, origin, source) {
+        match self.consider(bytes, network, source) {
             Step::Nothing => None,
             Step::Answer(reply, _) => Some(reply),
-            Step::Ask(query, question, asker) => Some(self.ask(&query, question, asker).await),
+            Step::Ask(query, question) => Some(self.ask(&query, question, source).await),
         }
     }
 
     /// Answers what can be answered at once.
-    fn consider(&self, bytes: &[u8], origin: &Origin, source: IpAddr) -> Step {
+    fn consider(&self, bytes: &[u8], network: &str, source: IpAddr) -> Step {
         // Cloned out of the lock at once.
         let directory = Arc::clone(&self.directory.borrow());
-        let Some(scope) = directory.scope(origin, source) else {
+        let Some(scope) = directory.scope(network, source) else {
             return Step::Nothing;
         };
         let query = match message::receive(bytes) {
@@ -323,20 +317,13 @@ impl Resolver {
             // them would be a way out for data (CVE-2024-29018).
             Found::Foreign if !scope.forwards => message::nobody(&query),
             Found::Foreign => {
-                return self.consider_foreign(&directory, &scope, query, origin, source);
+                return self.consider_foreign(&directory, &scope, query);
             }
         };
         Step::Answer(reply, message::datagram_limit(&query))
     }
 
-    fn consider_foreign(
-        &self,
-        directory: &Directory,
-        scope: &Scope,
-        query: Message,
-        origin: &Origin,
-        source: IpAddr,
-    ) -> Step {
+    fn consider_foreign(&self, directory: &Directory, scope: &Scope, query: Message) -> Step {
         let Some(asked) = query.queries.first() else {
             return Step::Nothing;
         };
@@ -365,15 +352,11 @@ impl Resolver {
             let reply = told(&query, &answer, age);
             return Step::Answer(reply, message::datagram_limit(&query));
         }
-        let asker = match origin {
-            Origin::Netns(inode) => Asker::Netns(*inode),
-            Origin::Gateway(_) => Asker::Address(source),
-        };
-        Step::Ask(query, question, asker)
+        Step::Ask(query, question)
     }
 
     /// Asks others, if not too many wait already.
-    async fn ask(&self, query: &Message, question: Question, asker: Asker) -> Message {
+    async fn ask(&self, query: &Message, question: Question, asker: IpAddr) -> Message {
         let Some(_place) = Place::take(&self.waiting, asker) else {
             return message::failure(query, ResponseCode::ServFail);
         };
@@ -391,11 +374,11 @@ fn told(query: &Message, answer: &Answer, age: u32) -> Message {
 /// A place among those who wait; dropping it leaves it to another.
 struct Place<'a> {
     waiting: &'a Mutex<Waiting>,
-    asker: Asker,
+    asker: IpAddr,
 }
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a Mutex<Waiting>, asker: Asker) -> Option<Place<'a>> {
+    fn take(waiting: &'a Mutex<Waiting>, asker: IpAddr) -> Option<Place<'a>> {
         let mut counts = waiting.lock();
         let of_one = counts.of.get(&asker).copied().unwrap_or(0);
         if counts.all >= WAITING_MAX || of_one >= WAITING_OF_ONE {

@@ -9,7 +9,7 @@ use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::sync::watch;
 
-use super::directory::{Attachment, ContainerNames, Directory, NetworkNames, Origin};
+use super::directory::{Attachment, ContainerNames, Directory, NetworkNames};
 use super::message;
 use super::resolv_conf::{ResolvConf, Upstreams};
 use super::server::Resolver;
@@ -28,11 +28,10 @@ fn network(name: &str, subnets: &[&str], internal: bool) -> NetworkNames {
     }
 }
 
-fn container(name: &str, netns: u64, attachments: &[(usize, &[&str], &[&str])]) -> ContainerNames {
+fn container(name: &str, number: u64, attachments: &[(usize, &[&str], &[&str])]) -> ContainerNames {
     ContainerNames {
-        id: format!("{netns:064x}"),
+        id: format!("{number:064x}"),
         name: name.to_owned(),
-        netns,
         servers: Vec::new(),
         attachments: attachments
             .iter()
@@ -93,23 +92,31 @@ fn query(name: &str, record_type: RecordType) -> Message {
 
 async fn ask_at(
     resolver: &Resolver,
-    origin: &Origin,
+    network: &str,
     source: &str,
     query: &Message,
 ) -> Option<Message> {
     let bytes = query.to_vec().unwrap();
-    let reply = resolver.respond(&bytes, origin, ip(source)).await?;
+    let reply = resolver.respond(&bytes, network, ip(source)).await?;
     assert_eq!(reply.metadata.id, query.metadata.id);
     // What is sent is what can be read.
     Some(Message::from_vec(&message::encode(&reply, u16::MAX)).unwrap())
 }
 
-/// Asks from inside the namespace of a container.
-async fn ask(resolver: &Resolver, netns: u64, name: &str, wanted: RecordType) -> Message {
+/// Asks as a container of [`directory`].
+async fn ask(resolver: &Resolver, number: u64, name: &str, wanted: RecordType) -> Message {
     let query = query(name, wanted);
-    ask_at(resolver, &Origin::Netns(netns), "127.0.0.1", &query)
-        .await
-        .unwrap()
+    let (network, source) = match number {
+        1 => ("id-of-front", "172.18.0.2"),
+        2 => ("id-of-front", "172.18.0.3"),
+        3 => ("id-of-back", "172.19.0.4"),
+        4 => ("id-of-back", "172.19.0.5"),
+        5 => ("id-of-vault", "172.20.0.2"),
+        6 => ("id-of-front", "172.18.0.6"),
+        9 => ("id-of-front", "172.18.0.9"),
+        _ => panic!("there is no container {number}"),
+    };
+    ask_at(resolver, network, source, &query).await.unwrap()
 }
 
 fn found(reply: &Message) -> Vec<String> {
@@ -225,23 +232,23 @@ async fn addresses_have_names() {
 #[tokio::test]
 async fn a_gateway_answers_its_network_alone() {
     let resolver = resolver(directory());
-    let front = Origin::Gateway("id-of-front".to_owned());
+    let front = "id-of-front";
     let web = query("web", RecordType::A);
     let db = query("db", RecordType::A);
     // By its address a container is known, with all its networks.
-    let reply = ask_at(&resolver, &front, "172.18.0.4", &db).await.unwrap();
+    let reply = ask_at(&resolver, front, "172.18.0.4", &db).await.unwrap();
     assert_eq!(found(&reply), ["172.19.0.5"]);
     // The host.
-    let reply = ask_at(&resolver, &front, "172.18.0.1", &web).await.unwrap();
+    let reply = ask_at(&resolver, front, "172.18.0.1", &web).await.unwrap();
     assert_eq!(found(&reply), ["172.18.0.2"]);
-    let reply = ask_at(&resolver, &front, "172.18.0.1", &db).await.unwrap();
+    let reply = ask_at(&resolver, front, "172.18.0.1", &db).await.unwrap();
     assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
     // From elsewhere: no resolver for the world.
     for source in ["172.19.0.4", "192.0.2.7", "127.0.0.1"] {
-        assert!(ask_at(&resolver, &front, source, &web).await.is_none());
+        assert!(ask_at(&resolver, front, source, &web).await.is_none());
     }
-    let gone = Origin::Netns(77);
-    assert!(ask_at(&resolver, &gone, "127.0.0.1", &web).await.is_none());
+    let gone = ask_at(&resolver, "id-of-gone", "172.18.0.2", &web).await;
+    assert!(gone.is_none());
 }
 
 // Feature: names
@@ -284,11 +291,8 @@ async fn what_does_not_fit_a_datagram_is_truncated() {
         });
         assert_eq!(message::datagram_limit(&query), limit);
         let bytes = query.to_vec().unwrap();
-        let source = ip("127.0.0.1");
-        let reply = resolver
-            .respond(&bytes, &Origin::Netns(1), source)
-            .await
-            .unwrap();
+        let source = ip("10.0.0.1");
+        let reply = resolver.respond(&bytes, "id-of-n", source).await.unwrap();
         let short = Message::from_vec(&message::encode(&reply, limit)).unwrap();
         assert!(short.metadata.truncation && short.answers.is_empty());
         assert_eq!(short.edns.is_some(), payload.is_some());
@@ -302,10 +306,11 @@ async fn what_does_not_fit_a_datagram_is_truncated() {
 #[tokio::test]
 async fn hostile_queries_are_refused_or_ignored() {
     let resolver = resolver(directory());
-    let origin = Origin::Netns(1);
     let good = query("web", RecordType::A).to_vec().unwrap();
     let respond = async |bytes: &[u8]| {
-        let reply = resolver.respond(bytes, &origin, ip("127.0.0.1")).await;
+        let reply = resolver
+            .respond(bytes, "id-of-front", ip("172.18.0.2"))
+            .await;
         let reply = reply.map(|reply| message::encode(&reply, u16::MAX));
         reply.map(|bytes| Message::from_vec(&bytes).unwrap().metadata.response_code)
     };

@@ -26,6 +26,12 @@ use crate::netns::{Netns, on_scratch_thread};
 /// Longest interface name, in bytes: IFNAMSIZ less its terminator.
 const MAX_NAME: usize = 15;
 
+/// Where containers ask for names, as Docker's do.
+const NAMES: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// RT_TABLE_LOCAL of linux/rtnetlink.h.
+const LOCAL_TABLE: u32 = 255;
+
 /// A netlink conversation in one namespace.
 pub(super) struct Session {
     pub(super) handle: Handle,
@@ -211,6 +217,26 @@ impl Session {
             }
             _ => self.refused(action(), &error),
         })
+    }
+
+    pub(super) async fn lead_names(&self, gateway: Ipv4Addr, name: &str) -> Result<()> {
+        let action = || format!("lead names to {gateway} through {name}");
+        let index = self.info(name).await?.index;
+        let setting = Path::new("/proc/sys/net/ipv4/conf")
+            .join(name)
+            .join("route_localnet");
+        fs::write(setting, "1")
+            .map_err(|error| self.failed(action(), error, " (sysctl route_localnet)"))?;
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(NAMES, 32)
+            .gateway(gateway)
+            .output_interface(index)
+            .table_id(LOCAL_TABLE)
+            .build();
+        let add = self.handle.route().add(message).replace();
+        add.execute()
+            .await
+            .map_err(|error| self.refused(action(), &error))
     }
 
     /// Not netlink: router advertisements are governed by sysctls alone. `/proc/sys/net` shows

@@ -26,6 +26,7 @@ fn eth0() -> ContainerLink {
         mtu: 1400,
         addresses: vec!["10.88.0.2/24".parse().unwrap()],
         gateways: vec!["10.88.0.1".parse().unwrap()],
+        names: Some("10.88.0.1".parse().unwrap()),
     }
 }
 

@@ -217,6 +217,7 @@ fn configure<const N: usize>(datapath: &Datapath, ports: [PortId; N]) {
         host_port: None,
         mtu: 1500,
         internal: false,
+        resolver: None,
         bridge: Bridge::default(),
     };
     let endpoints = ports.map(|port| Endpoint {

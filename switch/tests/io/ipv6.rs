@@ -127,6 +127,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             host_port: Some(host_port),
             mtu: 1500,
             internal: false,
+            resolver: None,
             bridge: Bridge::default(),
         }],
         endpoints: vec![Endpoint {

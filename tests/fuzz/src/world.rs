@@ -133,6 +133,7 @@ impl World {
             host_port: Some(self.port(host)),
             mtu: 1500,
             internal: false,
+            resolver: None,
             bridge: Bridge {
                 macs_per_port: 4,
                 macs: 10,

@@ -65,6 +65,7 @@ impl Ours {
                 host_port: Some(ports[3].0),
                 mtu: 1500,
                 internal: false,
+                resolver: None,
                 bridge: Bridge::default(),
             }],
             endpoints: vec![endpoint(Who::A), endpoint(Who::B)],

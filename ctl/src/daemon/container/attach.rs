@@ -306,7 +306,6 @@ impl Daemon {
             .map(|published| published.mapping.clone())
             .collect();
         let plugs = self.plug(&candidate.place(), &mut record, endpoints)?;
-        self.resolver.listen_in(&candidate.netns, &record);
         Ok(Container {
             record,
             plugs,

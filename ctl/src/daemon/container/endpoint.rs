@@ -4,7 +4,7 @@
 //! plugged: its interface is made, and the switch takes it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use switch::PortId;
@@ -19,6 +19,7 @@ use crate::daemon::interface::{self, NewInterface};
 use crate::daemon::life;
 use crate::daemon::network::{default_routes, list, refused, remove_interface};
 use crate::daemon::publish::Destination;
+use crate::daemon::resolver::names_route;
 use crate::daemon::store::{ContainerRecord, EndpointRecord, Store};
 use crate::daemon::{Daemon, limits, names};
 use crate::ipam::{self, IpamError};
@@ -88,7 +89,6 @@ impl Daemon {
         let addresses = list(&endpoint.addresses);
         match self.plug(&place, &mut record, vec![endpoint.clone()]) {
             Ok(mut plugs) => {
-                self.resolver.listen_in(&netns, &record);
                 let container = &mut self.containers[position];
                 container.record = record;
                 container.plugs.append(&mut plugs);
@@ -363,6 +363,8 @@ impl Daemon {
             .filter(|(through, _)| *through == at)
             .map(|(_, gateway)| gateway)
             .collect();
+        let names = self.names_route(&record.endpoints);
+        link.names = names.and_then(|(through, gateway)| (through == at).then_some(gateway));
         let adopted = match self.take_up(netns, &endpoint, &link) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_anew(netns, record, at, &link)
@@ -472,6 +474,7 @@ impl Daemon {
             mtu: network.map_or(1500, |network| network.record.mtu),
             addresses: endpoint.addresses.clone(),
             gateways: Vec::new(),
+            names: None,
         }
     }
 
@@ -522,12 +525,22 @@ impl Daemon {
 
     fn try_route(&self, netns: &Netns, endpoints: &[EndpointRecord]) -> io::Result<()> {
         let routes = default_routes(&self.networks, endpoints);
+        let names = self.names_route(endpoints);
         netns.run(|| {
-            routes.iter().try_for_each(|(at, gateway)| {
-                link::set_default_route(*gateway, &endpoints[*at].interface)
-            })
+            for (at, gateway) in &routes {
+                link::set_default_route(*gateway, &endpoints[*at].interface)?;
+            }
+            match names {
+                Some((at, gateway)) => link::lead_names(gateway, &endpoints[at].interface),
+                None => Ok(()),
+            }
         })??;
         Ok(())
+    }
+
+    fn names_route(&self, endpoints: &[EndpointRecord]) -> Option<(usize, Ipv4Addr)> {
+        let route = names_route(&self.networks, endpoints);
+        route.filter(|_| self.resolver.leads())
     }
 
     /// Makes the default routes what the endpoints say; trouble is told and not passed on.

@@ -1,0 +1,143 @@
+use std::net::Ipv4Addr;
+
+use pnet_packet::Packet as _;
+use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
+use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
+use pnet_packet::{tcp, udp};
+
+use super::*;
+use crate::drop::DropReason;
+use crate::frame::MacAddr;
+use crate::testing::{GATEWAY, Lan, mac};
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 254), 14);
+const UPPER: usize = ETHERNET_HEADER + 20;
+
+/// The first endpoint, the second one, and who answers for 10.0.0.0/24.
+fn lan() -> Lan {
+    Lan::new(2).with(|config| config.networks[0].resolver = Some(SERVER))
+}
+
+/// A packet with right checksums.
+fn packet(
+    macs: [MacAddr; 2],
+    from: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+    protocol: IpNextHeaderProtocol,
+) -> Vec<u8> {
+    let is_tcp = protocol == IpNextHeaderProtocols::Tcp;
+    let mut bytes = [macs[1].0, macs[0].0].concat();
+    bytes.extend(ethertype::IPV4.to_be_bytes());
+    bytes.resize(UPPER + if is_tcp { 24 } else { 12 }, 0x55);
+    let length = bytes.len() - ETHERNET_HEADER;
+    let mut packet = MutableIpv4Packet::new(&mut bytes[ETHERNET_HEADER..]).unwrap();
+    packet.set_version(4);
+    packet.set_header_length(5);
+    packet.set_total_length(length as u16);
+    packet.set_fragment_offset(0);
+    packet.set_flags(0);
+    packet.set_ttl(64);
+    packet.set_next_level_protocol(protocol);
+    packet.set_source(from.0);
+    packet.set_destination(to.0);
+    let sum = ipv4::checksum(&packet.to_immutable());
+    packet.set_checksum(sum);
+    if is_tcp {
+        let mut segment = tcp::MutableTcpPacket::new(&mut bytes[UPPER..]).unwrap();
+        segment.set_source(from.1);
+        segment.set_destination(to.1);
+        segment.set_data_offset(5);
+        let sum = tcp::ipv4_checksum(&segment.to_immutable(), &from.0, &to.0);
+        segment.set_checksum(sum);
+    } else {
+        let mut datagram = udp::MutableUdpPacket::new(&mut bytes[UPPER..]).unwrap();
+        datagram.set_source(from.1);
+        datagram.set_destination(to.1);
+        datagram.set_length(12);
+        let sum = udp::ipv4_checksum(&datagram.to_immutable(), &from.0, &to.0);
+        datagram.set_checksum(sum);
+    }
+    bytes
+}
+
+/// The ends of a packet whose checksums are right.
+fn ends(frame: &[u8]) -> [(Ipv4Addr, u16); 2] {
+    let packet = Ipv4Packet::new(&frame[ETHERNET_HEADER..]).unwrap();
+    assert_eq!(packet.get_checksum(), ipv4::checksum(&packet));
+    let (source, destination) = (packet.get_source(), packet.get_destination());
+    let (from, to) = if packet.get_next_level_protocol() == IpNextHeaderProtocols::Tcp {
+        let segment = tcp::TcpPacket::new(packet.payload()).unwrap();
+        let sum = tcp::ipv4_checksum(&segment, &source, &destination);
+        assert_eq!(segment.get_checksum(), sum);
+        (segment.get_source(), segment.get_destination())
+    } else {
+        let datagram = udp::UdpPacket::new(packet.payload()).unwrap();
+        let sum = udp::ipv4_checksum(&datagram, &source, &destination);
+        assert_eq!(datagram.get_checksum(), sum);
+        (datagram.get_source(), datagram.get_destination())
+    };
+    [(source, from), (destination, to)]
+}
+
+const PROTOCOLS: [IpNextHeaderProtocol; 2] =
+    [IpNextHeaderProtocols::Udp, IpNextHeaderProtocols::Tcp];
+
+fn client() -> (Ipv4Addr, u16) {
+    (Ipv4Addr::new(10, 0, 0, 1), 4000)
+}
+
+fn end(address: SocketAddrV4) -> (Ipv4Addr, u16) {
+    (*address.ip(), address.port())
+}
+
+#[test]
+fn a_question_goes_to_the_server_and_its_answer_comes_from_where_it_was_asked() {
+    let mut lan = lan();
+    for protocol in PROTOCOLS {
+        let question = packet([mac(1), GATEWAY], client(), end(ASKED), protocol);
+        let [(0, heard)] = &lan.send_and_hear(1, &question)[..] else {
+            panic!("the host alone hears it")
+        };
+        assert_eq!(ends(heard), [client(), end(SERVER)]);
+        let answer = packet([GATEWAY, mac(1)], end(SERVER), client(), protocol);
+        let [(1, heard)] = &lan.send_and_hear(0, &answer)[..] else {
+            panic!("who asked alone hears it")
+        };
+        assert_eq!(ends(heard), [end(ASKED), client()]);
+    }
+}
+
+#[test]
+fn all_else_stays_as_it_is() {
+    let mut lan = lan();
+    for protocol in PROTOCOLS {
+        // Other ports of the host, and the server's port elsewhere.
+        for from in [(*SERVER.ip(), 53), (Ipv4Addr::new(10, 0, 0, 253), 14)] {
+            let frame = packet([GATEWAY, mac(1)], from, client(), protocol);
+            assert_eq!(lan.send_and_hear(0, &frame), [(1, frame)]);
+        }
+        // Other loopback addresses, and other ports there.
+        for to in [(Ipv4Addr::LOCALHOST, 53), (*ASKED.ip(), 80)] {
+            let frame = packet([mac(1), GATEWAY], client(), to, protocol);
+            assert!(lan.send(1, &frame).is_empty());
+        }
+    }
+    assert_eq!(lan.drops(DropReason::Martian), 4);
+    let mut plain = Lan::new(1);
+    let question = packet([mac(1), GATEWAY], client(), end(ASKED), PROTOCOLS[0]);
+    assert!(plain.send(1, &question).is_empty());
+    assert_eq!(plain.drops(DropReason::Martian), 1);
+}
+
+// Conforms: CVE-2020-8558
+#[test]
+fn no_neighbour_reaches_a_loopback_address() {
+    let mut lan = lan().with(|config| config.endpoints[0].guard = false);
+    for to in [mac(2), MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 9])] {
+        for address in [Ipv4Addr::LOCALHOST, *ASKED.ip()] {
+            let frame = packet([mac(1), to], client(), (address, 80), PROTOCOLS[0]);
+            assert!(lan.send(1, &frame).is_empty(), "{address} at {to}");
+        }
+    }
+    assert_eq!(lan.drops(DropReason::Martian), 6);
+}
