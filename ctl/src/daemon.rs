@@ -63,7 +63,7 @@ mod view;
 
 pub(crate) use crate::host::UplinkChoice;
 
-use container::Container;
+use container::{Clearing, Container, Remains};
 use events::{Events, between, event};
 use failure::Failure;
 use faults::FaultBook;
@@ -78,6 +78,9 @@ use view::View;
 
 /// How often it is looked whether what nothing watches still lives.
 const SWEEP: Duration = Duration::from_secs(2);
+
+/// Ends that are dealt with together: containers end by the hundred when a host empties.
+const AT_ONCE: usize = 64;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -171,6 +174,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut told_events, mut ended) = (Vec::new(), Vec::new());
     let told = loop {
         let outcome = tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -184,12 +188,17 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
                 let host = host.borrow_and_update().clone();
                 change(&daemon, |daemon| { daemon.follow_host(host); Ok(()) }).await
             }
-            Some(event) = events.recv() => {
-                change(&daemon, |daemon| { daemon.handle_event(event); Ok(()) }).await
+            1.. = events.recv_many(&mut told_events, AT_ONCE) => {
+                let events = std::mem::take(&mut told_events);
+                change(&daemon, |daemon| {
+                    events.into_iter().for_each(|event| daemon.handle_event(event));
+                    Ok(())
+                }).await
             }
-            Some(id) = ends.recv() => {
+            1.. = ends.recv_many(&mut ended, AT_ONCE) => {
+                let ended = std::mem::take(&mut ended);
                 change(&daemon, move |daemon| {
-                    daemon.end(&id, "its process has ended");
+                    ended.iter().for_each(|id| daemon.end(id, "its process has ended"));
                     Ok(())
                 }).await
             }
@@ -240,6 +249,9 @@ struct Daemon {
     networks: Vec<Network>,
     /// In the order of their attachment.
     containers: Vec<Container>,
+    /// Of endpoints that are gone; removed when the change at hand is made.
+    remains: Vec<Remains>,
+    clearing: Clearing,
     uplinks: Uplinks,
     faults: FaultBook,
     clamp_mss: bool,
@@ -321,6 +333,8 @@ impl Daemon {
             host: watched.borrow().clone(),
             networks: Vec::new(),
             containers: Vec::new(),
+            remains: Vec::new(),
+            clearing: Clearing::default(),
             uplinks: Uplinks::new(options.uplink.clone()),
             faults: FaultBook::default(),
             clamp_mss: options.clamp_mss,

@@ -18,7 +18,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
-    LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkLayerType, LinkMessage,
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkLayerType,
+    LinkMessage,
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -30,7 +31,7 @@ mod error;
 mod session;
 
 pub(crate) use error::{LinkError, errno};
-use session::{block_on_session, in_session};
+use session::{Session, block_on_session, in_session};
 
 pub(crate) type Result<T> = std::result::Result<T, LinkError>;
 
@@ -135,11 +136,21 @@ pub(crate) fn link_info(name: &str) -> Result<LinkInfo> {
 
 /// Makes a veth pair, both ends here and down.
 pub(crate) fn create_veth(name: &str, peer: &str) -> Result<()> {
+    create_veth_across(name, peer, None)
+}
+
+/// Makes a veth pair, both ends down: `name` here, and `peer` in another namespace if one is given.
+pub(crate) fn create_veth_across(name: &str, peer: &str, netns: Option<&Netns>) -> Result<()> {
     in_session(async |session| {
         let action = || format!("create the veth pair {name} and {peer}");
         session.check_name(name, action)?;
         session.check_name(peer, action)?;
-        let message = LinkVeth::new(name, peer).build();
+        let mut end = LinkMessageBuilder::<LinkUnspec>::new().name(peer);
+        if let Some(netns) = netns {
+            end = end.setns_by_fd(netns.as_fd().as_raw_fd());
+        }
+        let ends = InfoData::Veth(InfoVeth::Peer(end.build()));
+        let message = LinkVeth::new(name, peer).set_info_data(ends).build();
         let outcome = session.handle.link().add(message).execute().await;
         outcome.map_err(|error| match errno(&error) {
             Some(Errno::EOPNOTSUPP) => session.failed(
@@ -204,16 +215,6 @@ pub(crate) fn set_up(name: &str) -> Result<()> {
     in_session(async |session| session.set_up(name).await)
 }
 
-/// Keeps the kernel from asking and answering ARP on an interface (IFF_NOARP). Linux answers for
-/// any of its addresses on any interface that is up, one without an address included; so the host
-/// end of a container's veth would claim the gateway's address before the switch does.
-pub(crate) fn silence_arp(name: &str) -> Result<()> {
-    in_session(async |session| {
-        let action = format!("turn ARP off on {name}");
-        session.change(name, action, |link| link.arp(false)).await
-    })
-}
-
 /// Adds an address with its prefix length; the kernel adds the route to the prefix itself. To add
 /// what is there already is no error.
 pub(crate) fn add_address(name: &str, address: IpNet) -> Result<()> {
@@ -247,6 +248,24 @@ pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
     in_session(async |session| session.quiet_ipv6(name, wanted))
 }
 
+/// Readies the host's end of a veth pair for the switch, which reads it: with an MTU, in bytes of a
+/// layer 3 packet, up, and without ARP and IPv6 of the kernel's own. Linux answers ARP for any of its
+/// addresses on any interface that is up, one without an address included; so it would claim the
+/// gateway's address before the switch does.
+pub(crate) fn ready_switch_end(name: &str, mtu: u32) -> Result<LinkInfo> {
+    in_session(async |session| {
+        let info = session.info(name).await?;
+        let action = format!("set the MTU of {name} to {mtu}, and turn ARP off");
+        let change = |link: LinkMessageBuilder<LinkUnspec>| link.mtu(mtu).arp(false);
+        session.change_at(info.index, action, change).await?;
+        if let Err(error) = session.quiet_ipv6(name, false) {
+            tracing::debug!("{error}");
+        }
+        session.set_up_at(&info).await?;
+        Ok(info)
+    })
+}
+
 /// Makes the interface `current_name` of a container's namespace what its endpoint says: name,
 /// MAC, MTU, addresses, up, default routes; and `lo` up. An interface that is so already stays
 /// undisturbed, so a restarted daemon may call it again. If it fails the interface is left half
@@ -258,44 +277,66 @@ pub(crate) fn configure_container(
 ) -> Result<LinkInfo> {
     on_scratch_thread(|| {
         netns.enter()?;
-        block_on_session(async |session| {
-            session.set_up("lo").await?;
-            let name = link.name.as_str();
-            if current_name != name {
-                session.rename(current_name, name).await?;
-            }
-            session.set_mac(name, link.mac).await?;
-            session.set_mtu(name, link.mtu).await?;
-            let ipv6 = link
-                .addresses
-                .iter()
-                .any(|address| address.addr().is_ipv6());
-            // Some sandboxes mount /proc/sys read-only. An IPv6 address can't be added if IPv6
-            // stays off, and then that says so.
-            match session.quiet_ipv6(name, ipv6) {
-                Ok(()) => {}
-                Err(error) if ipv6 => tracing::debug!("{error}"),
-                Err(error) => tracing::warn!("IPv6 is not off in the container: {error}"),
-            }
-            for &address in &link.addresses {
-                session.add_address(name, address).await?;
-            }
-            let info = session.info(name).await?;
-            if info.kind == "tun" && !info.up {
-                session.unqueue(&info).await?;
-            }
-            session.set_up(name).await?;
-            for &gateway in &link.gateways {
-                session
-                    .add_route(everything(gateway), Some(gateway), name, true)
-                    .await?;
-            }
-            if let Some(gateway) = link.names {
-                session.lead_names(gateway, name).await?;
-            }
-            session.info(name).await
-        })
+        block_on_session(async |session| configure(session, current_name, link).await)
     })
+}
+
+/// The same for an interface that `make` makes, in the container's namespace and under
+/// `current_name`; also hands back what `make` returns.
+pub(crate) fn make_in_container<T: Send>(
+    netns: &Netns,
+    current_name: &str,
+    link: &ContainerLink,
+    make: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<(T, LinkInfo)> {
+    // One thread for all of it: each hand-over to another one waits for a CPU.
+    on_scratch_thread(|| {
+        netns.enter()?;
+        let made = make()?;
+        let info = block_on_session(async |session| configure(session, current_name, link).await)?;
+        Ok((made, info))
+    })
+}
+
+async fn configure(
+    session: &Session,
+    current_name: &str,
+    link: &ContainerLink,
+) -> Result<LinkInfo> {
+    session.set_up("lo").await?;
+    let name = link.name.as_str();
+    let mut info = session.info(current_name).await?;
+    session.rename_at(&mut info, name).await?;
+    session.set_mac_at(&mut info, link.mac).await?;
+    session.set_mtu_at(&mut info, link.mtu).await?;
+    let ipv6 = link
+        .addresses
+        .iter()
+        .any(|address| address.addr().is_ipv6());
+    // Some sandboxes mount /proc/sys read-only. An IPv6 address can't be added if IPv6
+    // stays off, and then that says so.
+    match session.quiet_ipv6(name, ipv6) {
+        Ok(()) => {}
+        Err(error) if ipv6 => tracing::debug!("{error}"),
+        Err(error) => tracing::warn!("IPv6 is not off in the container: {error}"),
+    }
+    for &address in &link.addresses {
+        session.add_address_at(&info, address).await?;
+    }
+    if info.kind == "tun" && !info.up {
+        session.unqueue(&info).await?;
+    }
+    session.set_up_at(&info).await?;
+    info.up = true;
+    for &gateway in &link.gateways {
+        session
+            .add_route_at(everything(gateway), Some(gateway), &info, true)
+            .await?;
+    }
+    if let Some(gateway) = link.names {
+        session.lead_names(gateway, name).await?;
+    }
+    Ok(info)
 }
 
 /// The default route's destination in the family of an address.

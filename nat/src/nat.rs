@@ -137,6 +137,10 @@ impl Nat {
     /// not at all. Packets in flight meet the old rules or the new ones, and no flow opened by the
     /// old ones remains.
     pub fn set_rules(&self, now: Time, rules: Rules) {
+        // Most changes of a configuration are none of the rules, and every connection is looked at.
+        if *self.rules.load().rules().as_ref() == rules {
+            return;
+        }
         self.rules.store(Arc::new(RuleIndex::new(rules)));
         // A worker reads the rules under its shard's lock, so whatever it opened by the old ones
         // is in the shard when its turn comes here.

@@ -188,9 +188,9 @@ impl Datapath {
         }
         querier::tick(now, &topology);
         // A packet socket is told only once that its interface is gone, and mixes that up with its
-        // going down; so look.
+        // going down; so look at those that are down. No system call for the others.
         for port in topology.ports().iter().flatten() {
-            if port.queue(0).is_gone() && port.lose() {
+            if port.queue(0).may_be_gone() && port.queue(0).is_gone() && port.lose() {
                 let error = "its interface or namespace is gone".to_owned();
                 self.tell(Event::PortGone {
                     port: port.id,

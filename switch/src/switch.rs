@@ -14,6 +14,7 @@ use crate::datapath::{Counters, Datapath, Event, FdbRow};
 use crate::fdb::FdbStats;
 use crate::io::{NoHalt, Queue};
 use crate::multicast::groups::Row as GroupRow;
+use crate::port::Port;
 
 /// What a switch is started with.
 #[derive(Clone, Debug)]
@@ -110,14 +111,13 @@ impl Switch {
         Ok(id)
     }
 
-    /// Takes a port away. Its queues close once no worker uses them.
-    pub fn remove_port(&self, id: PortId) {
-        let topology = self.datapath.topology();
-        let Some(port) = topology.port(id) else {
-            return;
-        };
-        self.crew.detach(port);
+    /// Takes a port away. Its queues close with the value returned, unless a worker uses them still;
+    /// the kernel takes some 20 ms for that, so mind the thread.
+    pub fn remove_port(&self, id: PortId) -> Option<Arc<Port>> {
+        let port = Arc::clone(self.datapath.topology().port(id)?);
+        self.crew.detach(&port);
         self.datapath.remove_port(id);
+        Some(port)
     }
 
     /// Whether the TAP device of a port outlives this process, in whatever namespace the device is

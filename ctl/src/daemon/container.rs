@@ -22,6 +22,10 @@ use crate::signals::{self, FORWARDED};
 mod attach;
 mod endpoint;
 mod ports;
+mod remains;
+
+use remains::Interface;
+pub(super) use remains::{Clearing, Remains};
 
 /// The exit code of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
@@ -292,12 +296,14 @@ impl Daemon {
         }
     }
 
-    /// A veth goes with its host end. A TAP goes with the switch's port, wherever it is, when the last
-    /// worker has let go of it; where its namespace can be entered, at once.
-    fn remove_container_interface(&self, record: &ContainerRecord, endpoint: &EndpointRecord) {
+    /// The interface of an endpoint that is to go.
+    fn remaining_interface(
+        &self,
+        record: &ContainerRecord,
+        endpoint: &EndpointRecord,
+    ) -> Interface {
         if let Some(host_end) = &endpoint.host_interface {
-            remove_interface(host_end);
-            return;
+            return Interface::HostEnd(host_end.clone());
         }
         // Others that share the namespace may outlive its first process.
         let netns = std::iter::once(record)
@@ -308,9 +314,24 @@ impl Daemon {
                 let (netns, identity) = life::identify(&other.target).ok()?;
                 (identity == other.identity).then_some(netns)
             });
-        if let Some(netns) = netns {
-            remove_tap(&netns, endpoint);
+        match netns {
+            Some(netns) => Interface::Tap(netns, Box::new(endpoint.clone())),
+            None => Interface::Gone,
         }
+    }
+
+    /// Hands over what is to be removed while the daemon goes on, and what tells of its progress.
+    pub(super) fn take_remains(&mut self) -> (Clearing, Vec<Remains>) {
+        let remains = std::mem::take(&mut self.remains);
+        self.clearing.announce(&remains);
+        (self.clearing.clone(), remains)
+    }
+
+    /// Waits until a namespace is free of what was in it before.
+    fn clear(&mut self, netns: u64) {
+        let (clearing, remains) = self.take_remains();
+        clearing.remove(remains);
+        clearing.wait_for(netns);
     }
 
     /// Removes the interfaces that an earlier daemon has made and nobody takes up. The namespace may

@@ -126,12 +126,12 @@ pub(super) fn event(kind: EventKind, action: EventAction, name: &str) -> Event {
 /// What has changed from one view to the next. `appeared` is what is said of what is new.
 pub(super) fn between(before: &View, after: &View, appeared: EventAction) -> Vec<Event> {
     let mut news = Vec::new();
-    let networks = |view: &View| -> BTreeMap<String, Network> {
+    let networks = |view: &View| -> HashSet<String> {
         let networks = view.networks.iter();
-        networks.map(|it| (it.id.clone(), it.clone())).collect()
+        networks.map(|it| it.id.clone()).collect()
     };
     let (old, new) = (networks(before), networks(after));
-    for network in after.networks.iter().filter(|it| !old.contains_key(&it.id)) {
+    for network in after.networks.iter().filter(|it| !old.contains(&it.id)) {
         news.push(network_event(network, appeared));
     }
     let known: BTreeMap<&str, &Container> = before
@@ -158,11 +158,7 @@ pub(super) fn between(before: &View, after: &View, appeared: EventAction) -> Vec
         tell_connections(Some(container), None, &mut news);
         news.push(container_event(container, EventAction::Removed));
     }
-    for network in before
-        .networks
-        .iter()
-        .filter(|it| !new.contains_key(&it.id))
-    {
+    for network in before.networks.iter().filter(|it| !new.contains(&it.id)) {
         news.push(network_event(network, EventAction::Removed));
     }
     news
@@ -173,10 +169,10 @@ fn tell_connections(before: Option<&Container>, after: Option<&Container>, news:
     let Some(container) = after.or(before) else {
         return;
     };
-    let endpoints = |container: Option<&Container>| {
-        container.map_or_else(Vec::new, |container| container.endpoints.clone())
-    };
-    let (old, new) = (endpoints(before), endpoints(after));
+    let (old, new) = (
+        before.map_or(&[][..], |it| &it.endpoints),
+        after.map_or(&[][..], |it| &it.endpoints),
+    );
     let mut tell = |endpoint: &crate::api::Endpoint, action| {
         let mut told = event(EventKind::Endpoint, action, &container.name);
         told.id = Some(container.id.clone());

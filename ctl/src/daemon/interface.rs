@@ -12,7 +12,7 @@ use switch::frame::MacAddr;
 use switch::io::{PacketOptions, Queue, TapOptions, open_packet, open_tap};
 
 use crate::api::PortKind;
-use crate::link;
+use crate::link::{self, ContainerLink, LinkInfo};
 use crate::netns::Netns;
 
 /// Which kinds of interface this kernel has, and why not.
@@ -69,46 +69,48 @@ pub(super) fn is_ours(name: &str) -> bool {
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A container's interface before the switch has it: still in the daemon's namespace, under a name
-/// that is nobody else's.
+/// A container's interface before the switch has it.
 pub(super) struct NewInterface {
-    pub name: String,
     /// The end that stays on the host; a TAP has none.
     pub host_interface: Option<String>,
     queues: Vec<Queue>,
 }
 
 impl NewInterface {
-    /// `stem`, which nobody else may have, becomes part of the name: eleven bytes at most.
+    /// Makes it inside the container, as `link` says. `stem`, which nobody else may have, becomes
+    /// part of names: eleven bytes at most.
+    ///
+    /// To move an interface from one namespace to another, the kernel holds its lock on all
+    /// interfaces (rtnl) for some 20 ms (`rcu_barrier` in `__dev_change_net_namespace`): so none is.
     pub(super) fn create(
         kind: PortKind,
         stem: &str,
         workers: usize,
-        mtu: u32,
-    ) -> io::Result<NewInterface> {
+        netns: &Netns,
+        link: &ContainerLink,
+    ) -> io::Result<(NewInterface, LinkInfo)> {
         let host_end = format!("pt-{stem}");
         match kind {
-            PortKind::Tap => Ok(NewInterface {
-                queues: tap_queues(&host_end, workers, false)?,
-                name: host_end,
-                host_interface: None,
-            }),
+            PortKind::Tap => {
+                let open = || tap_queues(&host_end, workers, false);
+                let (queues, info) = link::make_in_container(netns, &host_end, link, open)?;
+                let new = NewInterface {
+                    host_interface: None,
+                    queues,
+                };
+                Ok((new, info))
+            }
             PortKind::Veth => {
                 let container_end = format!("pe-{stem}");
-                link::create_veth(&host_end, &container_end)?;
-                let ready = prepare_switch_end(&host_end, mtu)
-                    .and_then(|()| packet_queues(&host_end, workers));
-                match ready {
-                    Ok(queues) => Ok(NewInterface {
-                        name: container_end,
-                        host_interface: Some(host_end),
-                        queues,
-                    }),
-                    Err(error) => {
-                        let _ = link::delete(&host_end);
-                        Err(error)
-                    }
-                }
+                link::create_veth_across(&host_end, &container_end, Some(netns))?;
+                // From here on it goes with the value.
+                let mut new = NewInterface {
+                    host_interface: Some(host_end.clone()),
+                    queues: Vec::new(),
+                };
+                new.queues = packet_queues(&host_end, link.mtu, workers)?;
+                let info = link::configure_container(netns, &container_end, link)?;
+                Ok((new, info))
             }
         }
     }
@@ -125,8 +127,7 @@ impl NewInterface {
 }
 
 impl Drop for NewInterface {
-    /// Given up: a TAP goes with its last descriptor, wherever it has moved; a veth with its host
-    /// end.
+    /// Given up: a TAP goes with its last descriptor, a veth with its host end.
     fn drop(&mut self) {
         if let Some(name) = &self.host_interface
             && let Err(error) = link::delete(name)
@@ -151,10 +152,7 @@ pub(super) fn adopt(
             link::link_info(interface)?;
             tap_queues(interface, workers, true)
         })?,
-        Some(host_end) => {
-            prepare_switch_end(host_end, mtu)?;
-            packet_queues(host_end, workers)
-        }
+        Some(host_end) => packet_queues(host_end, mtu, workers),
     }
 }
 
@@ -197,8 +195,7 @@ pub(super) fn host_interface(
         if existing.is_none() {
             link::create_veth(name, &switch_end)?;
         }
-        prepare_switch_end(&switch_end, mtu)?;
-        packet_queues(&switch_end, workers)?
+        packet_queues(&switch_end, mtu, workers)?
     };
     link::set_mac(name, mac)?;
     link::set_mtu(name, mtu)?;
@@ -214,20 +211,9 @@ fn tap_queues(name: &str, workers: usize, persist: bool) -> io::Result<Vec<Queue
     Ok(queues.into_iter().map(Queue::Tap).collect())
 }
 
-/// The end of a veth pair that the switch reads: the host's stack hears its frames too, and must
-/// neither answer nor talk there.
-fn prepare_switch_end(name: &str, mtu: u32) -> io::Result<()> {
-    link::set_mtu(name, mtu)?;
-    link::silence_arp(name)?;
-    if let Err(error) = link::quiet_ipv6(name, false) {
-        tracing::debug!("{error}");
-    }
-    link::set_up(name)?;
-    Ok(())
-}
-
-fn packet_queues(name: &str, workers: usize) -> io::Result<Vec<Queue>> {
-    let index = link::link_info(name)?.index;
+/// The end of a veth pair that the switch reads.
+fn packet_queues(name: &str, mtu: u32, workers: usize) -> io::Result<Vec<Queue>> {
+    let index = link::ready_switch_end(name, mtu)?.index;
     let queues = open_packet(index, workers, PacketOptions::default())?;
     Ok(queues.into_iter().map(Queue::Packet).collect())
 }

@@ -1,8 +1,11 @@
 //! Whether what was attached still lives.
 //!
 //! A pid is reused and so are the inode numbers of namespaces; a container is therefore known by
-//! the boot, the namespace's inode and the process's start time together. Nothing here keeps a
-//! namespace open: that would keep a dead container's namespace, and all in it, alive.
+//! the boot, the namespace's inode and the process's start time together.
+//!
+//! Nothing here keeps a namespace open. The descriptors of a container's TAP do (`switch::io`), so a
+//! namespace outlives its last process, or the path it was given by, until that end is noticed here
+//! and the TAP is taken away: at once for a process, within [`SWEEP`](super::SWEEP) for a path.
 
 use std::fs;
 use std::io;

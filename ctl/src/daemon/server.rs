@@ -125,7 +125,12 @@ pub(super) async fn change<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let daemon = Arc::clone(daemon);
     let done = tokio::task::spawn_blocking(move || {
-        work(&mut daemon.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = work(&mut daemon);
+        let (clearing, remains) = daemon.take_remains();
+        drop(daemon);
+        clearing.remove(remains);
+        outcome
     });
     done.await.unwrap_or_else(|error| {
         Err(Failure::Internal(format!(

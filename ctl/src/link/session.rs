@@ -1,8 +1,8 @@
 //! A conversation with the kernel about the interfaces of one namespace: what the functions of
 //! [`super`] are made of.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -13,6 +13,8 @@ use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -84,47 +86,86 @@ impl Session {
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<()> {
         let index = self.info(name).await?.index;
+        self.change_at(index, action, change).await
+    }
+
+    /// The same, for who knows the interface's index.
+    pub(super) async fn change_at(
+        &self,
+        index: u32,
+        action: String,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
         let message = change(LinkUnspec::new_with_index(index)).build();
         let outcome = self.handle.link().set(message).execute().await;
         outcome.map_err(|error| self.refused(action, &error))
     }
 
     pub(super) async fn rename(&self, name: &str, new_name: &str) -> Result<()> {
+        let mut info = self.info(name).await?;
+        self.rename_at(&mut info, new_name).await
+    }
+
+    pub(super) async fn rename_at(&self, info: &mut LinkInfo, new_name: &str) -> Result<()> {
+        let name = info.name.clone();
+        if name == new_name {
+            return Ok(());
+        }
         let action = format!("rename {name} to {new_name}");
         self.check_name(new_name, || action.clone())?;
-        let up = self.info(name).await?.up;
-        if up {
-            self.change(name, format!("take {name} down"), |link| link.down())
-                .await?;
+        if info.up {
+            let down = format!("take {name} down");
+            self.change_at(info.index, down, |link| link.down()).await?;
         }
-        self.change(name, action, |link| link.name(new_name))
+        self.change_at(info.index, action, |link| link.name(new_name))
             .await?;
-        if up {
-            self.set_up(new_name).await?;
+        new_name.clone_into(&mut info.name);
+        if info.up {
+            self.set_up_at(info).await?;
         }
         Ok(())
     }
 
     pub(super) async fn set_mac(&self, name: &str, mac: MacAddr) -> Result<()> {
-        if self.info(name).await?.mac == mac {
+        let mut info = self.info(name).await?;
+        self.set_mac_at(&mut info, mac).await
+    }
+
+    pub(super) async fn set_mac_at(&self, info: &mut LinkInfo, mac: MacAddr) -> Result<()> {
+        if info.mac == mac {
             return Ok(());
         }
-        let action = format!("set the MAC address of {name} to {mac}");
-        self.change(name, action, |link| link.address(mac.0.to_vec()))
-            .await
+        let action = format!("set the MAC address of {} to {mac}", info.name);
+        self.change_at(info.index, action, |link| link.address(mac.0.to_vec()))
+            .await?;
+        info.mac = mac;
+        Ok(())
     }
 
     pub(super) async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
-        if self.info(name).await?.mtu == mtu {
+        let mut info = self.info(name).await?;
+        self.set_mtu_at(&mut info, mtu).await
+    }
+
+    pub(super) async fn set_mtu_at(&self, info: &mut LinkInfo, mtu: u32) -> Result<()> {
+        if info.mtu == mtu {
             return Ok(());
         }
-        let action = format!("set the MTU of {name} to {mtu}");
-        self.change(name, action, |link| link.mtu(mtu)).await
+        let action = format!("set the MTU of {} to {mtu}", info.name);
+        self.change_at(info.index, action, |link| link.mtu(mtu))
+            .await?;
+        info.mtu = mtu;
+        Ok(())
     }
 
     pub(super) async fn set_up(&self, name: &str) -> Result<()> {
-        self.change(name, format!("bring {name} up"), |link| link.up())
-            .await
+        let info = self.info(name).await?;
+        self.set_up_at(&info).await
+    }
+
+    pub(super) async fn set_up_at(&self, info: &LinkInfo) -> Result<()> {
+        let action = format!("bring {} up", info.name);
+        self.change_at(info.index, action, |link| link.up()).await
     }
 
     /// Has a TAP's frames go to its reader without a queue in between (qdisc noqueue), unless
@@ -160,11 +201,16 @@ impl Session {
     }
 
     pub(super) async fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
-        let index = self.info(name).await?.index;
+        let info = self.info(name).await?;
+        self.add_address_at(&info, address).await
+    }
+
+    pub(super) async fn add_address_at(&self, info: &LinkInfo, address: IpNet) -> Result<()> {
+        let name = &info.name;
         let add = self
             .handle
             .address()
-            .add(index, address.addr(), address.prefix_len());
+            .add(info.index, address.addr(), address.prefix_len());
         let mut add = add.replace();
         // IPAM gave the address, so nobody else has it: usable at once, without the second of
         // duplicate address detection (RFC 4862 clause 5.4). IPv4 ignores the flag.
@@ -190,12 +236,23 @@ impl Session {
         name: &str,
         replace: bool,
     ) -> Result<()> {
+        let info = self.info(name).await?;
+        self.add_route_at(destination, via, &info, replace).await
+    }
+
+    pub(super) async fn add_route_at(
+        &self,
+        destination: IpNet,
+        via: Option<IpAddr>,
+        info: &LinkInfo,
+        replace: bool,
+    ) -> Result<()> {
+        let name = &info.name;
         let action = || match via {
             Some(via) => format!("add a route to {destination} via {via} through {name}"),
             None => format!("add a route to {destination} through {name}"),
         };
-        let index = self.info(name).await?.index;
-        let message = route_message(destination, via, index).ok_or_else(|| {
+        let message = route_message(destination, via, info.index).ok_or_else(|| {
             let cause = io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "destination and gateway are of different IP versions",
@@ -244,10 +301,14 @@ impl Session {
     pub(super) fn quiet_ipv6(&self, name: &str, wanted: bool) -> Result<()> {
         let action = || format!("settle IPv6 on {name}");
         self.check_name(name, action)?;
-        let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
-        if !settings.exists() {
-            return Ok(());
-        }
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(name);
+        // Looked up once: every namespace's directory of this name is in one chain of the kernel's
+        // cache of names, which a thousand of them make long.
+        let settings = match open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(settings) => settings,
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(self.failed(action(), error.into(), "")),
+        };
         let off = if wanted { "0" } else { "1" };
         // Of addresses that IPAM gives out there are no duplicates to detect, and none of the
         // link-local one that the kernel derives from IPAM's MAC: it is usable at once.
@@ -257,7 +318,10 @@ impl Session {
             ("accept_dad", "0"),
             ("disable_ipv6", off),
         ] {
-            fs::write(settings.join(file), value)
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&settings, file, flags, Mode::empty())
+                .map_err(io::Error::from)
+                .and_then(|setting| File::from(setting).write_all(value.as_bytes()))
                 .map_err(|error| self.failed(format!("{} (sysctl {file})", action()), error, ""))?;
         }
         Ok(())

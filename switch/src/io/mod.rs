@@ -120,6 +120,17 @@ impl Queue {
         }
     }
 
+    /// Can the interface have gone unnoticed? If not, whoever waits for frames is woken, and told by
+    /// [`receive`](Self::receive).
+    pub(crate) fn may_be_gone(&self) -> bool {
+        match self {
+            // EPOLLERR lasts.
+            Queue::Tap(_) => false,
+            Queue::Packet(socket) => socket.is_down(),
+            Queue::Memory(_) => true,
+        }
+    }
+
     /// Is the interface gone for good? One system call; for a periodic check of idle queues.
     pub fn is_gone(&self) -> bool {
         match self {

@@ -298,6 +298,11 @@ impl PacketSocket {
         sent
     }
 
+    /// Has the kernel reported it down, and not shown otherwise since?
+    pub(super) fn is_down(&self) -> bool {
+        self.link.load(Ordering::Relaxed) != UP
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         // packet_notifier sets the index to -1 when the interface is unregistered.
         !sys::bound_ifindex(self.as_fd()).is_ok_and(|ifindex| ifindex > 0)

@@ -103,6 +103,7 @@ impl Daemon {
     pub(in crate::daemon) fn attach(&mut self, request: Attach) -> Result<api::Container, Failure> {
         let (netns, identity) = life::identify(&request.target)?;
         self.reap_predecessors(&request, &identity);
+        self.clear(identity.netns);
         let name = self.choose_name(request.name.as_deref())?;
         let candidate = Candidate {
             id: names::new_id()?,

@@ -11,7 +11,7 @@ use switch::PortId;
 use switch::frame::MacAddr;
 
 use super::attach::describe_target;
-use super::{Container, Plug, stop};
+use super::{Container, Plug, Remains, stop};
 use crate::api::{self, Connect, EventAction, EventKind, Mode, Status, Target};
 use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
@@ -66,6 +66,7 @@ impl Daemon {
                 record.name
             )));
         }
+        self.clear(netns.inode());
         let (id, name, target) = (
             record.id.clone(),
             record.name.clone(),
@@ -257,15 +258,16 @@ impl Daemon {
         planned: Vec<EndpointRecord>,
     ) -> Result<Vec<Plug>, Failure> {
         let mut made = Vec::with_capacity(planned.len());
+        // A route by an interface that is there already stays, or gives way to one that is new.
+        let all: Vec<EndpointRecord> = record.endpoints.iter().chain(&planned).cloned().collect();
         let plugged = planned
             .into_iter()
             .try_for_each(|mut endpoint| {
-                let link = self.container_link(&endpoint);
+                let link = self.routed_link(&all, record.endpoints.len());
                 made.push(self.make_interface(place, &mut endpoint, &record.endpoints, &link)?);
                 record.endpoints.push(endpoint);
                 Ok::<_, io::Error>(())
             })
-            .and_then(|()| self.try_route(place.netns, &record.endpoints))
             .map_err(Failure::from)
             .and_then(|()| Ok(self.store.put_container(record)?));
         if let Err(failure) = plugged {
@@ -292,10 +294,9 @@ impl Daemon {
     ) -> io::Result<Made> {
         let stem = free_stem(place.id, siblings);
         let workers = self.switch.workers();
-        let mut new = NewInterface::create(endpoint.port_kind, &stem, workers, link.mtu)?;
+        let (mut new, info) =
+            NewInterface::create(endpoint.port_kind, &stem, workers, place.netns, link)?;
         endpoint.host_interface = new.host_interface.clone();
-        link::move_to(&new.name, place.netns).map_err(io::Error::from)?;
-        let info = link::configure_container(place.netns, &new.name, link)?;
         let port = self.switch.add_port(new.take_queues())?;
         let plug = Plug {
             port,
@@ -357,14 +358,7 @@ impl Daemon {
             .addresses
             .hold(&addresses, &record.name)
             .map_err(refused)?;
-        let mut link = self.container_link(&endpoint);
-        link.gateways = default_routes(&self.networks, &record.endpoints)
-            .into_iter()
-            .filter(|(through, _)| *through == at)
-            .map(|(_, gateway)| gateway)
-            .collect();
-        let names = self.names_route(&record.endpoints);
-        link.names = names.and_then(|(through, gateway)| (through == at).then_some(gateway));
+        let link = self.routed_link(&record.endpoints, at);
         let adopted = match self.take_up(netns, &endpoint, &link) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_anew(netns, record, at, &link)
@@ -456,16 +450,22 @@ impl Daemon {
         endpoint: &EndpointRecord,
         plug: Plug,
     ) {
-        self.switch.remove_port(plug.port);
-        self.remove_container_interface(record, endpoint);
+        let remains = Remains {
+            netns: record.identity.netns,
+            port: self.switch.remove_port(plug.port),
+            interface: self.remaining_interface(record, endpoint),
+        };
+        self.remains.push(remains);
         for address in &endpoint.addresses {
             self.switch.nat().forget(self.switch.now(), address.addr());
         }
         self.release(endpoint);
     }
 
-    /// Without default routes: they follow from all endpoints together.
-    fn container_link(&self, endpoint: &EndpointRecord) -> ContainerLink {
+    /// What the interface of one of a container's endpoints shall be. Which has the default routes
+    /// follows from all of them together.
+    fn routed_link(&self, endpoints: &[EndpointRecord], at: usize) -> ContainerLink {
+        let endpoint = &endpoints[at];
         let mut networks = self.networks.iter();
         let network = networks.find(|it| it.record.id == endpoint.network);
         ContainerLink {
@@ -473,8 +473,14 @@ impl Daemon {
             mac: endpoint.mac,
             mtu: network.map_or(1500, |network| network.record.mtu),
             addresses: endpoint.addresses.clone(),
-            gateways: Vec::new(),
-            names: None,
+            gateways: default_routes(&self.networks, endpoints)
+                .into_iter()
+                .filter(|(through, _)| *through == at)
+                .map(|(_, gateway)| gateway)
+                .collect(),
+            names: self
+                .names_route(endpoints)
+                .and_then(|(through, gateway)| (through == at).then_some(gateway)),
         }
     }
 
