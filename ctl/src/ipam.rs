@@ -55,8 +55,8 @@ pub(crate) enum IpamError {
 /// routes and addresses of the host and the subnets of the other networks.
 ///
 /// The candidates, in this order, are those that Docker's users know: 172.17.0.0/16 to
-/// 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20, then 10.0.0.0/16 to 10.255.0.0/16, all
-/// of RFC 1918.
+/// 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20, then 10.0.0.0/16 to 10.127.0.0/16, all
+/// of RFC 1918; and where that is not enough 10.128.0.0/20 to 10.255.240.0/20, two thousand more.
 ///
 /// Default routes overlap everything and so say nothing; the same goes for the two halves of one
 /// (0.0.0.0/1 and 128.0.0.0/1) that VPN clients lay over it.
@@ -138,10 +138,13 @@ pub(crate) fn default_gateway(subnet: IpNet) -> IpAddr {
 fn candidates() -> impl Iterator<Item = Ipv4Net> {
     let docker = (17..=31).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
     let small = (0..16).map(|step| (Ipv4Addr::new(192, 168, step * 16, 0), 20));
-    let large = (0..=255).map(|second| (Ipv4Addr::new(10, second, 0, 0), 16));
+    let large = (0..128).map(|second| (Ipv4Addr::new(10, second, 0, 0), 16));
+    let first = Ipv4Addr::new(10, 128, 0, 0).to_bits();
+    let many = (0..2048).map(move |step| (Ipv4Addr::from_bits(first + (step << 12)), 20));
     docker
         .chain(small)
         .chain(large)
+        .chain(many)
         .filter_map(|(address, prefix_len)| Ipv4Net::new(address, prefix_len).ok())
 }
 

@@ -92,8 +92,7 @@ const PUBLISHING: Section = Section {
         row(
             "allow-list",
             "a published port answers the networks that it names, and nobody else",
-        )
-        .remark("being built"),
+        ),
     ],
 };
 
@@ -144,8 +143,7 @@ const SWITCHING: Section = Section {
         row(
             "limits",
             "an endpoint has a bandwidth and a packet rate, both ways",
-        )
-        .remark("being built"),
+        ),
         row(
             "mtu",
             "a network has its uplink's MTU unless told otherwise",
@@ -178,7 +176,7 @@ const SERVICE: Section = Section {
             "an endpoint's frames are captured while it runs, as pcapng",
         )
         .remark("not built yet"),
-        row("metrics", "metrics for Prometheus, and a live view").remark("not built yet"),
+        row("metrics", "metrics for Prometheus, and a live view").remark("counters of ports, rules and drops are told; Prometheus and a live view are not built yet"),
         row(
             "plugins",
             "the engine behind Docker, podman (netavark) and CNI",
@@ -197,8 +195,7 @@ const ALONE: Section = Section {
         row(
             "source-matrix",
             "the source address on every path that can keep it, family by family and protocol by protocol",
-        )
-        .remark("being built"),
+        ),
         row(
             "wide-ranges",
             "60,000 ports in one rule, published in a moment",
@@ -212,7 +209,10 @@ const ALONE: Section = Section {
             "simulation",
             "the whole network in one process under a virtual clock, with the code of the real one",
         ),
-        row("faults", "loss, delay, duplication and partition on request").remark("being built"),
+        row(
+            "faults",
+            "loss, delay, duplication and partition on request",
+        ),
         row(
             "one-engine",
             "one engine behind Docker, podman, CNI and a command line of its own",
@@ -231,8 +231,7 @@ const WISHES: Section = Section {
         row(
             "moby-22054",
             "a published port that a firewall's rules hold for: its allow-list",
-        )
-        .remark("being built"),
+        ),
         row("moby-46026", "the client's address is not lost (Docker)"),
         row("podman-8193", "the client's address is not lost (podman)"),
         row("moby-11185", "no process for each published port"),
@@ -305,6 +304,6 @@ const WISHES: Section = Section {
         ),
         row("plugins-752", "no rule is left of what is gone (CNI)"),
         row("moby-2045", "ports of a running container are changed"),
-        row("moby-26767", "an endpoint has a bandwidth limit").remark("being built"),
+        row("moby-26767", "an endpoint has a bandwidth limit"),
     ],
 };

@@ -115,7 +115,7 @@ impl Drop for Shell {
     }
 }
 
-// Feature: networks names publish-live publish-paths
+// Feature: networks names publish-live publish-paths allow-list
 #[test]
 fn the_guide_works_as_it_is_written() {
     if !is_root_or_skip() {

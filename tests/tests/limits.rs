@@ -80,7 +80,7 @@ fn reaches(limit: f64, measure: impl Fn() -> f64) -> f64 {
     best
 }
 
-// Feature: limits
+// Feature: limits moby-26767
 #[test]
 fn one_tcp_stream_keeps_to_its_limit_and_reaches_it() {
     let Some(scene) = Scene::new() else { return };

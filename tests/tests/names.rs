@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pontoon_tests::has_ipv6;
 use pontoon_tests::namespace::Namespace;
 use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, Scene};
 use pontoon_tests::traffic::{bind_udp, listen};
+use pontoon_tests::{eventually, has_ipv6};
 
 const A: u16 = 1;
 const PTR: u16 = 12;
@@ -471,6 +471,59 @@ fn names_at_loopback_follow_the_networks() {
         .success();
     assert_eq!(ask(&web.namespace, LOCAL, "db", A).code, NXDOMAIN);
     assert_eq!(ask(&web.namespace, LOCAL, "web", A).addresses().len(), 1);
+}
+
+// Feature: names several-networks
+#[test]
+fn files_of_a_running_container_follow_its_networks() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let host = std::fs::read("/etc/hosts").ok();
+    scene.pontoon(&["network", "create", "back"]).success();
+    let copy = scene.directory().join("copy");
+    let script = format!(
+        "while :; do cat /etc/hosts /etc/resolv.conf >{0}.new; mv {0}.new {0}; sleep 0.05; done",
+        copy.display()
+    );
+    let command = ["sh", "-c", &script];
+    let first = scene.run_detached("web", &["--hostname", "shop"], &command);
+    let shows = |what: &str, is_there: bool| {
+        eventually(
+            &format!("{what:?}: {is_there}"),
+            Duration::from_secs(10),
+            || {
+                let text = std::fs::read_to_string(&copy).unwrap_or_default();
+                if text.contains(what) == is_there && text.contains("nameserver 127.0.0.11\n") {
+                    Ok(())
+                } else {
+                    Err(text)
+                }
+            },
+        );
+    };
+    shows(&format!("{first}\tshop\n"), true);
+    scene
+        .pontoon(&["network", "connect", "back", "web"])
+        .success();
+    let [second, ..] = addresses_on(&scene, "web", "back")[..] else {
+        panic!("an address on back")
+    };
+    shows(&format!("{second}\tshop\n"), true);
+    shows(&format!("{first}\tshop\n"), true);
+    // By the next daemon too.
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start_daemon();
+    scene
+        .pontoon(&["network", "disconnect", "bridge", "web"])
+        .success();
+    shows(&format!("{first}\tshop\n"), false);
+    shows(&format!("{second}\tshop\n"), true);
+    assert_eq!(
+        std::fs::read("/etc/hosts").ok(),
+        host,
+        "the host's is its own"
+    );
 }
 
 /// The addresses of a container on a network.

@@ -49,7 +49,7 @@ fn silent(dials: &[(&Namespace, IpAddr, u16)]) {
     }
 }
 
-// Feature: allow-list publishing
+// Feature: allow-list publishing moby-22054
 #[test]
 fn a_published_port_is_for_those_on_its_list() {
     let Some(scene) = Scene::new() else { return };

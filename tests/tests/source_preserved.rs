@@ -48,7 +48,7 @@ struct Path<'a> {
 }
 
 // Conforms: RFC4787-9
-// Feature: source-preserved publish-paths
+// Feature: source-preserved publish-paths source-matrix
 #[test]
 fn the_client_s_own_address_is_seen_wherever_it_can_be() {
     let Some(scene) = Scene::new() else { return };

@@ -3,10 +3,10 @@
 //! as they are, and nothing is left anywhere when the container ends.
 
 use std::fmt::Write;
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use clap::Args;
@@ -172,6 +172,57 @@ impl Etc {
         umount2(PLACE, MntFlags::MNT_DETACH)?;
         covered
     }
+}
+
+/// The files of a running container that say where it is, kept open to be written anew when its
+/// networks change.
+pub(super) struct Covered {
+    hosts: File,
+    resolv_conf: Option<File>,
+}
+
+impl Covered {
+    /// Those of a process that was started with `etc`. None where it could not cover them: what it
+    /// sees there is the host's, and nobody's to change.
+    pub(super) fn of(pid: u32, etc: &Etc) -> Option<Covered> {
+        let open = |name: &str, text: &str| {
+            let own = fs::metadata(Path::new("/etc").join(name)).ok()?;
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(nix::libc::O_NOFOLLOW)
+                .open(format!("/proc/{pid}/root/etc/{name}"))
+                .ok()?;
+            let mut found = String::new();
+            file.read_to_string(&mut found).ok()?;
+            let covers = file.metadata().ok()?.dev() != own.dev() && found == text;
+            covers.then_some(file)
+        };
+        let resolv_conf = etc.resolv_conf.as_ref();
+        Some(Covered {
+            hosts: open("hosts", &etc.hosts)?,
+            resolv_conf: resolv_conf.and_then(|text| open("resolv.conf", text)),
+        })
+    }
+
+    /// Writes what they say now.
+    ///
+    /// # Errors
+    /// The memory that they are in is full.
+    pub(super) fn write(&mut self, etc: &Etc) -> io::Result<()> {
+        write_anew(&mut self.hosts, &etc.hosts)?;
+        match (&mut self.resolv_conf, &etc.resolv_conf) {
+            (Some(file), Some(text)) => write_anew(file, text),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// In place, since others have it mounted.
+fn write_anew(file: &mut File, text: &str) -> io::Result<()> {
+    file.rewind()?;
+    io::Write::write_all(file, text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 /// hosts(5): loopback, the container itself, and what the user adds.

@@ -17,7 +17,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::container::ContainerArgs;
-use super::etc::{Etc, NameArgs};
+use super::etc::{Covered, Etc, NameArgs};
 use super::exec::namespace;
 use super::output::{show_json, show_lines};
 use super::start::NotStarted;
@@ -95,6 +95,8 @@ struct Running {
     client: Client,
     container: Container,
     process: Supervised,
+    /// None where the command sees the host's own files.
+    covered: Option<Covered>,
 }
 
 /// From nothing to a running command in an attached namespace, or to nothing again.
@@ -125,12 +127,10 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
             (Stdio::null(), file.into(), again.into())
         }
     };
-    match spawn(
-        &args.command,
-        Etc::of(&client, &container),
-        [input, output, errors],
-    ) {
+    let etc = Etc::of(&client, &container);
+    match spawn(&args.command, etc.as_ref(), [input, output, errors]) {
         Ok(process) => Ok(Running {
+            covered: etc.and_then(|etc| Covered::of(process.pid(), &etc)),
             client,
             container,
             process,
@@ -162,7 +162,17 @@ fn enter_namespace(client: &Client, mode: &Mode) -> anyhow::Result<()> {
 
 /// Waits for the command and passes its code on, to the daemon too.
 fn finish(running: Running) -> anyhow::Result<ExitCode> {
-    let code = running.process.wait()?;
+    let mut covered = running.covered;
+    let code = running.process.wait(|| {
+        // Without an answer they stay as they are: the next change tries again.
+        if let Some(covered) = &mut covered
+            && let Ok(container) = running.client.container(&running.container.id)
+            && let Some(etc) = Etc::of(&running.client, &container)
+            && let Err(error) = covered.write(&etc)
+        {
+            complain(&anyhow::Error::from(error).context("cannot write the container's hosts"));
+        }
+    })?;
     let path = format!("{}/exit", container_path(&running.container.id));
     match running
         .client

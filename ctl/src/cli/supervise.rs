@@ -39,7 +39,7 @@ pub(super) struct Supervised {
 /// A command that can't be started is a [`NotStarted`].
 pub(super) fn spawn(
     command: &[OsString],
-    etc: Option<Etc>,
+    etc: Option<&Etc>,
     stdio: [Stdio; 3],
 ) -> anyhow::Result<Supervised> {
     let signals = forwarded_signals();
@@ -53,7 +53,7 @@ pub(super) fn spawn(
     let [input, output, errors] = stdio;
     let mut child = Command::new("/proc/self/exe")
         .arg0("pontoon")
-        .args(StartArgs::words(theirs.as_raw_fd(), etc.as_ref(), command))
+        .args(StartArgs::words(theirs.as_raw_fd(), etc, command))
         .stdin(input)
         .stdout(output)
         .stderr(errors)
@@ -78,8 +78,15 @@ pub(super) fn spawn(
 }
 
 impl Supervised {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Forwards signals until the command ends; returns its exit code, or 128 + N for signal N.
-    pub(super) fn wait(mut self) -> anyhow::Result<u8> {
+    ///
+    /// The daemon sends SIGCHLD, which no process takes amiss, when the container's networks have
+    /// changed: then `changed` is called.
+    pub(super) fn wait(mut self, mut changed: impl FnMut()) -> anyhow::Result<u8> {
         loop {
             if let Some(status) = self
                 .child
@@ -89,6 +96,12 @@ impl Supervised {
                 return Ok(exit_code(status));
             }
             match self.signals.read_signal() {
+                Ok(Some(signal))
+                    if signal.ssi_signo == Signal::SIGCHLD as u32
+                        && signal.ssi_code == nix::libc::SI_USER =>
+                {
+                    changed();
+                }
                 Ok(Some(signal)) => self.forward(signal.ssi_signo, signal.ssi_code),
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(errno) => {

@@ -1,6 +1,6 @@
 //! Names: what DNS is told after each change, and where it answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -84,11 +84,16 @@ impl NameService {
             .iter()
             .filter(|it| it.record.status == Status::Running && !it.record.endpoints.is_empty())
             .collect();
+        let positions: HashMap<&str, usize> = networks
+            .iter()
+            .enumerate()
+            .map(|(position, network)| (network.record.id.as_str(), position))
+            .collect();
         let directory = Directory::new(
             networks.iter().map(network_names).collect(),
             containers
                 .iter()
-                .map(|container| container_names(container, networks))
+                .map(|container| container_names(container, &positions))
                 .collect(),
         );
         self.directory.send_replace(Arc::new(directory));
@@ -96,8 +101,8 @@ impl NameService {
     }
 
     fn follow_gateways(&mut self, networks: &[Network]) {
-        self.gateways
-            .retain(|id, _| networks.iter().any(|it| it.record.id == *id));
+        let ids: HashSet<&str> = networks.iter().map(|it| it.record.id.as_str()).collect();
+        self.gateways.retain(|id, _| ids.contains(id.as_str()));
         for network in networks {
             let record = &network.record;
             if self.gateways.contains_key(&record.id) {
@@ -205,13 +210,11 @@ fn network_names(network: &Network) -> NetworkNames {
     }
 }
 
-fn container_names(container: &Container, networks: &[Network]) -> ContainerNames {
+fn container_names(container: &Container, networks: &HashMap<&str, usize>) -> ContainerNames {
     let record = &container.record;
     let attachments = record.endpoints.iter().filter_map(|endpoint| {
         Some(Attachment {
-            network: networks
-                .iter()
-                .position(|network| network.record.id == endpoint.network)?,
+            network: *networks.get(endpoint.network.as_str())?,
             aliases: endpoint.aliases.clone(),
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })

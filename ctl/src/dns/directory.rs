@@ -66,6 +66,8 @@ pub(super) enum Found {
 #[derive(Default)]
 pub(crate) struct Directory {
     networks: Vec<NetworkNames>,
+    /// Positions of networks, by their ids.
+    by_id: HashMap<String, usize>,
     containers: Vec<Known>,
     /// By name in lower case: the network it is valid on, and an address.
     names: HashMap<String, Vec<(usize, IpAddr)>>,
@@ -83,7 +85,11 @@ struct Known {
 impl Directory {
     /// `containers` are those that run.
     pub(crate) fn new(networks: Vec<NetworkNames>, containers: Vec<ContainerNames>) -> Directory {
+        let ids = networks.iter().enumerate();
         let mut directory = Directory {
+            by_id: ids
+                .map(|(position, it)| (it.id.clone(), position))
+                .collect(),
             networks,
             ..Directory::default()
         };
@@ -124,7 +130,7 @@ impl Directory {
     /// What who asks on the network of this id from the address `source` may see. None for who may
     /// not ask at all: a packet from elsewhere that was sent to a gateway's address.
     pub(super) fn scope(&self, network: &str, source: IpAddr) -> Option<Scope> {
-        let position = self.networks.iter().position(|it| it.id == network)?;
+        let position = *self.by_id.get(network)?;
         let subnets = &self.networks[position].subnets;
         if !subnets.iter().any(|subnet| subnet.contains(&source)) {
             return None;

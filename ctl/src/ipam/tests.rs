@@ -38,6 +38,10 @@ fn the_first_subnet_that_overlaps_nothing_is_chosen() {
         chosen(&["172.16.0.0/12", "192.168.0.0/16"]).unwrap(),
         "10.0.0.0/16"
     );
+    let half = ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/9"];
+    assert_eq!(chosen(&half).unwrap(), "10.128.0.0/20");
+    let most = [&half[..], &["10.128.0.0/10", "10.192.0.0/11"]].concat();
+    assert_eq!(chosen(&most).unwrap(), "10.224.0.0/20");
     let all = ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"];
     assert_eq!(chosen(&all), Err(IpamError::NoSubnetFree));
     // Default routes, and IPv6, hinder nothing.

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use nix::sys::signal::Signal;
 use switch::PortId;
 use switch::frame::MacAddr;
 
@@ -103,6 +104,7 @@ impl Daemon {
         tracing::info!("{name} is on network {} too, {addresses}", request.network);
         self.apply();
         self.retarget(position);
+        self.tell_supervisors(netns.inode());
         self.tell_container(&id)
     }
 
@@ -172,7 +174,23 @@ impl Daemon {
             self.route(&netns, &record.endpoints);
         }
         self.unplug(&record, &endpoint, plug);
+        self.tell_supervisors(record.identity.netns);
         Ok(())
+    }
+
+    /// Lets the supervisors of the containers in a namespace know that its networks have changed, for
+    /// the sake of their /etc/hosts: by SIGCHLD, which no process takes amiss.
+    fn tell_supervisors(&self, netns: u64) {
+        for container in &self.containers {
+            let record = &container.record;
+            if let (Target::Pid(pid), true) = (&record.target, record.supervised)
+                && record.status == Status::Running
+                && record.identity.netns == netns
+                && let Err(error) = life::send_signal(*pid, &record.identity, Signal::SIGCHLD)
+            {
+                tracing::debug!("{} keeps its /etc/hosts: {error}", record.name);
+            }
+        }
     }
 
     /// Chooses what an endpoint will have; it holds its addresses from now on. `siblings` are the
