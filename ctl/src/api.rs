@@ -32,6 +32,7 @@
 //! | `GET /v1/nat` | → [`NatRules`] |
 //! | `GET /v1/connections` | → [`Connection`]s |
 //! | `GET /v1/counters` | → [`Counters`] |
+//! | `GET /v1/metrics` | → the counters and the traffic of published ports, as Prometheus reads them |
 //!
 //! Who can connect to the socket may ask with GET; only root and the daemon's own user may change
 //! something. A failure answers with a 4xx or 5xx status and an [`ErrorBody`]. Containers and networks are

@@ -50,6 +50,7 @@ mod interface;
 mod life;
 mod limits;
 mod lock;
+mod metrics;
 mod names;
 mod network;
 mod publish;

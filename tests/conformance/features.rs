@@ -176,7 +176,8 @@ const SERVICE: Section = Section {
             "an endpoint's frames are captured while it runs, as pcapng",
         )
         .remark("not built yet"),
-        row("metrics", "metrics for Prometheus, and a live view").remark("counters of ports, rules and drops are told; Prometheus and a live view are not built yet"),
+        row("metrics", "metrics for Prometheus, and a live view")
+            .remark("the live view is not built yet"),
         row(
             "plugins",
             "the engine behind Docker, podman (netavark) and CNI",

@@ -16,6 +16,32 @@ const NEIGHBOURS: &str = ",allow=192.0.2.0/24,allow=2001:db8:1::/64";
 const OTHERS: &str = ",allow=198.51.100.7,allow=2001:db8:7::7";
 const INSIDERS: &str = ",allow=127.0.0.0/8,allow=::1,allow=172.17.0.0/16,allow=fd00::/8";
 
+/// A container of an internal network reaches the host by its gateway's address alone, and so a
+/// published port by the relay, which goes by the container's address.
+// Feature: allow-list isolation
+#[test]
+fn from_an_internal_network_the_list_holds_too() {
+    let Some(scene) = Scene::new() else { return };
+    let create = [
+        "network",
+        "create",
+        "dark",
+        "--internal",
+        "--subnet",
+        "10.66.0.0/24",
+    ];
+    scene.pontoon(&create).success();
+    let specs = ["8080:80,allow=10.66.0.0/24", "8081:80,allow=192.0.2.0/24"];
+    let web = scene.container("web", &["-p", specs[0], "-p", specs[1]]);
+    let dark = scene.container("dark", &["--net", "dark"]);
+    let gateway: IpAddr = [10, 66, 0, 1].into();
+    let listener = listen(&web.namespace, (ANY, 80));
+    let mut flow = Flow::open(&dark.namespace, (gateway, 8080), &listener).unwrap();
+    flow.exchange().unwrap();
+    let barred = Flow::open(&dark.namespace, (gateway, 8081), &listener);
+    assert!(barred.is_err(), "not on its list");
+}
+
 /// Every address of a list that this kernel has the family of.
 fn here<const N: usize>(addresses: [IpAddr; N]) -> impl Iterator<Item = IpAddr> {
     addresses
@@ -150,7 +176,7 @@ fn on_the_host_itself_loopback_must_be_on_the_list_too() {
     }
 }
 
-// Feature: allow-list publish-live restart
+// Feature: allow-list publish-live restart moby-22054
 #[test]
 fn a_list_changes_under_way_and_outlives_the_daemon() {
     let Some(mut scene) = Scene::new() else {

@@ -137,6 +137,18 @@ fn what_comes_by_a_published_port_is_counted() {
     assert_eq!(pair(&told["packets"]), (5, 5));
     assert_eq!(pair(&told["bytes"]), (640, 640), "IP, UDP and 100 bytes");
 
+    let (status, page) = scene.request("GET", "/v1/metrics", None).unwrap();
+    assert_eq!(status, 200, "{page}");
+    let port =
+        "container=\"web\",protocol=\"udp\",host_ip=\"*\",host_port=\"5300\",container_port=\"53\"";
+    for line in [
+        format!("pontoon_published_packets_total{{{port},direction=\"in\"}} 5"),
+        format!("pontoon_published_connections_total{{{port},path=\"switched\"}} 1"),
+        "# TYPE pontoon_dropped_frames_total counter".to_owned(),
+    ] {
+        assert!(page.lines().any(|it| it == line), "no {line} in\n{page}");
+    }
+
     // They outlive their connections, other ports and a new list, and go with the port.
     drop((wire, hairpin, relayed));
     scene

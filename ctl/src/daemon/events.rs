@@ -12,8 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::publish::ports_of;
 use super::view::View;
-use crate::api::{Container, Event, EventAction, EventKind, Network, Status};
+use crate::api::{Container, Event, EventAction, EventKind, Network, PortMapping, Status};
 
 /// How many events a listener may lag behind.
 const KEPT: usize = 1024;
@@ -196,18 +197,25 @@ fn tell_connections(before: Option<&Container>, after: Option<&Container>, news:
     if old == new {
         return;
     }
-    let mut tell = |mapping: &crate::api::PortMapping, action| {
+    let mut tell = |mapping: &PortMapping, action| {
         let mut told = event(EventKind::Port, action, &container.name);
         told.id = Some(container.id.clone());
         told.port = Some(mapping.clone());
         news.push(told);
     };
-    let (was, is): (HashSet<_>, HashSet<_>) = (old.iter().collect(), new.iter().collect());
-    for mapping in old.iter().filter(|it| !is.contains(it)) {
+    let was: HashSet<_> = old.iter().collect();
+    // By the ports alone, of which whom they are for may change.
+    let ports = |of: &[PortMapping]| -> HashSet<_> { of.iter().map(ports_of).collect() };
+    let (had, has) = (ports(old), ports(new));
+    for mapping in old.iter().filter(|it| !has.contains(&ports_of(it))) {
         tell(mapping, EventAction::Withdrawn);
     }
     for mapping in new.iter().filter(|it| !was.contains(it)) {
-        tell(mapping, EventAction::Published);
+        let action = match had.contains(&ports_of(mapping)) {
+            true => EventAction::Changed,
+            false => EventAction::Published,
+        };
+        tell(mapping, action);
     }
 }
 

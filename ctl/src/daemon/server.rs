@@ -22,8 +22,8 @@ use utoipa_axum::routes;
 use super::access::guard;
 use super::events::Events;
 use super::failure::Failure;
-use super::view::{TrafficByRule, View};
-use super::{Daemon, names};
+use super::view::View;
+use super::{Daemon, metrics, names};
 use crate::api::{
     Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody, Event,
     EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
@@ -91,6 +91,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(nat_rules))
         .routes(routes!(connections))
         .routes(routes!(counters))
+        .routes(routes!(prometheus))
 }
 
 #[derive(OpenApi)]
@@ -333,14 +334,7 @@ async fn disconnect(
 async fn published(State(api): State<Api>, Name(name): Name) -> Answer<Vec<PublishedPort>> {
     let view = api.view();
     let container = find_container(&view, &name)?;
-    let carried = traffic_by_rule(&api.switch);
-    let published = view.published.get(&container.id);
-    let ports = published.into_iter().flatten();
-    Ok(Json(ports.map(|port| port.tell(&carried)).collect()))
-}
-
-fn traffic_by_rule(switch: &Switch) -> TrafficByRule {
-    switch.nat().traffic(switch.now()).into_iter().collect()
+    Ok(Json(view.published_ports_of(&container.id, &api.switch)))
 }
 
 /// Publishes ports of a running container, all of them or none.
@@ -641,6 +635,17 @@ async fn counters(State(api): State<Api>) -> Json<Counters> {
             })
             .collect(),
     })
+}
+
+/// What is counted, published ports with it, as Prometheus reads it.
+#[utoipa::path(get, path = "/v1/metrics", responses(
+    (status = 200, description = "Metrics in the text format", body = String,
+        content_type = metrics::TYPE),
+    Refused
+))]
+async fn prometheus(State(api): State<Api>) -> Response {
+    let kind = [(header::CONTENT_TYPE, metrics::TYPE)];
+    (kind, metrics::write(&api.view(), &api.switch)).into_response()
 }
 
 #[cfg(test)]

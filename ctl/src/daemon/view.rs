@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use switch::Switch;
 
 use super::container::Container;
 use super::faults::{FaultBook, partition};
@@ -22,7 +23,7 @@ pub(super) struct View {
     pub containers: Vec<api::Container>,
     pub rules: api::NatRules,
     /// By the container's id.
-    pub published: BTreeMap<String, Vec<PublishedView>>,
+    published: BTreeMap<String, Vec<PublishedView>>,
     pub uplinks: Vec<String>,
     /// Who is behind a port of the switch.
     owners: BTreeMap<u32, String>,
@@ -30,11 +31,8 @@ pub(super) struct View {
     network_names: BTreeMap<u32, String>,
 }
 
-/// What each publish rule of the switch has carried, by its id.
-pub(super) type TrafficByRule = BTreeMap<u32, nat::Traffic>;
-
 /// A published mapping, and where its use is counted.
-pub(super) struct PublishedView {
+struct PublishedView {
     mapping: api::PortMapping,
     to: Vec<IpAddr>,
     /// The switch's rules, by id.
@@ -44,10 +42,10 @@ pub(super) struct PublishedView {
 
 impl PublishedView {
     /// With what each rule of the switch has carried.
-    pub(super) fn tell(&self, carried: &TrafficByRule) -> api::PublishedPort {
+    fn tell(&self, carried: impl Fn(u32) -> Option<nat::Traffic>) -> api::PublishedPort {
         let mut switched = nat::Traffic::default();
-        for traffic in self.rules.iter().filter_map(|id| carried.get(id)) {
-            switched += *traffic;
+        for traffic in self.rules.iter().filter_map(|id| carried(*id)) {
+            switched += traffic;
         }
         let relayed = self.relays.counters();
         api::PublishedPort {
@@ -115,6 +113,29 @@ impl View {
                 .map(|network| (network.id.0, network.record.name.clone()))
                 .collect(),
         }
+    }
+
+    /// A container's published ports, with what came and went by them.
+    pub(super) fn published_ports_of(&self, id: &str, switch: &Switch) -> Vec<api::PublishedPort> {
+        let carried = switch.nat().traffic(switch.now());
+        let published = self.published.get(id).into_iter().flatten();
+        published
+            .map(|it| it.tell(|rule| carried.get(&rule).copied()))
+            .collect()
+    }
+
+    /// Those of all containers, each with its container's name.
+    pub(super) fn published_ports(&self, switch: &Switch) -> Vec<(&str, api::PublishedPort)> {
+        let carried = switch.nat().traffic(switch.now());
+        let of = |container: &'_ api::Container| self.published.get(&container.id);
+        let mut all = Vec::new();
+        for container in &self.containers {
+            for published in of(container).into_iter().flatten() {
+                let told = published.tell(|rule| carried.get(&rule).copied());
+                all.push((container.name.as_str(), told));
+            }
+        }
+        all
     }
 
     pub(super) fn owner(&self, port: u32) -> String {
