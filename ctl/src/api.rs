@@ -51,8 +51,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod engine;
 mod limits;
 
+pub(crate) use engine::Engine;
 pub(crate) use limits::{
     Fault, Faults, Limit, Limits, Partition, SetFaults, SetLimits, SetPartition,
 };
@@ -79,6 +81,7 @@ pub(crate) struct Info {
     pub networks: usize,
     pub containers: usize,
     pub connections: usize,
+    pub engine: Engine,
 }
 
 /// What carries a container's frames to the switch.

@@ -107,6 +107,8 @@ pub(crate) struct DaemonOptions {
     pub ipv6: Option<bool>,
     /// Lower the TCP segment size announced over an uplink to what fits its MTU.
     pub clamp_mss: bool,
+    /// Bounds of the connection table.
+    pub limits: nat::Limits,
     /// Servers for names that are no container's; those of `resolv_conf` when empty.
     pub dns: Vec<IpAddr>,
     /// Followed as it changes.
@@ -162,6 +164,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         run_dir: Arc::new(options.run_dir),
         port_kind: daemon.port_kind,
         ipv6: daemon.ipv6,
+        engine: Arc::new(api::Engine::of(&options.limits)),
         events: Arc::clone(&daemon.events),
         daemon: Arc::new(Mutex::new(daemon)),
     };
@@ -303,7 +306,10 @@ impl Daemon {
         network::remove_strays(&before.links, &claimed);
         let watched = runtime.block_on(host::watch(interface::is_ours))?;
 
-        let mut settings = Settings::default();
+        let mut settings = Settings {
+            limits: options.limits.clone(),
+            ..Settings::default()
+        };
         if let Some(workers) = options.workers {
             settings.workers = workers.max(1);
         }

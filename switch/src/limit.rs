@@ -6,10 +6,11 @@
 //! frame that comes too early is told when to go (see `delay`), and only what would wait too long is
 //! dropped.
 //!
-//! Without the queue, which is policing, a sender of TCP loses a train of segments whenever it is a
-//! little fast, and halves its window with nothing stored to send meanwhile. One stream of iperf3
-//! then keeps well below the limit; with [`QUEUE`] it keeps at it (`tests/tests/limits.rs` measures
-//! both rates of the plan).
+//! Without the queue, which is policing, a sender of TCP on a short path loses most of each
+//! super-frame that is a little early, and with it the rest of a round: one stream of iperf3 between
+//! two containers got to 6 % of 100 Mbit/s and of 1 Gbit/s, and with a burst of 1 MB to 45 and 6 %.
+//! With [`QUEUE`] it gets to 96 % of both, which is all that Ethernet, IP and TCP headers leave
+//! (`tests/tests/limits.rs` holds it to that).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 
+use super::engine::EngineArgs;
 use crate::api::PortKind;
 use crate::daemon::DaemonOptions;
 use crate::host::UplinkChoice;
@@ -66,6 +67,8 @@ pub(super) struct DaemonArgs {
     /// Where the host's own servers for names are found, and followed as they change
     #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 impl DaemonArgs {
@@ -85,6 +88,7 @@ impl DaemonArgs {
             port_kind: self.port_kind,
             ipv6: self.ipv6,
             clamp_mss: self.clamp_mss,
+            limits: self.engine.limits(),
             dns: self.dns,
             resolv_conf: self.resolv_conf,
         })

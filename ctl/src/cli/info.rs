@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -43,5 +44,31 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     writeln!(out, "Run:          {}", info.run_dir.display())?;
     writeln!(out, "Networks:     {}", info.networks)?;
     writeln!(out, "Containers:   {}", info.containers)?;
-    writeln!(out, "Connections:  {}", info.connections)
+    let engine = &info.engine;
+    writeln!(
+        out,
+        "Connections:  {} of {}, {} and {} ports of an address at most",
+        info.connections,
+        engine.max_connections,
+        engine.max_connections_per_address,
+        engine.max_ports_per_address
+    )?;
+    let timeouts = [
+        ("TCP", engine.tcp_established_timeout),
+        ("TCP opening or closing", engine.tcp_transitory_timeout),
+        ("UDP", engine.udp_timeout),
+        ("DNS", engine.udp_dns_timeout),
+        ("ICMP", engine.icmp_timeout),
+        ("others", engine.other_timeout),
+    ];
+    let timeouts = timeouts.map(|(what, seconds)| {
+        let time = Duration::from_secs_f64(seconds);
+        format!("{what} {}", humantime::format_duration(time))
+    });
+    writeln!(out, "Timeouts:     {}", joined(timeouts))?;
+    let pick_up = match engine.pick_up_tcp {
+        true => "picked up in their middle",
+        false => "only from their beginning",
+    };
+    writeln!(out, "TCP flows:    {pick_up}")
 }

@@ -12,6 +12,7 @@ mod daemon;
 mod demo;
 mod detach;
 mod drops;
+mod engine;
 mod etc;
 mod events;
 mod exec;

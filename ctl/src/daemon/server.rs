@@ -25,7 +25,7 @@ use super::failure::Failure;
 use super::view::View;
 use super::{Daemon, metrics, names};
 use crate::api::{
-    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, ErrorBody, Event,
+    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, Engine, ErrorBody, Event,
     EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
     PortCounters, PortKind, PortMapping, PublishedPort, SetFaults, SetLimits, SetPartition, Status,
 };
@@ -51,6 +51,7 @@ pub(super) struct Api {
     pub run_dir: Arc<PathBuf>,
     pub port_kind: PortKind,
     pub ipv6: bool,
+    pub engine: Arc<Engine>,
     pub events: Arc<Events>,
 }
 
@@ -160,6 +161,7 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         networks: view.networks.len(),
         containers: view.containers.len(),
         connections: api.switch.nat().len(),
+        engine: (*api.engine).clone(),
     })
 }
 
