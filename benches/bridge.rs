@@ -126,6 +126,7 @@ fn configured(c: &mut Criterion) {
                 mtu: 1500,
                 internal: false,
                 resolver: None,
+                clamp_mss: false,
                 bridge: Bridge::default(),
             }],
             endpoints: (0..count)

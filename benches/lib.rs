@@ -95,6 +95,7 @@ impl World {
                     mtu: 1500,
                     internal: false,
                     resolver: None,
+                    clamp_mss: false,
                     bridge: Bridge::default(),
                 }],
                 endpoints: containers

@@ -51,9 +51,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod bridge;
 mod engine;
 mod limits;
 
+pub(crate) use bridge::{BridgeOptions, StormOptions};
 pub(crate) use engine::Engine;
 pub(crate) use limits::{
     Fault, Faults, Limit, Limits, Partition, SetFaults, SetLimits, SetPartition,
@@ -138,6 +140,14 @@ pub(crate) struct NetworkOptions {
     /// Addresses that no container gets.
     pub reserved: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
+    /// Lower the segment size that TCP announces to and from the world to what fits the uplink.
+    pub mss_clamp: bool,
+    pub bridge: BridgeOptions,
+    /// Asked for names that are no container's, instead of the daemon's servers; what a container
+    /// names itself comes first.
+    pub dns: Vec<IpAddr>,
+    /// Domains in which short names are tried by containers that name none; the host's when absent.
+    pub dns_search: Option<Vec<String>>,
 }
 
 impl NetworkOptions {

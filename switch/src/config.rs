@@ -68,6 +68,8 @@ pub struct Network {
     /// 127.0.0.11, by TCP and UDP. Nothing but those answers may come from there. `None` to drop
     /// them as packets for no host.
     pub resolver: Option<SocketAddrV4>,
+    /// As [`Uplink::clamp_mss`], for what its endpoints say to the world and hear from it.
+    pub clamp_mss: bool,
     pub bridge: Bridge,
 }
 

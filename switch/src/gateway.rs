@@ -168,7 +168,7 @@ impl Pass<'_> {
         if self.translate(path, &mut packet)?.is_none() {
             return Ok(Egress::Consumed);
         }
-        if uplink.clamp_mss {
+        if uplink.clamp_mss || segment.network.clamp_mss {
             packet.clamp_mss(uplink.mtu);
         }
         route_hop(&mut packet)?;
@@ -237,7 +237,7 @@ impl Pass<'_> {
             Err(Refused::NoMapping | Refused::NotPublished) => return Err(DropReason::NotForUs),
             Err(refused) => return Err(refused.into()),
         }
-        if uplink.clamp_mss {
+        if uplink.clamp_mss || self.topology.clamps_mss(packet.dst()) {
             packet.clamp_mss(uplink.mtu);
         }
         let inside = route_hop(&mut packet)?;

@@ -67,6 +67,7 @@ impl Lan {
                 mtu: 1500,
                 internal: false,
                 resolver: None,
+                clamp_mss: false,
                 bridge: Bridge {
                     // Nothing moves unasked.
                     snooping: None,

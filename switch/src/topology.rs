@@ -32,6 +32,8 @@ pub struct Topology {
     endpoint_by_address: HashMap<IpAddr, usize, RandomState>,
     host_addresses: HashSet<IpAddr, RandomState>,
     routes: Routes,
+    /// Whether any network has [`Network::clamp_mss`].
+    clamps_mss: bool,
 }
 
 /// What a port is for. Indices are into the topology's lists.
@@ -119,6 +121,7 @@ impl Topology {
             endpoint_by_address.extend(endpoint.addresses.iter().map(|&address| (address, index)));
         }
         let treatments = treatments(config.treatments, &ports, previous);
+        let clamps_mss = networks.iter().any(|segment| segment.network.clamp_mss);
         Topology {
             ports,
             roles,
@@ -129,6 +132,7 @@ impl Topology {
             endpoint_by_address,
             host_addresses: config.host_addresses.into_iter().collect(),
             routes: Routes::new(config.routes),
+            clamps_mss,
         }
     }
 
@@ -156,6 +160,7 @@ impl Topology {
             endpoint_by_address: self.endpoint_by_address.clone(),
             host_addresses: self.host_addresses.clone(),
             routes: self.routes.clone(),
+            clamps_mss: self.clamps_mss,
         }
     }
 
@@ -199,6 +204,15 @@ impl Topology {
 
     pub fn route(&self, destination: IpAddr) -> Option<&Route> {
         self.routes.lookup(destination)
+    }
+
+    /// Whether the network of the endpoint at `address` has [`Network::clamp_mss`].
+    pub(crate) fn clamps_mss(&self, address: IpAddr) -> bool {
+        self.clamps_mss
+            && self.endpoint_at(address).is_some_and(|endpoint| {
+                let mut networks = self.networks.iter().map(|segment| &segment.network);
+                networks.any(|network| network.id == endpoint.network && network.clamp_mss)
+            })
     }
 
     pub fn uplink(&self, port: PortId) -> Option<&Uplink> {

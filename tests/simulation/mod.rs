@@ -183,6 +183,7 @@ impl Simulation {
             mtu: 1500,
             internal: false,
             resolver: None,
+            clamp_mss: false,
             bridge: Bridge::default(),
         };
         self.config.networks.push(network);

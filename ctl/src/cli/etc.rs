@@ -56,7 +56,7 @@ fn hostname(text: &str) -> Result<String, String> {
 }
 
 /// Every name here becomes a word of a file that libc reads.
-fn domain(text: &str) -> Result<String, String> {
+pub(super) fn domain(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if text.is_empty() || !text.chars().all(fits) {
         return Err("it may hold only letters, digits, '_', '.' and '-'".to_owned());

@@ -8,10 +8,13 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
+use self::settings::SettingsArgs;
 use super::container::EndpointArgs;
 use super::output::{Look, OutputArgs, joined, short_id, show_json, show_lines, write_table};
 use crate::api::{Connect, Container, CreateNetwork, Network, NetworkOptions};
 use crate::client::{endpoint_path, endpoints_path, network_path};
+
+mod settings;
 
 #[derive(Subcommand)]
 pub(super) enum NetworkCommand {
@@ -77,6 +80,8 @@ pub(super) struct CreateArgs {
     label: Vec<String>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
     #[command(flatten)]
     client: super::ClientArgs,
 }
@@ -238,7 +243,7 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         ipv4: args.ipv4,
         ipv6: args.ipv6,
         mtu: args.mtu,
-        options: NetworkOptions {
+        options: args.settings.complete(NetworkOptions {
             internal: args.internal,
             isolated: args.isolated,
             routed: args.no_masquerade,
@@ -246,7 +251,8 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
             ip_ranges: args.ip_range,
             reserved: args.reserve,
             labels: args.label.iter().map(|label| split_label(label)).collect(),
-        },
+            ..NetworkOptions::default()
+        }),
     };
     let network: Network = args.client.client()?.post("/v1/networks", &request)?;
     args.output.tell(&network, &[&network.id])

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use switch::PortId;
-use switch::config::{Bridge, Config, Endpoint, Network as SwitchNetwork, Uplink as SwitchUplink};
+use switch::config::{
+    Bridge, Config, Endpoint, Network as SwitchNetwork, Snooping, StormLimits,
+    Uplink as SwitchUplink,
+};
 use switch::io::filter::UplinkFilter;
 
 use super::container::Container;
@@ -15,7 +18,7 @@ use super::publish::host_ports;
 use super::resolver::NameService;
 use super::snat::SnatPorts;
 use super::uplink::{self, Uplink};
-use crate::api::Protocol;
+use crate::api::{BridgeOptions, Protocol, StormOptions};
 use crate::host::{HostState, is_link_local};
 
 /// The whole description. Endpoints of containers that have ended have no port and are left out.
@@ -51,7 +54,8 @@ pub(super) fn build(
                 mtu: network.record.mtu,
                 internal: network.record.options.internal,
                 resolver: names.led_to(&network.record.id),
-                bridge: Bridge::default(),
+                bridge: bridge(&network.record.options.bridge),
+                clamp_mss: network.record.options.mss_clamp,
             })
             .collect(),
         endpoints: containers
@@ -85,6 +89,26 @@ pub(super) fn build(
         neighbors: uplink::neighbors(host, &ports),
         nat: rules(networks, containers, &host_addresses),
         host_addresses,
+    }
+}
+
+fn bridge(options: &BridgeOptions) -> Bridge {
+    let StormOptions {
+        broadcast,
+        multicast,
+        unknown_unicast,
+    } = options.storm;
+    Bridge {
+        storm: StormLimits {
+            broadcast,
+            multicast,
+            unknown_unicast,
+        },
+        snooping: options.snooping.then(|| Snooping {
+            querier: options.querier,
+            ..Snooping::default()
+        }),
+        ..Bridge::default()
     }
 }
 

@@ -219,10 +219,18 @@ fn container_names(container: &Container, networks: &HashMap<&str, usize>) -> Co
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })
     });
+    // Its own, or those of the first network that has some.
+    let of_networks = record.endpoints.iter().filter_map(|endpoint| {
+        let mut records = networks.iter().map(|network| &network.record);
+        let record = records.find(|record| record.id == endpoint.network)?;
+        Some(&record.options.dns)
+    });
+    let mut servers = std::iter::once(&record.names.servers).chain(of_networks);
+    let servers = servers.find(|servers| !servers.is_empty());
     ContainerNames {
         id: record.id.clone(),
         name: record.name.clone(),
-        servers: record.names.servers.clone(),
+        servers: servers.cloned().unwrap_or_default(),
         attachments: attachments.collect(),
     }
 }

@@ -25,9 +25,10 @@ use super::failure::Failure;
 use super::view::View;
 use super::{Daemon, metrics, names};
 use crate::api::{
-    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, Engine, ErrorBody, Event,
-    EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules, Network,
-    PortCounters, PortKind, PortMapping, PublishedPort, SetFaults, SetLimits, SetPartition, Status,
+    Attach, Connect, Connection, Container, Counters, CreateNetwork, DropCounter, Engine,
+    ErrorBody, Event, EventAction, EventKind, Exit, Exited, FdbEntry, Flow, Info, Kill, NatRules,
+    Network, PortCounters, PortKind, PortMapping, PublishedPort, SetFaults, SetLimits,
+    SetPartition, Status,
 };
 
 mod exchange;

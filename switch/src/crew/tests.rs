@@ -218,6 +218,7 @@ fn configure<const N: usize>(datapath: &Datapath, ports: [PortId; N]) {
         mtu: 1500,
         internal: false,
         resolver: None,
+        clamp_mss: false,
         bridge: Bridge::default(),
     };
     let endpoints = ports.map(|port| Endpoint {

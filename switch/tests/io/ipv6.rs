@@ -128,6 +128,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             mtu: 1500,
             internal: false,
             resolver: None,
+            clamp_mss: false,
             bridge: Bridge::default(),
         }],
         endpoints: vec![Endpoint {

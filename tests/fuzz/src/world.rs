@@ -134,6 +134,7 @@ impl World {
             mtu: 1500,
             internal: false,
             resolver: None,
+            clamp_mss: false,
             bridge: Bridge {
                 macs_per_port: 4,
                 macs: 10,

@@ -66,6 +66,7 @@ impl Ours {
                 mtu: 1500,
                 internal: false,
                 resolver: None,
+                clamp_mss: false,
                 bridge: Bridge::default(),
             }],
             endpoints: vec![endpoint(Who::A), endpoint(Who::B)],

@@ -295,6 +295,9 @@ impl Daemon {
             None => candidate.request.mode.clone(),
         };
         let mut record = candidate.record(mode);
+        if record.names.search.is_none() {
+            record.names.search = self.search_domains(&endpoints);
+        }
         // First, because it is what fails most.
         let mappings = candidate.request.publish.clone();
         let published = match self.reached(&endpoints) {
@@ -312,6 +315,15 @@ impl Daemon {
             plugs,
             published,
             watch: None,
+        })
+    }
+
+    /// Those of the first network that says some.
+    fn search_domains(&self, endpoints: &[EndpointRecord]) -> Option<Vec<String>> {
+        endpoints.iter().find_map(|endpoint| {
+            let mut networks = self.networks.iter().map(|network| &network.record);
+            let network = networks.find(|record| record.id == endpoint.network)?;
+            network.options.dns_search.clone()
         })
     }
 

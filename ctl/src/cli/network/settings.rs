@@ -1,0 +1,78 @@
+//! The options of `network create` that set what the network's switch and names do.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use crate::api::{BridgeOptions, NetworkOptions, StormOptions};
+use crate::cli::etc::domain;
+
+#[derive(Args)]
+pub(super) struct SettingsArgs {
+    /// Lower the segment size that TCP announces to and from the world to what fits the uplink; for
+    /// paths that lose the messages by which the ends would find out
+    #[arg(long)]
+    mss_clamp: bool,
+    /// Broadcasts a second that one container may send, or off [default: 2000]
+    #[arg(long, value_name = "NUMBER", value_parser = frames)]
+    storm_broadcast: Option<Frames>,
+    /// Multicasts a second that one container may send to everyone, or off [default: 10000]
+    #[arg(long, value_name = "NUMBER", value_parser = frames)]
+    storm_multicast: Option<Frames>,
+    /// Frames a second that one container may send to unknown MAC addresses, or off [default: 2000]
+    #[arg(long, value_name = "NUMBER", value_parser = frames)]
+    storm_unknown: Option<Frames>,
+    /// Whether IP multicast goes to those who asked for its group alone (IGMP, MLD)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    snooping: bool,
+    /// Whether the gateway asks who listens; without any querier all multicast goes to everyone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    querier: bool,
+    /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<IpAddr>,
+    /// A domain in which the network's containers try short names; may be repeated, and `.` means
+    /// none [default: the host's]
+    #[arg(long, value_name = "DOMAIN", value_parser = domain)]
+    dns_search: Vec<String>,
+}
+
+/// So many frames a second, or as many as one likes.
+#[derive(Clone, Copy)]
+struct Frames(Option<u32>);
+
+fn frames(text: &str) -> Result<Frames, String> {
+    match text {
+        "off" => Ok(Frames(None)),
+        _ => text
+            .parse()
+            .map(|number| Frames(Some(number)))
+            .map_err(|_| "not off or a number of frames a second".to_owned()),
+    }
+}
+
+impl SettingsArgs {
+    /// `options` with what these say.
+    pub(super) fn complete(self, options: NetworkOptions) -> NetworkOptions {
+        let usual = StormOptions::default();
+        let limit = |asked: Option<Frames>, usual| asked.map_or(usual, |Frames(limit)| limit);
+        NetworkOptions {
+            mss_clamp: self.mss_clamp,
+            bridge: BridgeOptions {
+                snooping: self.snooping,
+                querier: self.querier,
+                storm: StormOptions {
+                    broadcast: limit(self.storm_broadcast, usual.broadcast),
+                    multicast: limit(self.storm_multicast, usual.multicast),
+                    unknown_unicast: limit(self.storm_unknown, usual.unknown_unicast),
+                },
+            },
+            dns: self.dns,
+            dns_search: (!self.dns_search.is_empty()).then(|| {
+                let domains = self.dns_search.into_iter().filter(|domain| domain != ".");
+                domains.collect()
+            }),
+            ..options
+        }
+    }
+}
