@@ -381,6 +381,34 @@ fn the_world_s_names_are_asked_of_the_host_s_servers() {
     assert!(found.contains("192.0.2.77"), "{found}");
 }
 
+// Feature: dns-forwarding
+#[test]
+fn a_network_may_have_servers_and_search_domains_of_its_own() {
+    let Some(scene) = Scene::new() else { return };
+    serve_world(&scene.outside, BEYOND, 77);
+    let other = "198.51.100.8";
+    scene.outside.ip(&format!("addr add {other}/32 dev lo"));
+    serve_world(&scene.outside, other.parse().unwrap(), 88);
+    let beyond = BEYOND.to_string();
+    let create = ["network", "create", "own", "--dns", &beyond];
+    let search = ["--dns-search", "corp.example", "--dns-search", "example"];
+    scene.pontoon(&[&create[..], &search].concat()).success();
+    let lookup = ["getent", "ahostsv4", "own.example.org"];
+    let found = inside(&scene, &["--net", "own"], &lookup);
+    assert!(found.contains("192.0.2.77"), "{found}");
+    let shown = inside(&scene, &["--net", "own"], &["cat", "/etc/resolv.conf"]);
+    assert!(shown.contains("search corp.example example\n"), "{shown}");
+    // What the container names itself comes first.
+    let options = ["--net", "own", "--dns", other, "--dns-search", "."];
+    let found = inside(&scene, &options, &lookup);
+    assert!(found.contains("192.0.2.88"), "{found}");
+    let shown = inside(&scene, &options, &["cat", "/etc/resolv.conf"]);
+    assert!(!shown.contains("search"), "{shown}");
+    let told = scene.json(&["network", "inspect", "own"]);
+    let options = &told.get(0).unwrap_or(&told)["options"];
+    assert_eq!(options["dns"], serde_json::json!([beyond]), "{told}");
+}
+
 // Feature: names
 #[test]
 fn a_dns_server_in_a_container_has_port_53() {
