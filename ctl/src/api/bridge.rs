@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use switch::config::StormLimits;
+use utoipa::ToSchema;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BridgeOptions {
     /// Whether IP multicast goes to those who asked for its group alone (IGMP, MLD).
@@ -14,7 +15,7 @@ pub(crate) struct BridgeOptions {
 }
 
 /// How many frames a second one container may have sent to many; null for as many as it likes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StormOptions {
     pub broadcast: Option<u32>,
