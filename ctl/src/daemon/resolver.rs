@@ -93,7 +93,7 @@ impl NameService {
             networks.iter().map(network_names).collect(),
             containers
                 .iter()
-                .map(|container| container_names(container, &positions))
+                .map(|container| container_names(container, networks, &positions))
                 .collect(),
         );
         self.directory.send_replace(Arc::new(directory));
@@ -210,20 +210,24 @@ fn network_names(network: &Network) -> NetworkNames {
     }
 }
 
-fn container_names(container: &Container, networks: &HashMap<&str, usize>) -> ContainerNames {
+/// `positions` says where among `networks` each is, by its id.
+fn container_names(
+    container: &Container,
+    networks: &[Network],
+    positions: &HashMap<&str, usize>,
+) -> ContainerNames {
     let record = &container.record;
     let attachments = record.endpoints.iter().filter_map(|endpoint| {
         Some(Attachment {
-            network: *networks.get(endpoint.network.as_str())?,
+            network: *positions.get(endpoint.network.as_str())?,
             aliases: endpoint.aliases.clone(),
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })
     });
     // Its own, or those of the first network that has some.
     let of_networks = record.endpoints.iter().filter_map(|endpoint| {
-        let mut records = networks.iter().map(|network| &network.record);
-        let record = records.find(|record| record.id == endpoint.network)?;
-        Some(&record.options.dns)
+        let position = *positions.get(endpoint.network.as_str())?;
+        Some(&networks[position].record.options.dns)
     });
     let mut servers = std::iter::once(&record.names.servers).chain(of_networks);
     let servers = servers.find(|servers| !servers.is_empty());
