@@ -88,6 +88,7 @@ impl View {
                 owners.insert(plug.port.0, container.record.name.clone());
             }
         }
+        let joins = joins(containers);
         View {
             networks: networks
                 .iter()
@@ -95,7 +96,10 @@ impl View {
                 .collect(),
             containers: containers
                 .iter()
-                .map(|container| tell_container(container, containers, networks, names, faults))
+                .map(|container| {
+                    let joined = joins.get(container.record.name.as_str());
+                    tell_container(container, containers, networks, names, faults, joined)
+                })
                 .collect(),
             rules: tell_rules(networks, containers, uplinks, host),
             published: containers
@@ -185,6 +189,7 @@ fn tell_container(
     networks: &[Network],
     names: &NameService,
     faults: &FaultBook,
+    joined: Option<&Vec<&ContainerRecord>>,
 ) -> api::Container {
     let record = &container.record;
     let routes = default_routes(networks, &record.endpoints);
@@ -245,7 +250,7 @@ fn tell_container(
         resolvers,
         partition: partition(faults, &record.id, all),
         remove_on_exit: record.remove_on_exit,
-        joined: joined(record, all),
+        joined: joined.map_or_else(Vec::new, |joined| tell_joined(record, joined)),
     }
 }
 
@@ -259,15 +264,22 @@ fn view_published(container: &Container) -> Vec<PublishedView> {
     published.collect()
 }
 
-/// Who shares a container's namespace, by name.
-fn joined(record: &ContainerRecord, all: &[Container]) -> Vec<String> {
-    let others = all.iter().map(|other| &other.record);
-    others
-        .filter(|other| other.status == Status::Running)
-        .filter(|other| other.identity.netns == record.identity.netns)
-        .filter(|other| matches!(&other.mode, Mode::Container(name) if *name == record.name))
-        .map(|other| other.name.clone())
-        .collect()
+/// Who runs in another one's namespace, by the other one's name.
+fn joins(containers: &[Container]) -> BTreeMap<&str, Vec<&ContainerRecord>> {
+    let mut joins = BTreeMap::<&str, Vec<&ContainerRecord>>::new();
+    for record in containers.iter().map(|container| &container.record) {
+        if let (Status::Running, Mode::Container(other)) = (record.status, &record.mode) {
+            joins.entry(other).or_default().push(record);
+        }
+    }
+    joins
+}
+
+/// The names of those who are in this container's namespace, and not in that of one before it.
+fn tell_joined(record: &ContainerRecord, joined: &[&ContainerRecord]) -> Vec<String> {
+    let here = |other: &&&ContainerRecord| other.identity.netns == record.identity.netns;
+    let names = joined.iter().filter(here).map(|other| other.name.clone());
+    names.collect()
 }
 
 fn tell_rules(
