@@ -286,10 +286,9 @@ impl Daemon {
         let kinds = PortKinds::probe();
         let port_kind =
             network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
-        let mut store = Store::open(&options.state_dir)?;
-        let ula = ipam::ula_prefix(store.global_id()?);
-        let networks = store.networks()?;
-        let containers = store.containers()?;
+        let (store, stored) = Store::load(&options.state_dir)?;
+        let ula = ipam::ula_prefix(stored.global_id);
+        let (networks, containers) = (stored.networks, stored.containers);
 
         let runtime = Handle::current();
         let claimed: Vec<String> = networks

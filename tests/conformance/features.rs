@@ -164,6 +164,10 @@ const SERVICE: Section = Section {
         ),
         row("events", "what happens is told as it happens"),
         row(
+            "api",
+            "an HTTP API that tells of itself (OpenAPI), and JSON from every command that says something",
+        ),
+        row(
             "access",
             "a group may look; root and the daemon's user may change",
         ),

@@ -181,6 +181,77 @@ fn mode_container_shares_the_others_namespace() {
     assert!(error.contains("nobody"), "{error}");
 }
 
+/// The namespace lives on with its last process, as the kernel has it; the network goes with the
+/// container whose it is, as with Docker.
+// Feature: modes
+#[test]
+fn who_shares_a_namespace_is_told_and_counted() {
+    let Some(scene) = Scene::new() else { return };
+    let net = "container:web";
+    scene.run_detached("web", &["-p", "8080:80"], &["sleep", "1000"]);
+    for name in ["one", "two"] {
+        let arguments = ["run", "-d", "--rm", "--name", name, "--net", net];
+        scene
+            .pontoon(&[&arguments[..], &["--", "sleep", "1000"]].concat())
+            .success();
+    }
+    assert_eq!(
+        scene.json(&["inspect", "web"])["joined"].to_string(),
+        "[\"one\",\"two\"]"
+    );
+    assert_eq!(scene.json(&["inspect", "one"])["joined"].to_string(), "[]");
+    let listed = scene.pontoon(&["ps"]).success();
+    assert!(
+        listed.contains("shared by one, two") && listed.contains(net),
+        "{listed}"
+    );
+
+    let links = |name: &str| {
+        scene
+            .pontoon(&["exec", name, "--", "ip", "-br", "link"])
+            .success()
+    };
+    for arguments in [&["detach", "web"][..], &["rm", "web"]] {
+        let error = scene.pontoon(arguments).failure();
+        assert!(error.contains("--force"), "{error}");
+    }
+    let error = scene.pontoon(&["detach", "web"]).failure();
+    assert!(error.contains("one, two"), "{error}");
+    assert!(links("one").contains("eth0"));
+    scene.pontoon(&["stop", "-t", "0", "two"]).success();
+    assert_eq!(
+        scene.json(&["inspect", "web"])["joined"].to_string(),
+        "[\"one\"]"
+    );
+
+    // The one whose namespace it was ends: who is left keeps the namespace, without a network.
+    scene.pontoon(&["stop", "-t", "0", "web"]).success();
+    assert_eq!(scene.json(&["inspect", "one"])["status"], "running");
+    assert!(!links("one").contains("eth0"));
+    assert!(
+        scene.log().contains("one shared its namespace"),
+        "{}",
+        scene.log()
+    );
+    let error = scene.pontoon(&["rm", "web"]).failure();
+    assert!(
+        error.contains("one") && error.contains("--force"),
+        "{error}"
+    );
+    scene.pontoon(&["rm", "--force", "web"]).success();
+
+    // By force, a running one is ended and removed, whoever shares its namespace.
+    scene.run_detached("web", &[], &["sleep", "1000"]);
+    let arguments = ["run", "-d", "--rm", "--name", "three", "--net", net];
+    scene
+        .pontoon(&[&arguments[..], &["--", "sleep", "1000"]].concat())
+        .success();
+    let removed = scene.json(&["rm", "--force", "web"]);
+    assert_eq!(removed["name"], "web");
+    assert!(scene.pontoon(&["inspect", "web"]).failure().contains("web"));
+    assert!(!links("three").contains("eth0"));
+}
+
 // Conforms: LINUX-no-forwarding NETAVARK-bridge
 // Feature: networks isolation
 #[test]

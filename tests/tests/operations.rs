@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
+use pontoon_tests::namespace::Namespace;
 use pontoon_tests::process::{Background, Output, run, run_within, signal_process};
 use pontoon_tests::scene::Scene;
 use serde_json::Value;
@@ -69,6 +70,58 @@ fn exit_codes_are_told() {
     assert_eq!(code("/etc/passwd"), Some(126));
     let output = scene.pontoon(&["run", "--net", "nowhere", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
+}
+
+// Feature: operations api
+#[test]
+fn failures_have_codes_of_their_own() {
+    let Some(scene) = Scene::new() else { return };
+    let code = |arguments: &[&str]| scene.pontoon(arguments).status.code();
+    assert_eq!(code(&["ps"]), Some(0));
+    assert_eq!(code(&["inspect", "nobody"]), Some(1));
+    assert_eq!(code(&["rm", "nobody", "--json"]), Some(1));
+    assert_eq!(code(&["ps", "--no-such-option"]), Some(2));
+    assert_eq!(code(&["run", "--no-such-option"]), Some(125));
+    assert_eq!(code(&["exec", "nobody", "--", "true"]), Some(125));
+    let told = scene.pontoon(&["--help"]).success();
+    assert!(told.contains("125 for an error of pontoon's own"), "{told}");
+}
+
+/// Commands that change something tell what became of it.
+// Feature: api
+#[test]
+fn every_change_speaks_json() {
+    let Some(scene) = Scene::new() else { return };
+    let tells = |arguments: &[&str], name: &str| {
+        let told = scene.json(arguments);
+        assert_eq!(told["name"], name, "{arguments:?}: {told}");
+        told
+    };
+    tells(&["network", "create", "blue"], "blue");
+    let namespace = Namespace::new("json");
+    let path = namespace.path();
+    let path = path.to_str().expect("an ASCII path");
+    tells(&["attach", "--netns", path, "--name", "web"], "web");
+    let web = tells(&["network", "connect", "blue", "web"], "web");
+    assert_eq!(web["endpoints"][1]["network"], "blue");
+    let web = tells(&["publish", "web", "-p", "8080:80"], "web");
+    assert_eq!(web["published"][0]["host_port"], 8080);
+    tells(&["unpublish", "web", "-p", "8080:80"], "web");
+    tells(&["network", "disconnect", "blue", "web"], "web");
+    tells(&["detach", "web"], "web");
+    tells(&["network", "rm", "blue"], "blue");
+    scene.pontoon(&["network", "create", "red"]).success();
+    assert_eq!(scene.json(&["network", "prune"])[0]["name"], "red");
+    // `--json` must not be taken for a word of the command.
+    let arguments = [
+        "run", "-d", "--json", "--name", "job", "--", "sleep", "1000",
+    ];
+    let told = scene.pontoon(&arguments).success();
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["name"], "job");
+    tells(&["kill", "--signal", "CONT", "job"], "job").as_object();
+    tells(&["stop", "-t", "0", "job"], "job");
+    tells(&["rm", "job"], "job");
 }
 
 // Feature: operations

@@ -1,5 +1,6 @@
 //! The daemon goes and comes back: killed, stopped, twice at once, out of disk.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,11 +8,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
 use pontoon_tests::namespace::Namespace;
-use pontoon_tests::process::run_within;
+use pontoon_tests::process::{Background, run_within};
 use pontoon_tests::scene::{
     ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene, address_of, interfaces,
 };
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, listen, ping};
+use serde_json::Value;
 
 fn a_killed_daemon_loses_nothing(port_kind: &'static str) {
     let Some(mut scene) = Scene::with_port_kind(port_kind) else {
@@ -152,6 +154,82 @@ fn what_died_meanwhile_is_forgotten() {
 }
 
 // Feature: restart
+/// What was asked for is there again, and what can't be is told, in the log and as events.
+// Feature: restart events
+#[test]
+fn what_vanished_meanwhile_is_made_anew_and_told() {
+    for port_kind in PORT_KINDS {
+        let Some(mut scene) = Scene::with_port_kind(port_kind) else {
+            return;
+        };
+        let web = scene.container("web", &["-p", "8080:80", "-p", "8081:81"]);
+        let ends = scene.container("ends", &[]);
+        let host_end = scene.json(&["inspect", "web"])["endpoints"][0]["host_interface"].clone();
+        scene.end_daemon(Signal::SIGKILL);
+        web.namespace.ip("link del eth0");
+        scene.host.ip("link del pontoon0");
+        drop(ends);
+        let _squatter = scene.host.within(|| TcpListener::bind("0.0.0.0:8081"));
+        scene.start_daemon();
+        let listener = listen(&web.namespace, (ANY, 80));
+        Flow::open(&scene.outside, (HOST, 8080), &listener)
+            .unwrap()
+            .exchange()
+            .unwrap();
+        ping(&scene.host, web.address).success();
+        let now = scene.json(&["inspect", "web"]);
+        assert_eq!(address_of(&now), web.address);
+        assert_eq!(now["endpoints"][0]["host_interface"], host_end);
+        assert_eq!(now["published"].as_array().map(Vec::len), Some(1));
+
+        let told = events_so_far(&scene);
+        for (kind, action, name) in [
+            ("interface", "restored", "pontoon0"),
+            ("endpoint", "restored", "web"),
+            ("port", "lost", "web"),
+            ("container", "ended", "ends"),
+        ] {
+            let found = told.iter().find(|event| {
+                event["kind"] == kind && event["action"] == action && event["name"] == name
+            });
+            let found = found.unwrap_or_else(|| panic!("{kind} {name} {action}: {told:#?}"));
+            assert!(found["reason"].is_string(), "{found}");
+        }
+        let log = scene.log();
+        for said in [
+            "eth0 of web was not there",
+            "web loses a port",
+            "ends is not adopted",
+        ] {
+            assert!(log.contains(said), "{said:?} is not in\n{log}");
+        }
+        // All is as it should be, so the next start has nothing to tell.
+        scene.end_daemon(Signal::SIGKILL);
+        scene.start_daemon();
+        let told = events_so_far(&scene);
+        assert!(
+            told.iter().all(|event| event["action"] == "adopted"
+                || event["kind"] == "endpoint"
+                || event["kind"] == "port"),
+            "{told:#?}"
+        );
+        assert!(!told.iter().any(|event| event["action"] == "restored"));
+    }
+}
+
+/// What the daemon has told in this life.
+fn events_so_far(scene: &Scene) -> Vec<Value> {
+    let mut command = scene.host_command("timeout");
+    command.arg("1").arg(pontoon_tests::pontoon());
+    command.args(["events", "--json", "--since", "0"]);
+    let output = command.output().expect("it starts");
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
 #[test]
 fn a_stop_is_clean_and_leaves_the_interfaces() {
     let Some(mut scene) = Scene::new() else {
@@ -345,6 +423,7 @@ fn a_state_that_is_no_state_is_named() {
         .iter()
         .any(|file| error.contains(file.to_str().expect("ASCII")));
     assert!(named, "{error}");
+    assert!(error.contains("move it away"), "{error}");
     // A state directory that can't be one.
     let file = scene.directory().join("file");
     std::fs::write(&file, b"").expect("a file can be written");
@@ -354,6 +433,61 @@ fn a_state_that_is_no_state_is_named() {
 }
 
 // Feature: moby-36591 plugins-752
+/// A disk that loses or changes bytes: a daemon starts with what is whole, or says what is not and
+/// what to do. It never panics.
+// Feature: restart
+#[test]
+fn a_store_that_is_damaged_is_told_of() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.pontoon(&["network", "create", "blue"]).success();
+    let web = scene.container("web", &["-p", "8080:80"]);
+    scene.end_daemon(Signal::SIGTERM);
+    let path = scene.state_dir().join("pontoon.redb");
+    let whole = std::fs::read(&path).expect("the store");
+    let mut refused = 0;
+    for round in 0..24_usize {
+        let mut damaged = whole.clone();
+        match round % 3 {
+            0 => damaged.truncate(whole.len() * (round + 1) / 25),
+            1 => {
+                let at = whole.len() * round / 24;
+                let end = (at + 512).min(whole.len());
+                damaged[at..end].fill(0xa5);
+            }
+            _ => {
+                // What is in use lies at the beginning, mostly.
+                let at = 512 * round;
+                damaged[at % whole.len()] ^= 0x40;
+                damaged[round] ^= 0x01;
+            }
+        }
+        std::fs::write(&path, &damaged).expect("root can write");
+        let mut daemon = Background::start(&mut scene.daemon_command());
+        let answers = || scene.request("GET", "/v1/info", None).is_ok();
+        let begun = Instant::now();
+        while daemon.has_ended().is_none() && !answers() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "round {round}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ended = daemon.end(Signal::SIGTERM);
+        let said = daemon.output();
+        assert!(!said.contains("panicked"), "round {round}: {said}");
+        if !ended.success() {
+            refused += 1;
+            let helps = said.contains("pontoon.redb") && said.contains("move it away");
+            assert!(helps, "round {round}: {said}");
+        }
+    }
+    assert!(refused > 4, "{refused} of the damaged stores were refused");
+    std::fs::write(&path, &whole).expect("root can write");
+    scene.start_daemon();
+    let listed = scene.json(&["network", "ls"]).as_array().map(Vec::len);
+    assert_eq!(listed, Some(2));
+    drop(web);
+}
+
 #[test]
 fn the_end_of_a_namespace_or_an_interface_is_the_end_of_a_port() {
     for port_kind in PORT_KINDS {

@@ -1,5 +1,6 @@
-//! Containers: their lists and their ends. How one begins is in [`attach`], how it comes on a
-//! network and off it in [`endpoint`], and what it publishes in [`ports`].
+//! Containers: their lists and their ends. How one begins is in [`attach`], how the next daemon takes
+//! it up in [`adopt`], how it comes on a network and off it in [`endpoint`], and what it publishes in
+//! [`ports`].
 
 use std::io;
 
@@ -19,6 +20,7 @@ use crate::link;
 use crate::netns::Netns;
 use crate::signals::{self, FORWARDED};
 
+mod adopt;
 mod attach;
 mod endpoint;
 mod ports;
@@ -155,32 +157,6 @@ impl Daemon {
         self.tell_container(&id)
     }
 
-    /// Takes up a container that a daemon before this one attached, or tells why it can't be.
-    pub(super) fn adopt(&mut self, mut record: ContainerRecord) {
-        if record.status == Status::Exited {
-            self.containers.push(Container::exited(record));
-            return;
-        }
-        match self.try_adopt(&mut record) {
-            Ok(container) => {
-                tracing::info!("{} is adopted", record.name);
-                self.containers.push(container);
-            }
-            Err(why) => {
-                tracing::warn!("{} is not adopted: {why}", record.name);
-                let mut ended = event(EventKind::Container, EventAction::Ended, &record.name);
-                ended.id = Some(record.id.clone());
-                ended.reason = Some(why.to_string());
-                self.news.push(ended);
-                // Before the record: who dies in between finds it once more.
-                self.remove_remains(&record);
-                if let Some(exited) = self.record_end(&record) {
-                    self.containers.push(exited);
-                }
-            }
-        }
-    }
-
     /// Ends the containers whose end nothing else tells of: a namespace's path that leads
     /// elsewhere now, a process on a kernel without pidfds.
     pub(super) fn sweep(&mut self) {
@@ -223,43 +199,6 @@ impl Daemon {
             Target::Pid(pid) => life::watch_process(*pid, id.to_owned(), self.ends.clone()),
             Target::Netns(_) => Ok(None),
         }
-    }
-
-    fn try_adopt(&mut self, record: &mut ContainerRecord) -> Result<Container, Failure> {
-        if let Some(why) = life::why_gone(&record.target, &record.identity) {
-            return Err(Failure::NotFound(why));
-        }
-        let (netns, identity) = life::identify(&record.target)?;
-        if identity != record.identity {
-            return Err(Failure::NotFound(
-                "its namespace is another one now".to_owned(),
-            ));
-        }
-        let watch = self.watch(&record.id, &record.target)?;
-        let mut plugs = Vec::with_capacity(record.endpoints.len());
-        for at in 0..record.endpoints.len() {
-            match self.adopt_endpoint(&netns, record, at) {
-                Ok(plug) => plugs.push(plug),
-                Err(error) => {
-                    self.outlive(&plugs, false);
-                    for (endpoint, plug) in record.endpoints.iter().zip(plugs) {
-                        self.switch.remove_port(plug.port);
-                        self.release(endpoint);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        let published = match self.reached(&record.endpoints) {
-            Some(to) => self.republish(record, to),
-            None => Vec::new(),
-        };
-        Ok(Container {
-            record: record.clone(),
-            plugs,
-            published,
-            watch,
-        })
     }
 
     /// Records that a container is over. What is to be told of it further, if anything.
@@ -332,21 +271,6 @@ impl Daemon {
         let (clearing, remains) = self.take_remains();
         clearing.remove(remains);
         clearing.wait_for(netns);
-    }
-
-    /// Removes the interfaces that an earlier daemon has made and nobody takes up. The namespace may
-    /// live on without what was attached, for processes that nobody told of.
-    fn remove_remains(&self, record: &ContainerRecord) {
-        let host_ends = record.endpoints.iter().map(|it| &it.host_interface);
-        host_ends.flatten().for_each(|name| remove_interface(name));
-        let mut taps = record.endpoints.iter();
-        if taps.any(|it| it.host_interface.is_none())
-            && let Some(netns) = life::find_namespace(&record.identity)
-        {
-            for endpoint in &record.endpoints {
-                remove_tap(&netns, endpoint);
-            }
-        }
     }
 }
 

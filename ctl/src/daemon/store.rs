@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -129,9 +130,39 @@ pub(super) struct Store {
     database: Option<Database>,
 }
 
+/// What a daemon starts with.
+pub(super) struct Stored {
+    /// 40 bits drawn at random when the store was made: the global id of the daemon's unique local
+    /// addresses (RFC 4193 clause 3.2.2).
+    pub global_id: u64,
+    pub networks: Vec<NetworkRecord>,
+    /// Those attached first come first.
+    pub containers: Vec<ContainerRecord>,
+}
+
 impl Store {
+    /// Opens or creates the store in `state_dir`, and reads all of it.
+    pub(super) fn load(state_dir: &Path) -> anyhow::Result<(Store, Stored)> {
+        let load = || -> anyhow::Result<(Store, Stored)> {
+            let mut store = Store::open(state_dir)?;
+            let stored = Stored {
+                global_id: store.global_id()?,
+                networks: store.networks()?,
+                containers: store.containers()?,
+            };
+            Ok((store, stored))
+        };
+        heedless_of_panics(load).with_context(|| {
+            format!(
+                "what was stored in {} can't be had (if pontoon.redb is damaged, put a copy of it \
+                 back, or move it away to start without networks and containers)",
+                state_dir.display()
+            )
+        })
+    }
+
     /// Opens or creates `pontoon.redb` in `state_dir`.
-    pub(super) fn open(state_dir: &Path) -> anyhow::Result<Store> {
+    fn open(state_dir: &Path) -> anyhow::Result<Store> {
         let mut store = Store {
             path: state_dir.join("pontoon.redb"),
             database: None,
@@ -140,22 +171,19 @@ impl Store {
         Ok(store)
     }
 
-    /// 40 bits drawn at random when the store was made: the global id of the daemon's unique local
-    /// addresses (RFC 4193 clause 3.2.2).
-    pub(super) fn global_id(&mut self) -> anyhow::Result<u64> {
+    fn global_id(&mut self) -> anyhow::Result<u64> {
         let meta = self.opened()?.begin_read()?.open_table(META)?;
         let id = meta.get("global_id")?.map(|id| id.value());
         id.ok_or_else(|| anyhow!("the store has no global id"))
     }
 
-    pub(super) fn networks(&mut self) -> anyhow::Result<Vec<NetworkRecord>> {
+    fn networks(&mut self) -> anyhow::Result<Vec<NetworkRecord>> {
         let mut records: Vec<NetworkRecord> = self.all(NETWORKS)?;
         records.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
         Ok(records)
     }
 
-    /// Those attached first come first.
-    pub(super) fn containers(&mut self) -> anyhow::Result<Vec<ContainerRecord>> {
+    fn containers(&mut self) -> anyhow::Result<Vec<ContainerRecord>> {
         let mut records: Vec<ContainerRecord> = self.all(CONTAINERS)?;
         records.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
         Ok(records)
@@ -219,6 +247,16 @@ impl Store {
         }
         result.with_context(|| format!("can't write {} (is its disk full?)", path.display()))
     }
+}
+
+/// redb trusts what it has written, and panics on some of what a damaged disk makes of it. That is an
+/// error of the file, and the words of the panic are no help to anybody.
+fn heedless_of_panics<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    panic::set_hook(hook);
+    outcome.unwrap_or_else(|_| Err(anyhow!("pontoon.redb is damaged")))
 }
 
 fn open_database(path: &Path) -> anyhow::Result<Database> {

@@ -381,7 +381,7 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
-// Feature: restart
+// Feature: restart moby-36591 plugins-752
 #[test]
 fn a_crash_leaves_a_state_that_was_asked_for() {
     let Some(mut scene) = Scene::without_daemon("tap") else {

@@ -4,7 +4,7 @@
 //! plugged: its interface is made, and the switch takes it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
@@ -13,10 +13,9 @@ use switch::frame::MacAddr;
 
 use super::attach::describe_target;
 use super::{Container, Plug, Remains, stop};
-use crate::api::{self, Connect, EventAction, EventKind, Mode, Status, Target};
-use crate::daemon::events::event;
+use crate::api::{self, Connect, Mode, Status, Target};
 use crate::daemon::failure::Failure;
-use crate::daemon::interface::{self, NewInterface};
+use crate::daemon::interface::NewInterface;
 use crate::daemon::life;
 use crate::daemon::network::{default_routes, list, refused, remove_interface};
 use crate::daemon::publish::Destination;
@@ -31,11 +30,11 @@ use crate::netns::Netns;
 const ALIASES_MAX: usize = 64;
 
 /// An interface that is new and may yet be given up, and where it is plugged.
-struct Made {
-    new: NewInterface,
+pub(super) struct Made {
+    pub new: NewInterface,
     /// Its name in the container.
     interface: String,
-    plug: Plug,
+    pub plug: Plug,
 }
 
 /// The container that an endpoint is made for.
@@ -303,7 +302,7 @@ impl Daemon {
 
     /// Makes an interface inside the container and gives it to the switch. It does not outlive the
     /// daemon yet.
-    fn make_interface(
+    pub(super) fn make_interface(
         &self,
         place: &Place,
         endpoint: &mut EndpointRecord,
@@ -329,7 +328,7 @@ impl Daemon {
     }
 
     /// Takes away what was made and is nobody's.
-    fn unmake(&self, place: &Place, made: Made) {
+    pub(super) fn unmake(&self, place: &Place, made: Made) {
         self.switch.remove_port(made.plug.port);
         // A TAP would go by itself, but a moment later, when the last worker lets go of it.
         if made.new.host_interface.is_none() {
@@ -361,106 +360,6 @@ impl Daemon {
         Ok(recorded?)
     }
 
-    /// Takes up an endpoint that a daemon before this one made. Its interface is made anew if it is
-    /// not there: somebody has removed it, or that daemon died between the record and the interface.
-    pub(super) fn adopt_endpoint(
-        &mut self,
-        netns: &Netns,
-        record: &mut ContainerRecord,
-        at: usize,
-    ) -> Result<Plug, Failure> {
-        let endpoint = record.endpoints[at].clone();
-        let position = self.find_network(&endpoint.network)?;
-        let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        self.networks[position]
-            .addresses
-            .hold(&addresses, &record.name)
-            .map_err(refused)?;
-        let link = self.routed_link(&record.endpoints, at);
-        let adopted = match self.take_up(netns, &endpoint, &link) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_anew(netns, record, at, &link)
-            }
-            other => other.map_err(Failure::from),
-        };
-        if adopted.is_err() {
-            self.release(&endpoint);
-        }
-        adopted
-    }
-
-    fn take_up(
-        &self,
-        netns: &Netns,
-        endpoint: &EndpointRecord,
-        link: &ContainerLink,
-    ) -> io::Result<Plug> {
-        let host_interface = endpoint.host_interface.as_deref();
-        let workers = self.switch.workers();
-        let queues = interface::adopt(
-            netns,
-            &endpoint.interface,
-            host_interface,
-            workers,
-            link.mtu,
-        )?;
-        let info = link::configure_container(netns, &endpoint.interface, link)?;
-        Ok(Plug {
-            port: self.switch.add_port(queues)?,
-            ifindex: info.index,
-            host_ifindex: info.peer_index.filter(|_| host_interface.is_some()),
-        })
-    }
-
-    fn make_anew(
-        &mut self,
-        netns: &Netns,
-        record: &mut ContainerRecord,
-        at: usize,
-        link: &ContainerLink,
-    ) -> Result<Plug, Failure> {
-        let mut siblings = record.endpoints.clone();
-        let mut endpoint = siblings.remove(at);
-        // Its other end may have been renamed inside.
-        if let Some(host_end) = &endpoint.host_interface {
-            remove_interface(host_end);
-        }
-        let place = Place {
-            id: &record.id,
-            name: &record.name,
-            netns,
-            target: &record.target,
-        };
-        let made = self.make_interface(&place, &mut endpoint, &siblings, link)?;
-        if record.endpoints[at] != endpoint {
-            let mut changed = record.clone();
-            changed.endpoints[at] = endpoint;
-            if let Err(error) = self.store.put_container(&changed) {
-                self.unmake(&place, made);
-                return Err(error.into());
-            }
-            *record = changed;
-        }
-        made.new.keep();
-        self.outlive(&[made.plug], true);
-        let interface = &record.endpoints[at].interface;
-        tracing::warn!(
-            "{interface} of {} was not there; it is made anew",
-            record.name
-        );
-        let mut restored = event(EventKind::Endpoint, EventAction::Restored, &record.name);
-        restored.id = Some(record.id.clone());
-        let network = &record.endpoints[at].network;
-        let mut networks = self.networks.iter().map(|it| &it.record);
-        restored.network = networks
-            .find(|it| it.id == *network)
-            .map(|it| it.name.clone());
-        restored.addresses = link.addresses.iter().map(IpNet::addr).collect();
-        restored.reason = Some(format!("{interface} had vanished while no daemon ran"));
-        self.news.push(restored);
-        Ok(made.plug)
-    }
-
     /// Takes an endpoint away that no rule leads to and no record names any more.
     pub(super) fn unplug(
         &mut self,
@@ -482,7 +381,7 @@ impl Daemon {
 
     /// What the interface of one of a container's endpoints shall be. Which has the default routes
     /// follows from all of them together.
-    fn routed_link(&self, endpoints: &[EndpointRecord], at: usize) -> ContainerLink {
+    pub(super) fn routed_link(&self, endpoints: &[EndpointRecord], at: usize) -> ContainerLink {
         let endpoint = &endpoints[at];
         let mut networks = self.networks.iter();
         let network = networks.find(|it| it.record.id == endpoint.network);
@@ -562,7 +461,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn names_route(&self, endpoints: &[EndpointRecord]) -> Option<(usize, Ipv4Addr)> {
+    pub(super) fn names_route(&self, endpoints: &[EndpointRecord]) -> Option<(usize, Ipv4Addr)> {
         let route = names_route(&self.networks, endpoints);
         route.filter(|_| self.resolver.leads())
     }
