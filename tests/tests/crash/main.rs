@@ -230,8 +230,8 @@ impl World {
             let mine = list(&container["endpoints"]);
             for endpoint in mine {
                 let gateways = list(&endpoint["gateways"]).iter();
-                let gateway = gateways.filter_map(|it| text(it).parse::<Ipv4Addr>().ok());
-                let Some(gateway) = gateway.last().filter(|it| asked.insert(*it)) else {
+                let mut gateway = gateways.filter_map(|it| text(it).parse::<Ipv4Addr>().ok());
+                let Some(gateway) = gateway.next_back().filter(|it| asked.insert(*it)) else {
                     continue;
                 };
                 for number in 0..CONTAINERS {
