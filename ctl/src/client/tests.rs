@@ -34,6 +34,17 @@ fn an_answer_is_decoded() {
     assert!(request.starts_with("GET /v1/fdb HTTP/1.1\r\n"), "{request}");
 }
 
+/// What a newer daemon tells besides is left aside.
+// Feature: api
+#[test]
+fn a_newer_daemon_is_understood() {
+    let (result, _) = answer_to(
+        "HTTP/1.1 200 OK\r\ncontent-length: 104\r\n\r\n[{\"network\": \"n\", \"mac\": \"m\", \"port\": 1, \
+         \"owner\": \"o\", \"age_seconds\": null, \"vlan\": {\"id\": 7}, \"x\": 0} ]",
+    );
+    assert_eq!(result.unwrap()[0].owner, "o");
+}
+
 #[test]
 fn the_daemons_words_are_passed_on() {
     let (result, _) = answer_to(
