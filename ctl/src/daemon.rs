@@ -474,6 +474,14 @@ impl Daemon {
         }
     }
 
+    /// Asks for the host's state now: news of what was done just before takes a moment.
+    fn read_host(&mut self) {
+        match Handle::current().block_on(host::snapshot(interface::is_ours)) {
+            Ok(host) => self.follow_host(host),
+            Err(error) => tracing::warn!("{error}; what is known of it must do"),
+        }
+    }
+
     fn note_uplinks(&mut self, before: &[HostLink], after: &[HostLink]) {
         let interface = |link: &HostLink, action| event(EventKind::Interface, action, &link.name);
         let same = |one: &HostLink, other: &HostLink| one.index == other.index;

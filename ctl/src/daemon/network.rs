@@ -172,6 +172,7 @@ impl Daemon {
             )));
         }
         self.check_options(&request.options)?;
+        self.read_host();
         let (subnets, gateways): (Vec<IpNet>, Vec<IpAddr>) =
             self.choose_subnets(&request, mtu)?.into_iter().unzip();
         let Some(&first) = gateways.first() else {
