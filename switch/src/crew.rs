@@ -14,6 +14,7 @@
 //! has not yet heard of a new deal and one that has do no harm to each other.
 
 mod balance;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -25,17 +26,13 @@ use nat::Time;
 use parking_lot::Mutex;
 
 use self::balance::Balance;
+use self::watch::Watch;
 use crate::config::PortId;
 use crate::datapath::Datapath;
 use crate::io::{NoHalt, Poller, Sleeper, Waker};
 use crate::patience::Patience;
 use crate::port::Port;
-use crate::worker::{VECTOR, Worker};
-
-/// Looks in vain after which a lane is looked at only now and then.
-const QUIET: u32 = 64;
-/// How seldom that is.
-const NOW_AND_THEN: usize = 8;
+use crate::worker::Worker;
 
 /// How long after the last frame CPUs are let halt again.
 const LET_HALT_AFTER: Duration = Duration::from_millis(10);
@@ -73,35 +70,6 @@ struct Thread {
     /// Rounds since the start, and those of them that found no frame.
     rounds: AtomicU64,
     in_vain: AtomicU64,
-}
-
-/// What a thread remembers of a lane.
-#[derive(Clone, Default)]
-struct Watch {
-    /// Looks so far.
-    looks: u32,
-    /// The look at which each port was ready last.
-    seen: Vec<u32>,
-    /// Looks since frames last came.
-    in_vain: u32,
-}
-
-impl Watch {
-    /// How many frames to read of a port that is ready. A read in vain costs twice as much as a
-    /// look, and of a conversation one frame comes at a time: so one, unless the port was ready at
-    /// the look before too.
-    fn appetite(&mut self, port: PortId) -> usize {
-        let port = port.0 as usize;
-        if self.seen.len() <= port {
-            self.seen.resize(port + 1, self.looks.wrapping_sub(2));
-        }
-        let seen = std::mem::replace(&mut self.seen[port], self.looks);
-        if self.looks.wrapping_sub(seen) == 1 {
-            VECTOR
-        } else {
-            1
-        }
-    }
 }
 
 impl Crew {
@@ -210,7 +178,7 @@ impl Crew {
             for (place, lane) in self.lanes_of(me, active).enumerate() {
                 let watch = &mut watches[lane];
                 let look = if awake {
-                    watch.in_vain < QUIET || (round + lane).is_multiple_of(NOW_AND_THEN)
+                    !watch.is_quiet() || (round + lane).is_multiple_of(watch::NOW_AND_THEN)
                 } else {
                     sleeper.is_ready(place)
                 };
@@ -218,7 +186,7 @@ impl Crew {
                 if !look && !lane.is_due(now) {
                     continue;
                 }
-                if lane.serve(now, watch, &mut ready) {
+                if lane.serve(now, watch, &mut ready, awake) {
                     let after = self.now();
                     lane.busy
                         .fetch_add((after - now).as_nanos() as u64, Ordering::Relaxed);
@@ -293,11 +261,14 @@ impl Crew {
 
 impl Lane {
     /// Carries what waits, a vector of each port at the most; false when nothing did.
-    fn serve(&self, now: Time, watch: &mut Watch, ready: &mut Vec<u64>) -> bool {
-        if let Err(error) = self.poller.wait(ready, Some(Duration::ZERO)) {
-            panic!("{error}");
+    fn serve(&self, now: Time, watch: &mut Watch, ready: &mut Vec<u64>, awake: bool) -> bool {
+        watch.look();
+        if !(awake && watch.guess(ready)) {
+            if let Err(error) = self.poller.wait(ready, Some(Duration::ZERO)) {
+                panic!("{error}");
+            }
+            watch.learn(ready);
         }
-        watch.looks = watch.looks.wrapping_add(1);
         let mut frames = 0;
         if self.is_due(now) {
             let mut worker = self.worker.lock();
@@ -309,7 +280,11 @@ impl Lane {
             let appetite = watch.appetite(port);
             let mut worker = self.worker.lock();
             match worker.poll_some(now, port, appetite) {
-                Ok(received) => frames += received,
+                Ok(0) => {}
+                Ok(received) => {
+                    watch.saw(port);
+                    frames += received;
+                }
                 Err(lost) => {
                     // Fails when the control plane has just removed the port: as good.
                     let _ = self.poller.remove(worker.queue(&lost.port).fd());
@@ -318,11 +293,7 @@ impl Lane {
             }
             self.note_due(&worker);
         }
-        watch.in_vain = if frames > 0 {
-            0
-        } else {
-            watch.in_vain.saturating_add(1)
-        };
+        watch.found(frames > 0);
         frames > 0
     }
 }
