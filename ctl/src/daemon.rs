@@ -15,7 +15,6 @@
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -30,6 +29,7 @@ use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::{self, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -171,7 +171,9 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     let daemon = Arc::clone(&api.daemon);
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let router = server::router(api).into_make_service_with_connect_info::<access::Peer>();
-    let mut server = pin!(axum::serve(listener, router).into_future());
+    // A task of its own: it answers while a change is under way here.
+    let mut server = JoinSet::new();
+    server.spawn(axum::serve(listener, router).into_future());
     tracing::info!("pontoon answers on {}", options.socket.display());
     service::ready("containers' networks are up");
     let mut watchdog = service::watchdog();
@@ -183,8 +185,8 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
-            served = &mut server => {
-                served.context("the API's socket failed")?;
+            Some(served) = server.join_next() => {
+                served?.context("the API's socket failed")?;
                 bail!("the API's socket was closed");
             }
             changed = host.changed() => {
@@ -202,7 +204,8 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
             1.. = ends.recv_many(&mut ended, AT_ONCE) => {
                 let ended = std::mem::take(&mut ended);
                 change(&daemon, move |daemon| {
-                    ended.iter().for_each(|id| daemon.end(id, "its process has ended"));
+                    let why = || "its process has ended".to_owned();
+                    daemon.end_all(ended.into_iter().map(|id| (id, why())));
                     Ok(())
                 }).await
             }
@@ -220,6 +223,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         }
     };
     service::stopping();
+    drop(server);
     tracing::info!("{told}: stopping; containers keep their interfaces");
     // A change in progress comes to its end first.
     let daemon = tokio::task::spawn_blocking(move || {

@@ -43,8 +43,6 @@ fn a_chosen_subnet_overlaps_no_route_of_the_host() {
     let late: IpNet = "172.21.4.0/24".parse().expect("a prefix");
     scene.host.ip(&format!("route add {late} via {OUTSIDE}"));
     routes.push(late);
-    // News of it reaches the daemon a moment later.
-    std::thread::sleep(Duration::from_millis(500));
     let mut chosen = bridge;
     for number in 0..4 {
         let name = format!("n{number}");

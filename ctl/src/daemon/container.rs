@@ -70,19 +70,30 @@ impl Daemon {
         self.record_leave(&plugs, |store| store.remove_container(&id))?;
         let container = self.containers.remove(position);
         tracing::info!("{} is detached", container.record.name);
-        self.take_away(container);
+        self.take_away(vec![container]);
         Ok(told)
     }
 
     /// A container's process or namespace is no more: its address and ports are free again, and it
     /// is forgotten, or told of as exited if its user wants that.
     pub(super) fn end(&mut self, id: &str, why: &str) {
+        self.end_all([(id.to_owned(), why.to_owned())]);
+    }
+
+    /// Containers that have ended, and why. What is left is described once, however many they are.
+    pub(super) fn end_all(&mut self, ended: impl IntoIterator<Item = (String, String)>) {
+        let ended = ended.into_iter();
+        let ended: Vec<Container> = ended
+            .filter_map(|(id, why)| self.take_ended(&id, &why))
+            .collect();
+        self.take_away(ended);
+    }
+
+    fn take_ended(&mut self, id: &str, why: &str) -> Option<Container> {
         let running = |container: &Container| {
             container.record.id == id && container.record.status == Status::Running
         };
-        let Some(position) = self.containers.iter().position(running) else {
-            return;
-        };
+        let position = self.containers.iter().position(running)?;
         let container = self.containers.remove(position);
         tracing::info!("{} has ended: {why}", container.record.name);
         if let Ok(told) = self.tell_container(id)
@@ -104,7 +115,7 @@ impl Daemon {
         if let Some(exited) = self.record_end(&container.record) {
             self.containers.insert(position, exited);
         }
-        self.take_away(container);
+        Some(container)
     }
 
     /// The supervisor of a container's command tells how the command ended.
@@ -176,9 +187,7 @@ impl Daemon {
                 Some((record.id.clone(), why))
             })
             .collect();
-        for (id, why) in gone {
-            self.end(&id, &why);
-        }
+        self.end_all(gone);
     }
 
     /// Position of a container by name, id or beginning of an id.
@@ -226,12 +235,17 @@ impl Daemon {
 
     /// Takes away all that a container had, which is in no list any more. Rules go first, so that
     /// no new flow begins; then sockets, port and interface.
-    fn take_away(&mut self, container: Container) {
+    fn take_away(&mut self, containers: Vec<Container>) {
+        if containers.is_empty() {
+            return;
+        }
         self.apply();
-        stop(container.published);
-        let record = &container.record;
-        for (endpoint, plug) in record.endpoints.iter().zip(container.plugs) {
-            self.unplug(record, endpoint, plug);
+        for container in containers {
+            stop(container.published);
+            let record = &container.record;
+            for (endpoint, plug) in record.endpoints.iter().zip(container.plugs) {
+                self.unplug(record, endpoint, plug);
+            }
         }
     }
 
