@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 use switch::io::{TapOptions, TapQueue, open_tap};
 
-use super::{CONTAINER, NEIGHBOUR, Topology, bridge};
+use super::{Topology, vde};
 
 pub(crate) const ABOUT: &str =
     "a bare loop over two TAPs, one thread, polling 50 µs: the limit of userspace";
@@ -41,16 +41,7 @@ pub(crate) fn build() -> Result<Topology> {
         .lab
         .start(&host, &program, &["bare", "tap0", "tap1"])?;
     forwarder.wait_until("ready", || host.has_link("tap0") && host.has_link("tap1"))?;
-    let ends = [
-        ("tap0", &topology.container, CONTAINER),
-        ("tap1", &topology.peer, NEIGHBOUR),
-    ];
-    for (tap, namespace, address) in ends {
-        let name = namespace.name();
-        host.ip(&format!("link set {tap} netns {name} name eth0\n"))?;
-        bridge::configure(namespace, address)?;
-    }
-    topology.lead_across(NEIGHBOUR);
+    vde::hand_over_taps(&mut topology)?;
     Ok(topology)
 }
 
