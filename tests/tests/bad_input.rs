@@ -473,7 +473,7 @@ fn an_api_client_that_sends_junk() {
         (
             "POST",
             ports,
-            Some("[{\"protocol\":\"tcp\",\"host_port\":0,\"container_port\":1,\"count\":1}]"),
+            Some("[{\"protocol\":\"tcp\",\"host_port\":9,\"container_port\":0,\"count\":1}]"),
         ),
         (
             "POST",
