@@ -1,10 +1,11 @@
 //! A part of the connection table.
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 
+use super::index::Index;
 use super::{Connection, Direction, Key, Kind, Traffic};
 use crate::time::Time;
-use crate::tuple::{Tuple, TupleHash};
+use crate::tuple::{Protocol, Tuple, TupleHash};
 
 /// Slots that one sweep looks at, at least.
 pub(super) const SWEEP: usize = 256;
@@ -21,7 +22,7 @@ pub(crate) struct Shard {
     /// Empty slots.
     vacant: Vec<u32>,
     /// Slot × 2 + direction.
-    index: HashTable<u32>,
+    index: Index,
     /// By the id of a publish rule, what those of its connections carried that have ended.
     ended: HashMap<u32, Traffic>,
     /// Where the next sweep begins.
@@ -34,11 +35,25 @@ impl Shard {
     /// The slot of the connection that this tuple belongs to, and which way it goes.
     pub(crate) fn find(&self, hash: u64, tuple: &Tuple) -> Option<(u32, Direction)> {
         let key = Key::new(tuple);
-        let entry = *self.index.find(hash, |&entry| {
+        let entry = self.index.find(hash, |entry| {
             let (slot, direction) = split(entry);
             slot_of(&self.slots, slot).is_some_and(|connection| connection.has(direction, &key))
         })?;
         Some(split(entry))
+    }
+
+    /// The first step of a lookup ahead of its time: reads where it begins.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) -> u32 {
+        self.index.touch(hash)
+    }
+
+    /// The second step: reads both cache lines of the connection that is likely meant.
+    #[inline]
+    pub(crate) fn touch_connection(&self, hash: u64) -> Option<(Protocol, u64)> {
+        let (slot, _) = split(self.index.first(hash)?);
+        let connection = slot_of(&self.slots, slot)?;
+        Some((connection.protocol, connection.bytes[0]))
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
@@ -88,12 +103,11 @@ impl Shard {
         *self.slot_mut(slot)? = Some(connection);
         let slots = &self.slots;
         for (direction, value) in [(0, hashes[0]), (1, hashes[1])] {
-            self.index
-                .insert_unique(value, slot << 1 | direction, |&entry| {
-                    let (slot, direction) = split(entry);
-                    slot_of(slots, slot)
-                        .map_or(0, |connection| hash.tuple(&connection.tuple(direction)))
-                });
+            self.index.insert(value, slot << 1 | direction, |entry| {
+                let (slot, direction) = split(entry);
+                slot_of(slots, slot)
+                    .map_or(0, |connection| hash.tuple(&connection.tuple(direction)))
+            });
         }
         Some(slot)
     }
@@ -102,13 +116,7 @@ impl Shard {
     pub(crate) fn remove(&mut self, slot: u32, hash: &TupleHash) -> Option<Connection> {
         let connection = self.slot_mut(slot)?.take()?;
         for (direction, tuple) in [(0, connection.original()), (1, connection.reply())] {
-            let wanted = slot << 1 | direction;
-            if let Ok(entry) = self
-                .index
-                .find_entry(hash.tuple(&tuple), |&entry| entry == wanted)
-            {
-                entry.remove();
-            }
+            self.index.remove(hash.tuple(&tuple), slot << 1 | direction);
         }
         self.vacant.push(slot);
         self.remember(&connection);
