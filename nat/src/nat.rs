@@ -304,6 +304,7 @@ impl Nat {
         &self.shards[self.shard_index(path, tuple)]
     }
 
+    #[inline]
     fn shard_index(&self, path: Path, tuple: &Tuple) -> usize {
         let (address, port) = match path {
             Path::Outbound { .. } => (tuple.dst, tuple.dst_port),

@@ -342,6 +342,7 @@ impl<'a> Packet<'a> {
 
     /// The flow this packet belongs to. None for fragments, for ICMP other than echo, and for
     /// protocols that can't be translated.
+    #[inline]
     pub fn tuple(&self) -> Option<Tuple> {
         match self.content() {
             Content::Flow(tuple) => Some(tuple),
@@ -349,6 +350,7 @@ impl<'a> Packet<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn content(&self) -> Content {
         if self.fragment {
             return Content::Fragment;
@@ -387,6 +389,7 @@ impl<'a> Packet<'a> {
     }
 
     /// What connection tracking needs of a TCP segment; None for other protocols and fragments.
+    #[inline]
     pub(crate) fn segment(&self) -> Option<Segment> {
         if self.protocol != Protocol::TCP || self.fragment {
             return None;

@@ -212,6 +212,7 @@ impl TupleHash {
     }
 
     /// The hash of one direction: two words for IPv4, five for IPv6.
+    #[inline]
     pub(crate) fn tuple(&self, tuple: &Tuple) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
         match (tuple.src, tuple.dst) {
@@ -232,6 +233,7 @@ impl TupleHash {
     }
 
     /// The hash of the far end of a flow, which decides its shard.
+    #[inline]
     pub(crate) fn peer(&self, address: IpAddr, port: u16) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
         write_address(&mut hasher, address);
@@ -240,6 +242,7 @@ impl TupleHash {
     }
 }
 
+#[inline]
 fn write_address(hasher: &mut FoldHasher<'_>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => hasher.write_u64(u64::from(address.to_bits())),
