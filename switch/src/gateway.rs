@@ -23,6 +23,35 @@ use crate::topology::{Role, Segment};
 use crate::{arp, icmp, nd, resolver};
 
 impl Pass<'_> {
+    /// Tells the engine what packets it will see, for it to fetch their connections from memory all
+    /// at once.
+    pub(crate) fn prefetch(&self, ingress: PortId, frames: &mut [Frame]) {
+        let gateway_mac = match self.topology.role(ingress) {
+            Role::Container { network, .. } => {
+                Some(self.topology.networks[network].network.gateway_mac)
+            }
+            Role::Uplink { .. } => None,
+            Role::Host { .. } | Role::Unassigned => return,
+        };
+        self.datapath
+            .nat()
+            .prefetch(frames.iter_mut().filter_map(|frame| {
+                let destination = frame::destination(frame.bytes());
+                if gateway_mac.is_some_and(|mac| destination != Some(mac)) {
+                    return None;
+                }
+                let tuple = parse(frame).ok()?.tuple()?;
+                let path = match gateway_mac {
+                    // Any: it does not matter here.
+                    Some(_) => Path::Outbound {
+                        external: tuple.src,
+                    },
+                    None => Path::Inbound,
+                };
+                Some((path, tuple))
+            }));
+    }
+
     /// Answers a multicast frame that asks for the gateway: in place, back to where it came from.
     pub(crate) fn gateway_answers(
         &self,

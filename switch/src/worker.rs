@@ -206,6 +206,9 @@ impl Worker {
             followers: &mut self.followers,
             narrow: Narrow::default(),
         };
+        if received > 1 {
+            pass.prefetch(ingress, &mut self.frames[..received]);
+        }
         for (index, frame) in self.frames[..received].iter_mut().enumerate() {
             match pass.forward(ingress, frame) {
                 Ok(Egress::Port(port)) => self.departures.push((port, index as u32)),
