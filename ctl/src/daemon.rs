@@ -54,6 +54,7 @@ mod metrics;
 mod names;
 mod network;
 mod publish;
+mod remains;
 mod resolver;
 mod server;
 mod service;
@@ -64,12 +65,13 @@ mod view;
 
 pub(crate) use crate::host::UplinkChoice;
 
-use container::{Clearing, Container, Remains};
+use container::Container;
 use events::{Events, between, event};
 use failure::Failure;
 use faults::FaultBook;
 use interface::PortKinds;
 use network::Network;
+use remains::{Clearing, Remains};
 use resolver::NameService;
 use server::change;
 use snat::SnatPorts;
@@ -257,7 +259,7 @@ struct Daemon {
     networks: Vec<Network>,
     /// In the order of their attachment.
     containers: Vec<Container>,
-    /// Of endpoints that are gone; removed when the change at hand is made.
+    /// Of endpoints and networks that are gone; removed when the change at hand is made.
     remains: Vec<Remains>,
     clearing: Clearing,
     uplinks: Uplinks,

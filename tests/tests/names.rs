@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pontoon_tests::namespace::Namespace;
+use pontoon_tests::process::run_within;
 use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, Scene};
 use pontoon_tests::traffic::{bind_udp, listen};
 use pontoon_tests::{eventually, has_ipv6};
@@ -332,6 +333,52 @@ fn names_are_answered_over_udp_and_tcp_and_end_with_their_container() {
     // Nobody listens any more where no container is.
     listen(&d.namespace, (ANY, 53));
     bind_udp(&d.namespace, (ANY, 53));
+}
+
+// Feature: names
+#[test]
+fn dnsperf_loses_no_answer() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let asker = scene.container("asker", &[]);
+    let names: Vec<String> = (0..8).map(|at| format!("c{at}")).collect();
+    let _named: Vec<_> = names
+        .iter()
+        .map(|name| scene.container(name, &[]))
+        .collect();
+    let questions = scene.run_dir().join("questions");
+    let lines = names.iter().map(|name| format!("{name} A\n{name} AAAA\n"));
+    let nobody = "nobody A\n".to_owned();
+    let lines: String = lines.chain([nobody]).collect();
+    std::fs::write(&questions, lines).expect("a file");
+    for server in [LOCAL, GATEWAY] {
+        for transport in ["udp", "tcp"] {
+            let mut command = asker.namespace.command("dnsperf");
+            command.args(["-s", &server.ip().to_string(), "-m", transport]);
+            // Two seconds, four sockets, and as many questions under way as dnsperf is used to.
+            command.args(["-l", "2", "-c", "4", "-q", "100", "-d"]);
+            let told = run_within(command.arg(&questions), Duration::from_secs(30)).success();
+            let figure = |what: &str| -> f64 {
+                let line = told.lines().find_map(|line| line.trim().strip_prefix(what));
+                let figure = line.and_then(|line| line.split_whitespace().next());
+                figure
+                    .and_then(|figure| figure.parse().ok())
+                    .unwrap_or_else(|| panic!("dnsperf tells no {what:?}: {told}"))
+            };
+            println!(
+                "{server} by {transport}: {} answers a second",
+                figure("Queries per second:")
+            );
+            assert_eq!(figure("Queries lost:"), 0.0, "{server} {transport}: {told}");
+            assert!(figure("Queries completed:") > 1000.0, "{told}");
+            // One question of 17 is for a name that is nobody's.
+            assert!(
+                told.contains("NXDOMAIN") && !told.contains("SERVFAIL"),
+                "{told}"
+            );
+        }
+    }
 }
 
 // Feature: dns-forwarding

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::life::{self, Watch};
 use super::network::remove_interface;
 use super::publish::Published;
+use super::remains::Interface;
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
 use crate::api::{self, EventAction, EventKind, Status, Target};
@@ -24,10 +25,6 @@ mod adopt;
 mod attach;
 mod endpoint;
 mod ports;
-mod remains;
-
-use remains::Interface;
-pub(super) use remains::{Clearing, Remains};
 
 /// The exit code of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
@@ -256,7 +253,7 @@ impl Daemon {
         endpoint: &EndpointRecord,
     ) -> Interface {
         if let Some(host_end) = &endpoint.host_interface {
-            return Interface::HostEnd(host_end.clone());
+            return Interface::OfHost(host_end.clone());
         }
         // Others that share the namespace may outlive its first process.
         let netns = std::iter::once(record)
@@ -272,25 +269,11 @@ impl Daemon {
             None => Interface::Gone,
         }
     }
-
-    /// Hands over what is to be removed while the daemon goes on, and what tells of its progress.
-    pub(super) fn take_remains(&mut self) -> (Clearing, Vec<Remains>) {
-        let remains = std::mem::take(&mut self.remains);
-        self.clearing.announce(&remains);
-        (self.clearing.clone(), remains)
-    }
-
-    /// Waits until a namespace is free of what was in it before.
-    fn clear(&mut self, netns: u64) {
-        let (clearing, remains) = self.take_remains();
-        clearing.remove(remains);
-        clearing.wait_for(netns);
-    }
 }
 
 /// Removes an endpoint's TAP from a namespace that was the container's. The number of that may be
 /// another's by now, so the address must be the same too.
-fn remove_tap(netns: &Netns, endpoint: &EndpointRecord) {
+pub(super) fn remove_tap(netns: &Netns, endpoint: &EndpointRecord) {
     let name = &endpoint.interface;
     let removed = netns.run(|| match link::link_info(name) {
         Ok(info) if info.kind == "tun" && info.mac == endpoint.mac => remove_interface(name),

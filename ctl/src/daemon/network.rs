@@ -11,6 +11,7 @@ use switch::{NetworkId, PortId, Switch};
 use super::events::event;
 use super::failure::Failure;
 use super::interface::{self, PortKinds};
+use super::remains::{Interface, Remains};
 use super::store::{EndpointRecord, NetworkRecord};
 use super::{Daemon, names, seconds_since_1970};
 use crate::api::{self, CreateNetwork, EventAction, EventKind, NetworkOptions, PortKind};
@@ -236,12 +237,7 @@ impl Daemon {
                 told.containers.join(", ")
             )));
         }
-        self.store.remove_network(&record.id)?;
-        let network = self.networks.remove(position);
-        self.apply();
-        self.switch.remove_port(network.port);
-        remove_interface(&record.host_interface);
-        tracing::info!("network {} is removed", record.name);
+        self.forget_networks(&[record.id])?;
         Ok(told)
     }
 
@@ -257,7 +253,29 @@ impl Daemon {
             .filter(|network| network.record.name != BRIDGE && !used(network))
             .map(|network| network.record.id.clone())
             .collect();
-        unused.iter().map(|id| self.remove_network(id)).collect()
+        let told: Result<Vec<_>, _> = unused.iter().map(|id| self.tell_network(id)).collect();
+        let told = told?;
+        self.forget_networks(&unused)?;
+        Ok(told)
+    }
+
+    /// Takes networks away that nobody is on: all of them, or none.
+    fn forget_networks(&mut self, ids: &[String]) -> Result<(), Failure> {
+        self.store.remove_networks(ids)?;
+        let (gone, kept) = std::mem::take(&mut self.networks)
+            .into_iter()
+            .partition(|network| ids.contains(&network.record.id));
+        self.networks = kept;
+        self.apply();
+        for Network { record, port, .. } in gone {
+            tracing::info!("network {} is removed", record.name);
+            self.remains.push(Remains {
+                netns: self.netns,
+                port: self.switch.remove_port(port),
+                interface: Interface::OfHost(record.host_interface),
+            });
+        }
+        Ok(())
     }
 
     /// What contradicts itself, or the host as it is.

@@ -191,23 +191,24 @@ impl Store {
 
     pub(super) fn put_network(&mut self, record: &NetworkRecord) -> anyhow::Result<()> {
         let bytes = serde_json::to_vec(record)?;
-        self.write(NETWORKS, &record.id, Some(&bytes))
+        self.write(NETWORKS, [(record.id.as_str(), Some(&bytes[..]))])
             .with_context(|| format!("network {} was not recorded", record.name))
     }
 
     pub(super) fn put_container(&mut self, record: &ContainerRecord) -> anyhow::Result<()> {
         let bytes = serde_json::to_vec(record)?;
-        self.write(CONTAINERS, &record.id, Some(&bytes))
+        self.write(CONTAINERS, [(record.id.as_str(), Some(&bytes[..]))])
             .with_context(|| format!("container {} was not recorded", record.name))
     }
 
-    pub(super) fn remove_network(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(NETWORKS, id, None)
-            .context("the network's removal was not recorded")
+    /// All of them, or none.
+    pub(super) fn remove_networks(&mut self, ids: &[String]) -> anyhow::Result<()> {
+        self.write(NETWORKS, ids.iter().map(|id| (id.as_str(), None)))
+            .context("the networks' removal was not recorded")
     }
 
     pub(super) fn remove_container(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(CONTAINERS, id, None)
+        self.write(CONTAINERS, [(id, None)])
             .context("the container's removal was not recorded")
     }
 
@@ -239,9 +240,14 @@ impl Store {
         Ok(records)
     }
 
-    fn write(&mut self, table: Records, id: &str, bytes: Option<&[u8]>) -> anyhow::Result<()> {
+    /// Writes records, and takes those away that have no bytes.
+    fn write<'a>(
+        &mut self,
+        table: Records,
+        changes: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
+    ) -> anyhow::Result<()> {
         let path = self.path.clone();
-        let result = commit(self.opened()?, table, id, bytes);
+        let result = commit(self.opened()?, table, changes);
         if result.is_err() {
             self.database = None;
         }
@@ -293,21 +299,22 @@ fn open_database(path: &Path) -> anyhow::Result<Database> {
     Ok(database)
 }
 
-fn commit(
+fn commit<'a>(
     database: &Database,
     table: Records,
-    id: &str,
-    bytes: Option<&[u8]>,
+    changes: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
 ) -> anyhow::Result<()> {
     let transaction = database.begin_write()?;
     {
         let mut records = transaction.open_table(table)?;
-        match bytes {
-            Some(bytes) => {
-                records.insert(id, bytes)?;
-            }
-            None => {
-                records.remove(id)?;
+        for (id, bytes) in changes {
+            match bytes {
+                Some(bytes) => {
+                    records.insert(id, bytes)?;
+                }
+                None => {
+                    records.remove(id)?;
+                }
             }
         }
     }
@@ -414,7 +421,7 @@ mod tests {
         assert_ne!(other.global_id().unwrap(), id, "40 bits of chance");
         assert_eq!(store.networks().unwrap(), [network]);
         assert_eq!(store.containers().unwrap(), [container("b")]);
-        store.remove_network("n").unwrap();
+        store.remove_networks(&["n".to_owned()]).unwrap();
         assert_eq!(store.networks().unwrap(), []);
     }
 

@@ -12,13 +12,14 @@ use switch::PortId;
 use switch::frame::MacAddr;
 
 use super::attach::describe_target;
-use super::{Container, Plug, Remains, stop};
+use super::{Container, Plug, stop};
 use crate::api::{self, Connect, Mode, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life;
 use crate::daemon::network::{default_routes, list, refused, remove_interface};
 use crate::daemon::publish::Destination;
+use crate::daemon::remains::Remains;
 use crate::daemon::resolver::names_route;
 use crate::daemon::store::{ContainerRecord, EndpointRecord, Store};
 use crate::daemon::{Daemon, limits, names};
