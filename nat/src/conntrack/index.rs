@@ -50,8 +50,7 @@ impl Index {
         for _ in 0..self.buckets.len() {
             let bucket = self.buckets.get(at)?;
             let mut places = bucket.places(tag);
-            while places != 0 {
-                let entry = bucket.entries[places.trailing_zeros() as usize];
+            while let Some(&entry) = bucket.entries.get(first_of(places)) {
                 if is_it(entry) {
                     return Some(entry);
                 }
@@ -76,8 +75,7 @@ impl Index {
     #[inline]
     pub(super) fn first(&self, hash: u64) -> Option<u32> {
         let bucket = self.buckets.get(self.home(hash))?;
-        let places = bucket.places(tag(hash));
-        let place = places.trailing_zeros() as usize;
+        let place = first_of(bucket.places(tag(hash)));
         bucket.entries.get(place).copied()
     }
 
@@ -154,15 +152,23 @@ impl Index {
 }
 
 impl Bucket {
-    /// The places of this tag, a bit each.
+    /// The highest bit of each byte whose place has this tag, and sometimes that of one above such
+    /// a byte. All tags are compared at once: a byte without a difference borrows from its highest bit.
     #[inline]
-    fn places(&self, tag: u8) -> u32 {
-        let mut places = 0;
-        for (place, &found) in self.tags.iter().enumerate() {
-            places |= u32::from(found == tag) << place;
-        }
-        places
+    fn places(&self, tag: u8) -> u128 {
+        const ONES: u128 = u128::MAX / 0xff >> (8 * (16 - WIDTH));
+        let mut tags = [0; 16];
+        tags[..WIDTH].copy_from_slice(&self.tags);
+        let wanted = u128::from(u64::from(tag) * (u64::MAX / 0xff));
+        let differing = u128::from_le_bytes(tags) ^ (wanted | wanted << 64);
+        differing.wrapping_sub(ONES) & !differing & ONES << 7
     }
+}
+
+/// The first of such places; beyond all when there is none.
+#[inline]
+fn first_of(places: u128) -> usize {
+    places.trailing_zeros() as usize / 8
 }
 
 /// Of the hash's other end, so that it tells apart what shares a bucket.

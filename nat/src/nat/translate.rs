@@ -80,7 +80,10 @@ impl Nat {
         self.count(heard);
         let mut to = connection.translated(direction);
         let translated = Translated {
-            connection: connection.original(),
+            connection: match direction {
+                Direction::Original => *tuple,
+                Direction::Reply => to.reversed(),
+            },
             kind: connection.kind(),
             direction,
             new,
