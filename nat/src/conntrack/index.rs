@@ -156,7 +156,7 @@ impl Bucket {
     /// a byte. All tags are compared at once: a byte without a difference borrows from its highest bit.
     #[inline]
     fn places(&self, tag: u8) -> u128 {
-        const ONES: u128 = u128::MAX / 0xff >> (8 * (16 - WIDTH));
+        const ONES: u128 = (u128::MAX / 0xff) >> (8 * (16 - WIDTH));
         let mut tags = [0; 16];
         tags[..WIDTH].copy_from_slice(&self.tags);
         let wanted = u128::from(u64::from(tag) * (u64::MAX / 0xff));
