@@ -12,28 +12,20 @@
 //! leaves the change that was under way done or not done, once the next daemon has started; how
 //! [`interface`] tells.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::Context;
 use ipnet::Ipv6Net;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use switch::io::filter::local_only_filter;
 use switch::io::has_ipv6;
 use switch::{Event, PortId, Settings, Switch};
-use tokio::runtime::{self, Handle};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Directive;
 
 use crate::api::{self, Event as ApiEvent, EventAction, EventKind, PortKind};
 use crate::host::{self, HostLink, HostState};
@@ -53,6 +45,7 @@ mod lock;
 mod metrics;
 mod names;
 mod network;
+mod process;
 mod publish;
 mod remains;
 mod resolver;
@@ -62,6 +55,8 @@ mod snat;
 mod store;
 mod uplink;
 mod view;
+
+pub(crate) use process::run;
 
 pub(crate) use crate::host::UplinkChoice;
 
@@ -73,17 +68,10 @@ use interface::PortKinds;
 use network::Network;
 use remains::{Clearing, Remains};
 use resolver::NameService;
-use server::change;
 use snat::SnatPorts;
 use store::Store;
 use uplink::Uplinks;
 use view::View;
-
-/// How often it is looked whether what nothing watches still lives.
-const SWEEP: Duration = Duration::from_secs(2);
-
-/// Ends that are dealt with together: containers end by the hundred when a host empties.
-const AT_ONCE: usize = 64;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -115,130 +103,6 @@ pub(crate) struct DaemonOptions {
     pub dns: Vec<IpAddr>,
     /// Followed as it changes.
     pub resolv_conf: PathBuf,
-}
-
-/// Runs a daemon in the calling thread's network namespace until SIGTERM or SIGINT. Containers
-/// keep their interfaces, and the next daemon on the same state adopts them.
-///
-/// # Errors
-/// Another daemon holds the state, the socket or the namespace; this kernel has neither tun nor
-/// veth; the store can't be opened; or the default network can't be made.
-pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
-    start_log();
-    raise_descriptor_limit();
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("pontoon")
-        .enable_all()
-        .build()
-        .context("can't start the daemon's threads")?;
-    let outcome = runtime.block_on(serve(options));
-    // Relays are cut, not waited for.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
-}
-
-async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
-    let _locks = lock::claim(&options.state_dir)?;
-    let inherited = service::inherited_socket()?;
-    let (listener, _socket) = match inherited {
-        Some(listener) => (listener, None),
-        None => {
-            let group = lock::socket_group(options.group.as_deref())?;
-            let (listener, socket) = lock::bind_socket(&options.socket, group)?;
-            (listener, Some(socket))
-        }
-    };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-
-    let start = options.clone();
-    let Started {
-        daemon,
-        mut host,
-        mut events,
-        mut ends,
-    } = tokio::task::spawn_blocking(move || Daemon::start(&start)).await??;
-    let api = server::Api {
-        view: daemon.view.subscribe(),
-        switch: Arc::clone(&daemon.switch),
-        state_dir: Arc::new(options.state_dir),
-        run_dir: Arc::new(options.run_dir),
-        port_kind: daemon.port_kind,
-        ipv6: daemon.ipv6,
-        engine: Arc::new(api::Engine::of(&options.limits)),
-        events: Arc::clone(&daemon.events),
-        daemon: Arc::new(Mutex::new(daemon)),
-    };
-    let daemon = Arc::clone(&api.daemon);
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let router = server::router(api).into_make_service_with_connect_info::<access::Peer>();
-    // A task of its own: it answers while a change is under way here.
-    let mut server = JoinSet::new();
-    server.spawn(axum::serve(listener, router).into_future());
-    tracing::info!("pontoon answers on {}", options.socket.display());
-    service::ready("containers' networks are up");
-    let mut watchdog = service::watchdog();
-
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut told_events, mut ended) = (Vec::new(), Vec::new());
-    let told = loop {
-        let outcome = tokio::select! {
-            _ = terminate.recv() => break "SIGTERM",
-            _ = interrupt.recv() => break "SIGINT",
-            Some(served) = server.join_next() => {
-                served?.context("the API's socket failed")?;
-                bail!("the API's socket was closed");
-            }
-            changed = host.changed() => {
-                changed.map_err(|_| anyhow!("nobody follows the host's network any more"))?;
-                let host = host.borrow_and_update().clone();
-                change(&daemon, |daemon| { daemon.follow_host(host); Ok(()) }).await
-            }
-            1.. = events.recv_many(&mut told_events, AT_ONCE) => {
-                let events = std::mem::take(&mut told_events);
-                change(&daemon, |daemon| {
-                    events.into_iter().for_each(|event| daemon.handle_event(event));
-                    Ok(())
-                }).await
-            }
-            1.. = ends.recv_many(&mut ended, AT_ONCE) => {
-                let ended = std::mem::take(&mut ended);
-                change(&daemon, move |daemon| {
-                    let why = || "its process has ended".to_owned();
-                    daemon.end_all(ended.into_iter().map(|id| (id, why())));
-                    Ok(())
-                }).await
-            }
-            _ = sweep.tick() => change(&daemon, |daemon| { daemon.sweep(); Ok(()) }).await,
-            Some(()) = tick(&mut watchdog) => {
-                // Not before a change that is under way has come to its end: one that never does is
-                // what a watchdog is for.
-                let turns = change(&daemon, |_| Ok(())).await;
-                service::alive();
-                turns
-            }
-        };
-        if let Err(failure) = outcome {
-            tracing::error!("{failure}");
-        }
-    };
-    service::stopping();
-    drop(server);
-    tracing::info!("{told}: stopping; containers keep their interfaces");
-    // A change in progress comes to its end first.
-    let daemon = tokio::task::spawn_blocking(move || {
-        drop(daemon.lock().unwrap_or_else(PoisonError::into_inner));
-        daemon
-    });
-    drop(daemon.await);
-    Ok(())
-}
-
-async fn tick(interval: &mut Option<Interval>) -> Option<()> {
-    interval.as_mut()?.tick().await;
-    Some(())
 }
 
 /// All that the daemon knows. Its methods block, for milliseconds mostly, and are called on threads
@@ -612,37 +476,6 @@ fn forward(events: crossbeam_channel::Receiver<Event>) -> io::Result<mpsc::Recei
             }
         })?;
     Ok(receiver)
-}
-
-/// One line a change on standard error; RUST_LOG chooses more or less.
-fn start_log() {
-    // It warns of strange DNS messages, which anybody can send in any number.
-    let quiet = Directive::from_str("hickory_proto=off").unwrap_or(LevelFilter::INFO.into());
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy()
-        .add_directive(quiet);
-    // Fails where there is one already.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
-}
-
-/// Each published port and each flow of a relay takes descriptors: the soft limit of 1024 is for
-/// programs that use select(2).
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        }
-        Ok(())
-    });
-    if let Err(error) = raised {
-        tracing::warn!("can't raise the limit of file descriptors: {error}");
-    }
 }
 
 fn seconds_since_1970() -> u64 {
