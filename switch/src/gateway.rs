@@ -413,11 +413,9 @@ impl Pass<'_> {
 /// The IP packet of an untagged frame.
 pub(crate) fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
     let vnet = frame.vnet();
-    let mut packet = Packet::parse(
-        &mut frame.bytes_mut()[ETHERNET_HEADER..],
-        Checksum::Complete,
-    )
-    .map_err(|_| DropReason::Malformed)?;
+    let bytes = frame.bytes_mut().get_mut(ETHERNET_HEADER..);
+    let mut packet = Packet::parse(bytes.unwrap_or_default(), Checksum::Complete)
+        .map_err(|_| DropReason::Malformed)?;
     // A checksum left open further in belongs to a tunnelled packet; the outer one is then whole.
     let transport = ETHERNET_HEADER + packet.header_len();
     if vnet.needs_csum() && usize::from(vnet.csum_start) == transport {

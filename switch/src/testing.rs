@@ -117,10 +117,20 @@ impl Lan {
 
     /// The same with what each of them got.
     pub(crate) fn send_and_hear(&mut self, from: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        assert!(self.cables[from].send(frame));
+        self.send_vector(from, &[frame])
+    }
+
+    /// The same of several frames that the worker finds at once.
+    pub(crate) fn send_vector<F: AsRef<[u8]>>(
+        &mut self,
+        from: usize,
+        frames: &[F],
+    ) -> Vec<(usize, Vec<u8>)> {
+        let mut sending = frames.iter();
+        assert!(sending.all(|frame| self.cables[from].send(frame.as_ref())));
         let port = PortId(from as u32);
         let polled = self.worker.poll(self.now, port);
-        assert_eq!(polled.expect("a port in memory stays"), 1);
+        assert_eq!(polled.expect("a port in memory stays"), frames.len());
         self.heard()
     }
 

@@ -1,6 +1,7 @@
 //! The gateway's IPv6, frame by frame. Ports: 0 the host, 1 and 2 containers, 3 the uplink.
 
 mod sizes;
+mod vectors;
 
 use std::net::Ipv6Addr;
 
