@@ -1,7 +1,6 @@
 //! Names: what DNS is told after each change, and where it answers.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -29,15 +28,11 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 /// range is likely to have them. Answers from there are those to questions sent to 127.0.0.11.
 const LED_PORTS: [u16; 6] = [14, 16, 26, 28, 30, 32];
 
-/// What must be set on a container's interface before it takes an answer from a loopback address.
-const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
-
 pub(super) struct NameService {
     resolver: Arc<Resolver>,
     directory: watch::Sender<Arc<Directory>>,
     /// By the network's id.
     gateways: HashMap<String, Gateway>,
-    leads: bool,
 }
 
 #[derive(Default)]
@@ -57,19 +52,11 @@ impl NameService {
         } else {
             Upstreams::fixed(servers)
         };
-        // Some sandboxes mount /proc/sys read-only.
-        let leads = File::options().write(true).open(ROUTE_LOCALNET).is_ok();
         NameService {
             resolver: Resolver::new(receiver, upstreams),
             directory,
             gateways: HashMap::new(),
-            leads,
         }
-    }
-
-    /// Whether containers can be given a way to 127.0.0.11.
-    pub(super) fn leads(&self) -> bool {
-        self.leads
     }
 
     /// Where the switch is to lead what is asked of 127.0.0.11 on a network.
@@ -126,7 +113,7 @@ impl NameService {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         });
-        if let (true, None, Some(address)) = (self.leads, &gateway.led, v4) {
+        if let (None, Some(address)) = (&gateway.led, v4) {
             let free = LED_PORTS.into_iter().find_map(|port| {
                 let address = SocketAddrV4::new(address, port);
                 let sockets = Sockets::open(&[address.into()]).ok()?;

@@ -1,7 +1,7 @@
 //! A conversation with the kernel about the interfaces of one namespace: what the functions of
 //! [`super`] are made of.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -10,6 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressHeaderFlags;
+use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::errno::Errno;
@@ -279,11 +280,16 @@ impl Session {
     pub(super) async fn lead_names(&self, gateway: Ipv4Addr, name: &str) -> Result<()> {
         let action = || format!("lead names to {gateway} through {name}");
         let index = self.info(name).await?.index;
-        let setting = Path::new("/proc/sys/net/ipv4/conf")
-            .join(name)
-            .join("route_localnet");
-        fs::write(setting, "1")
-            .map_err(|error| self.failed(action(), error, " (sysctl route_localnet)"))?;
+        // Not by its sysctl: every namespace's directory of IPv4 is in one chain of the kernel's cache
+        // of names.
+        let mut settings = InetDevConf::default();
+        settings.route_localnet = 1;
+        let settings = AfSpecInet::DevConfRequest(settings);
+        let settings = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]);
+        self.change_at(index, action(), |link| {
+            link.append_extra_attribute(settings)
+        })
+        .await?;
         let message = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(NAMES, 32)
             .gateway(gateway)

@@ -4,7 +4,6 @@
 //! plugged: its interface is made, and the switch takes it.
 
 use std::io;
-use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
@@ -396,8 +395,7 @@ impl Daemon {
                 .filter(|(through, _)| *through == at)
                 .map(|(_, gateway)| gateway)
                 .collect(),
-            names: self
-                .names_route(endpoints)
+            names: names_route(&self.networks, endpoints)
                 .and_then(|(through, gateway)| (through == at).then_some(gateway)),
         }
     }
@@ -449,7 +447,7 @@ impl Daemon {
 
     fn try_route(&self, netns: &Netns, endpoints: &[EndpointRecord]) -> io::Result<()> {
         let routes = default_routes(&self.networks, endpoints);
-        let names = self.names_route(endpoints);
+        let names = names_route(&self.networks, endpoints);
         netns.run(|| {
             for (at, gateway) in &routes {
                 link::set_default_route(*gateway, &endpoints[*at].interface)?;
@@ -460,11 +458,6 @@ impl Daemon {
             }
         })??;
         Ok(())
-    }
-
-    pub(super) fn names_route(&self, endpoints: &[EndpointRecord]) -> Option<(usize, Ipv4Addr)> {
-        let route = names_route(&self.networks, endpoints);
-        route.filter(|_| self.resolver.leads())
     }
 
     /// Makes the default routes what the endpoints say; trouble is told and not passed on.
