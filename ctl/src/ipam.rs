@@ -61,8 +61,9 @@ pub(crate) enum IpamError {
 /// Default routes overlap everything and so say nothing; the same goes for the two halves of one
 /// (0.0.0.0/1 and 128.0.0.0/1) that VPN clients lay over it.
 pub(crate) fn choose_subnet(taken: &[IpNet]) -> Result<Ipv4Net, IpamError> {
+    let taken = Taken::new(taken);
     candidates()
-        .find(|candidate| overlapping(IpNet::V4(*candidate), taken).is_none())
+        .find(|candidate| !taken.overlaps(IpNet::V4(*candidate)))
         .ok_or(IpamError::NoSubnetFree)
 }
 
@@ -72,16 +73,10 @@ pub(crate) fn choose_ula(prefix: Ipv6Net, taken: &[IpNet]) -> Result<Ipv6Net, Ip
     let candidates = prefix
         .subnets(64)
         .map_err(|_| IpamError::NoUlaFree(prefix))?;
-    // There are 65,536 candidates, and a router knows many routes: look at those that matter.
-    let site = IpNet::V6(prefix);
-    let taken: Vec<IpNet> = taken
-        .iter()
-        .filter(|net| net.contains(&site) || site.contains(*net))
-        .copied()
-        .collect();
+    let taken = Taken::new(taken);
     candidates
         .into_iter()
-        .find(|candidate| overlapping(IpNet::V6(*candidate), &taken).is_none())
+        .find(|candidate| !taken.overlaps(IpNet::V6(*candidate)))
         .ok_or(IpamError::NoUlaFree(prefix))
 }
 
@@ -149,11 +144,39 @@ fn candidates() -> impl Iterator<Item = Ipv4Net> {
 }
 
 fn overlapping(wanted: IpNet, taken: &[IpNet]) -> Option<IpNet> {
-    taken
-        .iter()
-        .filter(|other| other.prefix_len() > 1)
-        .find(|other| other.contains(&wanted.network()) || wanted.contains(&other.network()))
-        .copied()
+    let mut taken = taken.iter().copied().filter(says_something);
+    taken.find(|other| other.contains(&wanted.network()) || wanted.contains(&other.network()))
+}
+
+/// Default routes overlap everything.
+fn says_something(net: &IpNet) -> bool {
+    net.prefix_len() > 1
+}
+
+/// What is not to be overlapped, for many questions: there are thousands of candidates, and a router
+/// knows many routes.
+struct Taken {
+    /// None overlaps another.
+    sorted: Vec<IpNet>,
+}
+
+impl Taken {
+    fn new(taken: &[IpNet]) -> Taken {
+        let taken = taken.iter().copied().filter(says_something);
+        let mut sorted = IpNet::aggregate(&taken.collect());
+        sorted.sort();
+        Taken { sorted }
+    }
+
+    fn overlaps(&self, wanted: IpNet) -> bool {
+        // Of those that begin before `wanted` ends the last one ends last.
+        let later = self
+            .sorted
+            .partition_point(|net| net.network() <= wanted.broadcast());
+        self.sorted[..later]
+            .last()
+            .is_some_and(|net| net.broadcast() >= wanted.network())
+    }
 }
 
 /// The addresses of one network and who holds them: a pool a subnet, IPv4 ones first.
