@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkExtentMask;
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkMessage;
 use switch::frame::MacAddr;
@@ -38,9 +39,11 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
     // It ends with the handle.
     tokio::spawn(connection);
 
+    // Their counters are most of the kernel's work.
     let links: Vec<_> = handle
         .link()
         .get()
+        .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
         .execute()
         .try_collect()
         .await
