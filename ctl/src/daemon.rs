@@ -49,6 +49,8 @@ mod process;
 mod publish;
 mod remains;
 mod resolver;
+#[cfg(test)]
+mod sample;
 mod server;
 mod service;
 mod snat;
@@ -60,6 +62,7 @@ pub(crate) use process::run;
 
 pub(crate) use crate::host::UplinkChoice;
 
+use config::Surroundings;
 use container::Container;
 use events::{Events, between, event};
 use failure::Failure;
@@ -71,7 +74,7 @@ use resolver::NameService;
 use snat::SnatPorts;
 use store::Store;
 use uplink::Uplinks;
-use view::View;
+use view::{Sight, View};
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -190,14 +193,6 @@ impl Daemon {
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);
         let resolver = NameService::new(&options.dns, &options.resolv_conf);
-        let nothing = View::new(
-            &[],
-            &[],
-            &[],
-            &HostState::default(),
-            &resolver,
-            &FaultBook::default(),
-        );
         let mut daemon = Daemon {
             switch: Arc::new(switch),
             store,
@@ -220,7 +215,7 @@ impl Daemon {
             next_network: 0,
             last_rule: 0,
             ends,
-            view: watch::Sender::new(Arc::new(nothing)),
+            view: watch::Sender::new(Arc::default()),
             events: Arc::new(Events::new()),
             news: Vec::new(),
         };
@@ -303,16 +298,18 @@ impl Daemon {
             &self.resolver,
             self.clamp_mss,
         ));
-        let view = View::new(
-            &self.networks,
-            &self.containers,
+        let before = self.view.borrow().clone();
+        let sight = Sight {
+            networks: &self.networks,
+            containers: &self.containers,
             uplinks,
-            &self.host,
-            &self.resolver,
-            &self.faults,
-        );
+            host: &self.host,
+            names: &self.resolver,
+            faults: &self.faults,
+        };
+        let view = View::new(&sight, &before);
         let mut news = std::mem::take(&mut self.news);
-        news.extend(between(&self.view.borrow(), &view, appeared));
+        news.extend(between(&before, &view, appeared));
         // Listeners after readers: who hears of a change finds it.
         self.view.send_replace(Arc::new(view));
         self.events.tell(news);
@@ -328,17 +325,17 @@ impl Daemon {
                 .map(|uplink| uplink.link.clone())
                 .collect()
         };
-        let before = links(self);
-        let other = self.host.addresses != host.addresses
-            || self.host.routes != host.routes
-            || self.host.neighbors != host.neighbors;
+        let surroundings = |daemon: &Daemon| {
+            Surroundings::new(&daemon.networks, daemon.uplinks.all(), &daemon.host)
+        };
+        let (before, surrounded) = (links(self), surroundings(self));
         self.host = host;
         if self.uplinks.follow(&self.switch, &self.host) {
             self.renew_listeners();
         }
-        // Interfaces of containers come and go all the time, and matter to nobody here.
+        // Interfaces of ours come and go all the time, and matter to nobody here.
         let after = links(self);
-        if other || after != before {
+        if after != before || surroundings(self) != surrounded {
             self.note_uplinks(&before, &after);
             self.apply();
         }
@@ -445,19 +442,17 @@ impl Daemon {
 
     fn tell_network(&self, id: &str) -> Result<api::Network, Failure> {
         let view = self.view.borrow();
-        view.networks
-            .iter()
+        view.networks()
             .find(|network| network.id == id)
-            .cloned()
+            .map(|network| api::Network::clone(network))
             .ok_or_else(|| Failure::NotFound(format!("network {id} is gone")))
     }
 
     fn tell_container(&self, id: &str) -> Result<api::Container, Failure> {
         let view = self.view.borrow();
-        view.containers
-            .iter()
+        view.containers()
             .find(|container| container.id == id)
-            .cloned()
+            .map(|container| api::Container::clone(container))
             .ok_or_else(|| Failure::NotFound(format!("container {id} is gone")))
     }
 }
@@ -476,6 +471,12 @@ fn forward(events: crossbeam_channel::Receiver<Event>) -> io::Result<mpsc::Recei
             }
         })?;
     Ok(receiver)
+}
+
+/// Tells a shared record from every other one while it lives, and from itself as it was before a
+/// change: who changes it copies it.
+fn identity<T>(record: &Arc<T>) -> usize {
+    Arc::as_ptr(record).addr()
 }
 
 fn seconds_since_1970() -> u64 {

@@ -7,8 +7,8 @@
 //! addresses. Everything else is asked of the host's own servers ([`forward`]), unless the asker is
 //! on internal networks alone.
 //!
-//! The directory is a snapshot that the daemon makes anew after each change, before it tells anyone
-//! of the change. So a name is there before the first instruction of its container and gone after
+//! The directory is a snapshot that the daemon brings up to date with each change, before it tells
+//! anyone of the change. So a name is there before the first instruction of its container and gone after
 //! the last one; and names of containers have a TTL of 0, so that nobody remembers them for longer.
 
 mod cache;

@@ -243,7 +243,7 @@ pub struct Uplink {
 }
 
 /// A route over an uplink. `source` is the address masqueraded flows leave with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub destination: IpNet,
     pub via: Option<IpAddr>,

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use switch::PortId;
 use switch::config::{
-    Bridge, Config, Endpoint, Network as SwitchNetwork, Snooping, StormLimits,
+    Bridge, Config, Endpoint, Network as SwitchNetwork, Route, Snooping, StormLimits,
     Uplink as SwitchUplink,
 };
+use switch::frame::MacAddr;
 use switch::io::filter::UplinkFilter;
 
 use super::container::Container;
@@ -21,6 +23,39 @@ use super::uplink::{self, Uplink};
 use crate::api::{BridgeOptions, Protocol, StormOptions};
 use crate::host::{HostState, is_link_local};
 
+/// What of the host's state the description is made from.
+#[derive(PartialEq)]
+pub(super) struct Surroundings {
+    /// The host's, sorted.
+    addresses: Vec<IpAddr>,
+    routes: Vec<Route>,
+    neighbors: Vec<(PortId, IpAddr, MacAddr)>,
+}
+
+impl Surroundings {
+    pub(super) fn new(networks: &[Network], uplinks: &[Uplink], host: &HostState) -> Surroundings {
+        let ports: Vec<(u32, PortId)> = uplinks
+            .iter()
+            .map(|uplink| (uplink.link.index, uplink.port))
+            .collect();
+        let mut addresses = uplink::host_addresses(host);
+        // They are on interfaces of ours, but news of them takes a moment.
+        addresses.extend(gateways(networks));
+        addresses.sort();
+        addresses.dedup();
+        Surroundings {
+            addresses,
+            routes: uplink::routes(host, &ports),
+            neighbors: uplink::neighbors(host, &ports),
+        }
+    }
+}
+
+fn gateways(networks: &[Network]) -> impl Iterator<Item = IpAddr> {
+    let gateways = networks.iter().flat_map(|network| &network.record.gateways);
+    gateways.copied()
+}
+
 /// The whole description. Endpoints of containers that have ended have no port and are left out.
 pub(super) fn build(
     networks: &[Network],
@@ -31,17 +66,15 @@ pub(super) fn build(
     names: &NameService,
     clamp_mss: bool,
 ) -> Config {
-    let ports: Vec<(u32, PortId)> = uplinks
+    let Surroundings {
+        addresses,
+        routes,
+        neighbors,
+    } = Surroundings::new(networks, uplinks, host);
+    let ids: HashMap<&str, &Network> = networks
         .iter()
-        .map(|uplink| (uplink.link.index, uplink.port))
+        .map(|network| (network.record.id.as_str(), network))
         .collect();
-    let mut host_addresses = uplink::host_addresses(host);
-    // The gateways' addresses are on interfaces of ours, but news of them takes a moment.
-    for gateway in networks.iter().flat_map(|network| &network.record.gateways) {
-        if !host_addresses.contains(gateway) {
-            host_addresses.push(*gateway);
-        }
-    }
     Config {
         networks: networks
             .iter()
@@ -53,7 +86,7 @@ pub(super) fn build(
                 host_port: Some(network.port),
                 mtu: network.record.mtu,
                 internal: network.record.options.internal,
-                resolver: names.led_to(&network.record.id),
+                resolver: names.led_to(network.id),
                 bridge: bridge(&network.record.options.bridge),
                 clamp_mss: network.record.options.mss_clamp,
             })
@@ -62,9 +95,7 @@ pub(super) fn build(
             .iter()
             .flat_map(|container| container.record.endpoints.iter().zip(&container.plugs))
             .filter_map(|(endpoint, plug)| {
-                let network = networks
-                    .iter()
-                    .find(|network| network.record.id == endpoint.network)?;
+                let network = ids.get(endpoint.network.as_str())?;
                 Some(Endpoint {
                     port: plug.port,
                     network: network.id,
@@ -85,10 +116,10 @@ pub(super) fn build(
                 clamp_mss,
             })
             .collect(),
-        routes: uplink::routes(host, &ports),
-        neighbors: uplink::neighbors(host, &ports),
-        nat: rules(networks, containers, &host_addresses),
-        host_addresses,
+        routes,
+        neighbors,
+        nat: rules(networks, containers, &addresses),
+        host_addresses: addresses,
     }
 }
 
@@ -153,11 +184,7 @@ pub(super) fn filter(
             .filter(move |it| it.mapping.protocol == protocol && !it.rules().is_empty())
             .map(|published| host_ports(&published.mapping))
     };
-    let is_gateway = |ip: &IpAddr| {
-        networks
-            .iter()
-            .any(|network| network.record.gateways.contains(ip))
-    };
+    let gateways: HashSet<IpAddr> = gateways(networks).collect();
     let mut filter = UplinkFilter {
         tcp: snat.intervals(nat::Protocol::TCP),
         udp: snat.intervals(nat::Protocol::UDP),
@@ -170,94 +197,17 @@ pub(super) fn filter(
     };
     filter.tcp.extend(published(Protocol::Tcp));
     filter.udp.extend(published(Protocol::Udp));
-    filter.addresses.retain(|address| !is_gateway(address));
+    filter
+        .addresses
+        .retain(|address| !gateways.contains(address));
     filter
 }
 
 #[cfg(test)]
 mod tests {
-    use switch::NetworkId;
-    use switch::frame::MacAddr;
-
     use super::*;
-    use crate::api::{Mode, NetworkOptions, PortKind, Status, Target};
-    use crate::daemon::container::Plug;
-    use crate::daemon::life::Identity;
-    use crate::daemon::store::{ContainerRecord, EndpointRecord, NetworkRecord};
+    use crate::daemon::sample::{container, ip, names, network};
     use crate::host::HostAddress;
-    use crate::ipam::Pools;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn names() -> NameService {
-        NameService::new(&[ip("192.0.2.53")], std::path::Path::new("/nonexistent"))
-    }
-
-    fn network() -> Network {
-        Network {
-            record: NetworkRecord {
-                id: "n".to_owned(),
-                name: "bridge".to_owned(),
-                subnets: vec!["172.17.0.0/16".parse().unwrap()],
-                gateways: vec![ip("172.17.0.1")],
-                gateway_mac: MacAddr([2; 6]),
-                host_interface: "pontoon0".to_owned(),
-                mtu: 1500,
-                created: 0,
-                options: NetworkOptions::default(),
-            },
-            id: NetworkId(1),
-            port: PortId(0),
-            addresses: Pools::new(&["172.17.0.0/16".parse().unwrap()], &[ip("172.17.0.1")])
-                .unwrap(),
-        }
-    }
-
-    fn container(name: &str, port: Option<u32>, network: &str) -> Container {
-        let endpoint = EndpointRecord {
-            network: network.to_owned(),
-            interface: "eth0".to_owned(),
-            mac: MacAddr([2, 0, 0, 0, 0, 7]),
-            addresses: vec!["172.17.0.2/16".parse().unwrap()],
-            port_kind: PortKind::Tap,
-            host_interface: None,
-            aliases: Vec::new(),
-            gateway_priority: 0,
-            limits: Default::default(),
-        };
-        let plug = |port| Plug {
-            port: PortId(port),
-            ifindex: 2,
-            host_ifindex: None,
-        };
-        Container {
-            record: ContainerRecord {
-                names: Default::default(),
-                id: name.to_owned(),
-                name: name.to_owned(),
-                mode: Mode::Network("bridge".to_owned()),
-                target: Target::Pid(1),
-                identity: Identity {
-                    boot: String::new(),
-                    netns: 1,
-                    started: None,
-                },
-                command: Vec::new(),
-                created: 0,
-                status: Status::Running,
-                exit_code: None,
-                endpoints: vec![endpoint],
-                published: Vec::new(),
-                remove_on_exit: false,
-                supervised: false,
-            },
-            plugs: port.map(plug).into_iter().collect(),
-            published: Vec::new(),
-            watch: None,
-        }
-    }
 
     #[test]
     fn the_description_names_what_is_there_and_nothing_else() {
@@ -277,7 +227,7 @@ mod tests {
             ..HostState::default()
         };
         let config = build(
-            &[network()],
+            &[network("n", 1)],
             &containers,
             &[],
             &host,
@@ -293,9 +243,9 @@ mod tests {
             .collect();
         assert_eq!(ports, [PortId(4)]);
         assert_eq!(config.endpoints[0].addresses, [ip("172.17.0.2")]);
-        let own = ["192.0.2.2", "fe80::2", "172.17.0.1"].map(ip);
+        let own = ["172.17.0.1", "192.0.2.2", "fe80::2"].map(ip);
         assert_eq!(config.host_addresses, own);
-        assert_eq!(config.nat.local, [own[0], own[2]]);
+        assert_eq!(config.nat.local, own[..2]);
         assert_eq!(config.nat.masquerade.len(), 1);
         assert!(config.routes.is_empty() && config.uplinks.is_empty());
     }
@@ -327,7 +277,7 @@ mod tests {
             web.published.push(reserved.serve(&mut last_rule).unwrap());
         }
         let wire = host_ports(&web.published[0].mapping);
-        let (networks, containers) = ([network()], [web]);
+        let (networks, containers) = ([network("n", 1)], [web]);
         let config = build(
             &networks,
             &containers,

@@ -3,6 +3,7 @@
 //! [`ports`].
 
 use std::io;
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use switch::PortId;
@@ -30,7 +31,8 @@ mod ports;
 const KILLED: u8 = 128 + 9;
 
 pub(super) struct Container {
-    pub record: ContainerRecord,
+    /// Shared with what was made of it, which is fresh as long as it is the same.
+    pub record: Arc<ContainerRecord>,
     /// One for each of the record's endpoints, in their order.
     pub plugs: Vec<Plug>,
     pub published: Vec<Published>,
@@ -39,7 +41,7 @@ pub(super) struct Container {
 }
 
 /// Where an endpoint meets switch and kernel, in this life of the daemon.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plug {
     pub port: PortId,
     /// Index of the interface in the container's namespace.
@@ -125,7 +127,7 @@ impl Daemon {
             exit_code: Some(exit_code),
         };
         if record.status == Status::Running {
-            record.exit_code = Some(exit_code);
+            Arc::make_mut(record).exit_code = Some(exit_code);
             self.end(&exit.id, "its command has ended");
         }
         Ok(exit)
@@ -158,7 +160,7 @@ impl Daemon {
         life::send_signal(*pid, &record.identity, signal)?;
         if signal == Signal::SIGKILL {
             // The supervisor can't tell any more.
-            record.exit_code = Some(KILLED);
+            Arc::make_mut(record).exit_code = Some(KILLED);
         }
         tracing::info!("{} is sent {signal}", record.name);
         let id = record.id.clone();
@@ -257,7 +259,7 @@ impl Daemon {
         }
         // Others that share the namespace may outlive its first process.
         let netns = std::iter::once(record)
-            .chain(self.containers.iter().map(|other| &other.record))
+            .chain(self.containers.iter().map(|other| &*other.record))
             .filter(|other| other.identity.netns == record.identity.netns)
             .filter(|other| other.status == Status::Running || other.id == record.id)
             .find_map(|other| {
@@ -287,7 +289,7 @@ pub(super) fn remove_tap(netns: &Netns, endpoint: &EndpointRecord) {
 impl Container {
     fn without_endpoint(record: ContainerRecord) -> Container {
         Container {
-            record,
+            record: Arc::new(record),
             plugs: Vec::new(),
             published: Vec::new(),
             watch: None,

@@ -7,11 +7,14 @@
 //! The last [`KEPT`] events are kept once, for all listeners. One who reads too slowly is told how
 //! many it has missed; it costs neither memory nor anybody else's time.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hashbrown::{HashMap, HashSet};
 use tokio::sync::watch;
 
+use super::identity;
 use super::publish::ports_of;
 use super::view::View;
 use crate::api::{Container, Event, EventAction, EventKind, Network, PortMapping, Status};
@@ -127,20 +130,23 @@ pub(super) fn event(kind: EventKind, action: EventAction, name: &str) -> Event {
 /// What has changed from one view to the next. `appeared` is what is said of what is new.
 pub(super) fn between(before: &View, after: &View, appeared: EventAction) -> Vec<Event> {
     let mut news = Vec::new();
-    let networks = |view: &View| -> HashSet<String> {
-        let networks = view.networks.iter();
-        networks.map(|it| it.id.clone()).collect()
-    };
-    let (old, new) = (networks(before), networks(after));
-    for network in after.networks.iter().filter(|it| !old.contains(&it.id)) {
+    let (old, new) = (network_ids(before), network_ids(after));
+    for network in after.networks().filter(|it| !old.contains(it.id.as_str())) {
         news.push(network_event(network, appeared));
     }
-    let known: BTreeMap<&str, &Container> = before
-        .containers
-        .iter()
-        .map(|it| (it.id.as_str(), it))
+    // Most have not changed, and are shared.
+    let (was, is) = (shown(before), shown(after));
+    let left: Vec<&Arc<Container>> = before
+        .containers()
+        .filter(|it| !is.contains(&identity(it)))
         .collect();
-    for container in &after.containers {
+    let come: Vec<&Arc<Container>> = after
+        .containers()
+        .filter(|it| !was.contains(&identity(it)))
+        .collect();
+    let known: HashMap<&str, &Arc<Container>> =
+        left.iter().map(|it| (it.id.as_str(), *it)).collect();
+    for container in &come {
         match known.get(container.id.as_str()) {
             None if container.status == Status::Running => {
                 news.push(container_event(container, appeared));
@@ -150,19 +156,23 @@ pub(super) fn between(before: &View, after: &View, appeared: EventAction) -> Vec
             Some(known) => tell_connections(Some(known), Some(container), &mut news),
         }
     }
-    let left: HashSet<&str> = after.containers.iter().map(|it| it.id.as_str()).collect();
-    for container in before
-        .containers
-        .iter()
-        .filter(|it| !left.contains(it.id.as_str()))
-    {
+    let now: HashSet<&str> = come.iter().map(|it| it.id.as_str()).collect();
+    for container in left.into_iter().filter(|it| !now.contains(it.id.as_str())) {
         tell_connections(Some(container), None, &mut news);
         news.push(container_event(container, EventAction::Removed));
     }
-    for network in before.networks.iter().filter(|it| !new.contains(&it.id)) {
+    for network in before.networks().filter(|it| !new.contains(it.id.as_str())) {
         news.push(network_event(network, EventAction::Removed));
     }
     news
+}
+
+fn shown(view: &View) -> HashSet<usize> {
+    view.containers().map(identity).collect()
+}
+
+fn network_ids(view: &View) -> HashSet<&str> {
+    view.networks().map(|it| it.id.as_str()).collect()
 }
 
 /// Networks that a container joins and leaves, and ports that it publishes and withdraws.

@@ -26,6 +26,10 @@ pub(super) struct FaultBook {
 }
 
 impl FaultBook {
+    pub(super) fn is_empty(&self) -> bool {
+        self.faults.is_empty() && self.cut_off.is_empty() && self.parted.is_empty()
+    }
+
     /// What happens to an endpoint's frames, towards it and from it.
     pub(super) fn of(&self, container: &str, network: &str) -> [SwitchFault; 2] {
         let faults = self.told(container, network);
@@ -53,6 +57,16 @@ impl FaultBook {
 
     pub(super) fn are_parted(&self, one: &str, other: &str) -> bool {
         self.parted.iter().any(|pair| is_pair(pair, one, other))
+    }
+
+    /// Has an endpoint suffer these instead of those that it had.
+    pub(super) fn put(&mut self, container: &str, network: &str, faults: Faults) {
+        let key = (container.to_owned(), network.to_owned());
+        if faults.is_none() {
+            self.faults.remove(&key);
+        } else {
+            self.faults.insert(key, faults);
+        }
     }
 
     /// Ends all faults of a container; true if there were any.
@@ -106,12 +120,8 @@ impl Daemon {
         faults.seed = Some(seed);
         let record = &self.containers[position].record;
         for at in endpoints {
-            let key = (record.id.clone(), record.endpoints[at].network.clone());
-            if faults.is_none() {
-                self.faults.faults.remove(&key);
-            } else {
-                self.faults.faults.insert(key, faults.clone());
-            }
+            let network = &record.endpoints[at].network;
+            self.faults.put(&record.id, network, faults.clone());
         }
         tracing::info!("{} has other faults now", record.name);
         let id = record.id.clone();
@@ -158,8 +168,8 @@ impl Daemon {
                 || container.endpoints.iter().any(|it| !it.faults.is_none())
         };
         let view = self.view.borrow().clone();
-        let told = view.containers.iter().filter(|it| suffers(it)).cloned();
-        let told = told.collect();
+        let told = view.containers().filter(|it| suffers(it));
+        let told = told.map(|it| api::Container::clone(it)).collect();
         self.faults = FaultBook::default();
         self.apply();
         Ok(told)

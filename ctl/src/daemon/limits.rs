@@ -1,6 +1,7 @@
 //! Limits of endpoints: checked here, kept in the container's record, put into force by the switch.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use switch::PortId;
 use switch::config::{Conduct, Limit as SwitchLimit, Treatment};
@@ -9,6 +10,7 @@ use super::Daemon;
 use super::container::Container;
 use super::failure::Failure;
 use super::faults::FaultBook;
+use super::store::ContainerRecord;
 use crate::api::{self, Limit, Limits, SetLimits};
 use crate::rate;
 
@@ -25,13 +27,13 @@ impl Daemon {
         check(&request.limits)?;
         let position = self.find_container(wanted)?;
         let endpoints = self.endpoints_of(position, request.network.as_deref())?;
-        let mut record = self.containers[position].record.clone();
+        let mut record = ContainerRecord::clone(&self.containers[position].record);
         for at in endpoints {
             record.endpoints[at].limits = request.limits.clone();
         }
         self.store.put_container(&record)?;
         let id = record.id.clone();
-        self.containers[position].record = record;
+        self.containers[position].record = Arc::new(record);
         self.apply();
         self.tell_container(&id)
     }
@@ -98,9 +100,10 @@ pub(super) fn treatments(containers: &[Container], faults: &FaultBook) -> Vec<Tr
     let mut treatments = Vec::new();
     for container in containers {
         let record = &container.record;
-        let parted_from: Vec<PortId> = containers
+        let others = if faults.has_pairs() { containers } else { &[] };
+        let parted_from: Vec<PortId> = others
             .iter()
-            .filter(|other| faults.has_pairs() && faults.are_parted(&record.id, &other.record.id))
+            .filter(|other| faults.are_parted(&record.id, &other.record.id))
             .flat_map(|other| other.plugs.iter().map(|plug| plug.port))
             .collect();
         for (endpoint, plug) in record.endpoints.iter().zip(&container.plugs) {

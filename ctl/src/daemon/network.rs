@@ -2,8 +2,9 @@
 //! one gets is chosen in [`subnets`].
 
 use std::cmp::Reverse;
-use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::{io, slice};
 
 use ipnet::IpNet;
 use switch::{NetworkId, PortId, Switch};
@@ -31,7 +32,8 @@ const RESERVED: [&str; 4] = ["host", "none", "default", "container"];
 const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 
 pub(super) struct Network {
-    pub record: NetworkRecord,
+    /// Never changes.
+    pub record: Arc<NetworkRecord>,
     /// The switch's name for it in this life of the daemon.
     pub id: NetworkId,
     /// The host's interface.
@@ -50,7 +52,7 @@ impl Network {
         let addresses = pools(&record.subnets, &record.gateways, &record.options)?;
         let port = add_host_port(&record, kind, switch)?;
         Ok(Network {
-            record,
+            record: Arc::new(record),
             id,
             port,
             addresses,
@@ -223,7 +225,7 @@ impl Daemon {
     /// Removes a network nobody is attached to, and tells what it was.
     pub(super) fn remove_network(&mut self, wanted: &str) -> Result<api::Network, Failure> {
         let position = self.find_network(wanted)?;
-        let record = self.networks[position].record.clone();
+        let record = Arc::clone(&self.networks[position].record);
         if record.name == BRIDGE {
             return Err(Failure::Invalid(format!(
                 "network {BRIDGE} is the default one and can't be removed"
@@ -237,7 +239,7 @@ impl Daemon {
                 told.containers.join(", ")
             )));
         }
-        self.forget_networks(&[record.id])?;
+        self.forget_networks(slice::from_ref(&record.id))?;
         Ok(told)
     }
 
@@ -272,7 +274,7 @@ impl Daemon {
             self.remains.push(Remains {
                 netns: self.netns,
                 port: self.switch.remove_port(port),
-                interface: Interface::OfHost(record.host_interface),
+                interface: Interface::OfHost(record.host_interface.clone()),
             });
         }
         Ok(())

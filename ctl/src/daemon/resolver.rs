@@ -1,6 +1,5 @@
 //! Names: what DNS is told after each change, and where it answers.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -8,12 +7,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
+use switch::NetworkId;
 use tokio::sync::watch;
 
 use super::container::Container;
+use super::identity;
 use super::network::{Network, default_routes};
-use super::store::{EndpointRecord, NetworkRecord};
+use super::store::{ContainerRecord, EndpointRecord};
 use crate::api::Status;
 use crate::dns::{
     self, Attachment, ContainerNames, Directory, Listener, NetworkNames, Resolver, Sockets,
@@ -31,8 +33,10 @@ const LED_PORTS: [u16; 6] = [14, 16, 26, 28, 30, 32];
 pub(super) struct NameService {
     resolver: Arc<Resolver>,
     directory: watch::Sender<Arc<Directory>>,
-    /// By the network's id.
-    gateways: HashMap<String, Gateway>,
+    /// What the directory's names of containers were made from, by identity.
+    known: HashMap<usize, Arc<ContainerRecord>>,
+    gateways: HashMap<NetworkId, Gateway>,
+    retries: u64,
 }
 
 #[derive(Default)]
@@ -55,60 +59,89 @@ impl NameService {
         NameService {
             resolver: Resolver::new(receiver, upstreams),
             directory,
+            known: HashMap::new(),
             gateways: HashMap::new(),
+            retries: 0,
         }
     }
 
     /// Where the switch is to lead what is asked of 127.0.0.11 on a network.
-    pub(super) fn led_to(&self, network: &str) -> Option<SocketAddrV4> {
-        let (address, _) = self.gateways.get(network)?.led.as_ref()?;
+    pub(super) fn led_to(&self, network: NetworkId) -> Option<SocketAddrV4> {
+        let (address, _) = self.gateways.get(&network)?.led.as_ref()?;
         Some(*address)
     }
 
-    /// Takes up all names as they are now, and closes what nobody needs any more.
-    pub(super) fn follow(&mut self, networks: &[Network], containers: &[Container]) {
-        let containers: Vec<&Container> = containers
-            .iter()
-            .filter(|it| it.record.status == Status::Running && !it.record.endpoints.is_empty())
-            .collect();
-        let positions: HashMap<&str, usize> = networks
-            .iter()
-            .enumerate()
-            .map(|(position, network)| (network.record.id.as_str(), position))
-            .collect();
-        let directory = Directory::new(
-            networks.iter().map(network_names).collect(),
-            containers
-                .iter()
-                .map(|container| container_names(container, networks, &positions))
-                .collect(),
-        );
-        self.directory.send_replace(Arc::new(directory));
-        self.follow_gateways(networks);
+    /// How often [`Self::led_to`] may have changed for a network that was there before.
+    pub(super) fn retries(&self) -> u64 {
+        self.retries
     }
 
-    fn follow_gateways(&mut self, networks: &[Network]) {
-        let ids: HashSet<&str> = networks.iter().map(|it| it.record.id.as_str()).collect();
-        self.gateways.retain(|id, _| ids.contains(id.as_str()));
+    /// Takes up what has changed of the names, and closes what nobody needs any more.
+    pub(super) fn follow(&mut self, networks: &[Network], containers: &[Container]) {
+        // In the order of their attachment, which is that of a name's addresses.
+        let named: Vec<&Arc<ContainerRecord>> = containers
+            .iter()
+            .map(|container| &container.record)
+            .filter(|record| record.status == Status::Running && !record.endpoints.is_empty())
+            .collect();
+        let now: HashSet<usize> = named.iter().copied().map(identity).collect();
+        let stale = self.known.extract_if(|it, _| !now.contains(it));
+        let stale: Vec<Arc<ContainerRecord>> = stale.map(|(_, record)| record).collect();
+        let new = named.into_iter();
+        let new: Vec<&Arc<ContainerRecord>> = new
+            .filter(|record| !self.known.contains_key(&identity(record)))
+            .collect();
+        let ids: HashSet<NetworkId> = networks.iter().map(|it| it.id).collect();
+        let gone = self.gateways.keys().copied();
+        let gone: Vec<NetworkId> = gone.filter(|id| !ids.contains(id)).collect();
+        let come = networks
+            .iter()
+            .filter(|it| !self.gateways.contains_key(&it.id));
+
+        self.directory.send_modify(|directory| {
+            // A copy, while somebody looks something up.
+            let directory = Arc::make_mut(directory);
+            for network in come {
+                directory.put_network(network.id, network_names(network));
+            }
+            for record in &stale {
+                directory.remove_container(&record.id);
+            }
+            for record in &new {
+                directory.put_container(container_names(record, networks));
+            }
+            for id in &gone {
+                directory.remove_network(*id);
+            }
+        });
+        self.known
+            .extend(new.into_iter().map(|it| (identity(it), Arc::clone(it))));
+        self.follow_gateways(networks, &gone);
+    }
+
+    fn follow_gateways(&mut self, networks: &[Network], gone: &[NetworkId]) {
+        for id in gone {
+            self.gateways.remove(id);
+        }
         for network in networks {
-            let record = &network.record;
-            if self.gateways.contains_key(&record.id) {
+            if self.gateways.contains_key(&network.id) {
                 continue;
             }
             let mut gateway = Gateway::default();
-            if let Err(error) = self.open(record, &mut gateway) {
+            if let Err(error) = self.open(network, &mut gateway) {
                 tracing::warn!(
                     "network {} has no names at its gateway's address yet: {error}",
-                    record.name
+                    network.record.name
                 );
             }
-            self.gateways.insert(record.id.clone(), gateway);
+            self.gateways.insert(network.id, gateway);
         }
     }
 
     /// Opens what is not open yet.
-    fn open(&self, record: &NetworkRecord, gateway: &mut Gateway) -> io::Result<()> {
-        let listen = |sockets| self.resolver.listen(sockets, &record.id);
+    fn open(&self, network: &Network, gateway: &mut Gateway) -> io::Result<()> {
+        let record = &network.record;
+        let listen = |sockets| self.resolver.listen(sockets, network.id);
         let v4 = record.gateways.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
@@ -137,18 +170,16 @@ impl NameService {
     /// Tries again where another program had the port.
     pub(super) fn retry(&mut self, networks: &[Network]) {
         for network in networks {
-            let record = &network.record;
-            let Some(gateway) = self.gateways.get(&record.id) else {
-                continue;
-            };
-            if gateway.plain.is_some() {
+            let id = network.id;
+            if self.gateways.get(&id).is_none_or(|it| it.plain.is_some()) {
                 continue;
             }
-            let mut gateway = self.gateways.remove(&record.id).unwrap_or_default();
-            if self.open(record, &mut gateway).is_ok() {
-                tracing::info!("names are answered at {:?} now", record.gateways);
+            let mut gateway = self.gateways.remove(&id).unwrap_or_default();
+            if self.open(network, &mut gateway).is_ok() {
+                tracing::info!("names are answered at {:?} now", network.record.gateways);
             }
-            self.gateways.insert(record.id.clone(), gateway);
+            self.gateways.insert(id, gateway);
+            self.retries += 1;
         }
     }
 }
@@ -189,7 +220,6 @@ fn open_patiently(addresses: &[SocketAddr]) -> io::Result<Sockets> {
 fn network_names(network: &Network) -> NetworkNames {
     let record = &network.record;
     NetworkNames {
-        id: record.id.clone(),
         name: record.name.clone(),
         subnets: record.subnets.clone(),
         gateways: record.gateways.clone(),
@@ -197,25 +227,20 @@ fn network_names(network: &Network) -> NetworkNames {
     }
 }
 
-/// `positions` says where among `networks` each is, by its id.
-fn container_names(
-    container: &Container,
-    networks: &[Network],
-    positions: &HashMap<&str, usize>,
-) -> ContainerNames {
-    let record = &container.record;
+fn container_names(record: &ContainerRecord, networks: &[Network]) -> ContainerNames {
+    let named = |id: &str| networks.iter().find(|network| network.record.id == id);
     let attachments = record.endpoints.iter().filter_map(|endpoint| {
         Some(Attachment {
-            network: *positions.get(endpoint.network.as_str())?,
+            network: named(&endpoint.network)?.id,
             aliases: endpoint.aliases.clone(),
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })
     });
     // Its own, or those of the first network that has some.
-    let of_networks = record.endpoints.iter().filter_map(|endpoint| {
-        let position = *positions.get(endpoint.network.as_str())?;
-        Some(&networks[position].record.options.dns)
-    });
+    let of_networks = record
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| Some(&named(&endpoint.network)?.record.options.dns));
     let mut servers = std::iter::once(&record.names.servers).chain(of_networks);
     let servers = servers.find(|servers| !servers.is_empty());
     ContainerNames {

@@ -152,8 +152,8 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         port_kind: api.port_kind,
         ipv6: api.ipv6,
         kernel_ipv6: has_ipv6(),
-        networks: view.networks.len(),
-        containers: view.containers.len(),
+        networks: view.networks().len(),
+        containers: view.containers().len(),
         connections: api.switch.nat().len(),
         engine: (*api.engine).clone(),
     })

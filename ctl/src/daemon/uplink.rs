@@ -1,6 +1,7 @@
 //! The uplinks: the host's own interfaces that the switch forwards over, followed as they come,
 //! change and go.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -190,11 +191,15 @@ fn as_fd(socket: &OwnedFd) -> std::os::fd::BorrowedFd<'_> {
     std::os::fd::AsFd::as_fd(socket)
 }
 
-/// The host's addresses that others reach it by.
+/// The host's addresses that others reach it by through the switch: not those of loopback, nor the
+/// link-local ones of our own interfaces, which nobody reaches but on the network itself.
 pub(super) fn host_addresses(host: &HostState) -> Vec<IpAddr> {
+    let ours = host.links.iter().filter(|link| link.ours);
+    let ours: HashSet<u32> = ours.map(|link| link.index).collect();
     let mut addresses: Vec<IpAddr> = host
         .addresses
         .iter()
+        .filter(|it| !(is_link_local(it.net.addr()) && ours.contains(&it.ifindex)))
         .map(|address| address.net.addr())
         .filter(|address| !address.is_loopback())
         .collect();

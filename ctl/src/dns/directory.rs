@@ -1,11 +1,12 @@
-//! Who has which name, as a snapshot: made whole after each change, read without a lock.
+//! Who has which name, as a snapshot that is read without a lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
+use switch::NetworkId;
 
 /// Digits of an id that name its container, as `docker ps` shows them.
 const SHORT_ID: usize = 12;
@@ -13,8 +14,8 @@ const SHORT_ID: usize = 12;
 /// Port of every server that is named by its address alone.
 const DNS_PORT: u16 = 53;
 
+#[derive(Clone)]
 pub(crate) struct NetworkNames {
-    pub id: String,
     pub name: String,
     pub subnets: Vec<IpNet>,
     /// Where the network's own server is; never asked as an upstream, which would be a loop.
@@ -33,8 +34,7 @@ pub(crate) struct ContainerNames {
 
 /// A container's place on one network.
 pub(crate) struct Attachment {
-    /// Position of the network among those of the directory.
-    pub network: usize,
+    pub network: NetworkId,
     pub aliases: Vec<String>,
     pub addresses: Vec<IpAddr>,
 }
@@ -42,8 +42,7 @@ pub(crate) struct Attachment {
 /// What one asker may see.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Scope {
-    /// Positions, each once.
-    networks: Vec<usize>,
+    networks: Vec<NetworkId>,
     /// Its own upstreams, in place of the host's.
     pub(super) servers: Option<Arc<[SocketAddr]>>,
     /// Whether foreign names may be asked of anybody.
@@ -63,91 +62,87 @@ pub(super) enum Found {
     Foreign,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Directory {
-    networks: Vec<NetworkNames>,
-    /// Positions of networks, by their ids.
-    by_id: HashMap<String, usize>,
-    containers: Vec<Known>,
+    networks: HashMap<NetworkId, NetworkNames>,
+    /// By id.
+    containers: HashMap<String, Arc<ContainerNames>>,
     /// By name in lower case: the network it is valid on, and an address.
-    names: HashMap<String, Vec<(usize, IpAddr)>>,
-    /// Positions of containers, by their networks' and addresses.
-    by_address: HashMap<(usize, IpAddr), usize>,
-}
-
-/// A container, as far as it is needed once its names are in the map.
-struct Known {
-    name: String,
-    servers: Vec<IpAddr>,
-    networks: Vec<usize>,
+    names: HashMap<String, Vec<(NetworkId, IpAddr)>>,
+    by_address: HashMap<(NetworkId, IpAddr), Arc<ContainerNames>>,
 }
 
 impl Directory {
-    /// `containers` are those that run.
-    pub(crate) fn new(networks: Vec<NetworkNames>, containers: Vec<ContainerNames>) -> Directory {
-        let ids = networks.iter().enumerate();
-        let mut directory = Directory {
-            by_id: ids
-                .map(|(position, it)| (it.id.clone(), position))
-                .collect(),
-            networks,
-            ..Directory::default()
-        };
-        for container in containers {
-            directory.add(container);
-        }
-        directory
+    pub(crate) fn put_network(&mut self, id: NetworkId, network: NetworkNames) {
+        self.networks.insert(id, network);
     }
 
-    fn add(&mut self, container: ContainerNames) {
-        let position = self.containers.len();
-        let short_id = container.id.get(..SHORT_ID);
+    /// One that no container is on any more.
+    pub(crate) fn remove_network(&mut self, id: NetworkId) {
+        self.networks.remove(&id);
+    }
+
+    /// One that runs, and that is not there yet.
+    pub(crate) fn put_container(&mut self, container: ContainerNames) {
+        let container = Arc::new(container);
         for attachment in &container.attachments {
             let network = attachment.network;
-            let mut names: Vec<String> = std::iter::once(container.name.as_str())
-                .chain(short_id)
-                .chain(attachment.aliases.iter().map(String::as_str))
-                .map(str::to_ascii_lowercase)
-                .collect();
-            // An alias that repeats the name must not repeat the address.
-            names.sort();
-            names.dedup();
-            for name in names {
-                let addresses = attachment.addresses.iter().map(|ip| (network, *ip));
-                self.names.entry(name).or_default().extend(addresses);
+            let addresses = attachment.addresses.iter().map(|ip| (network, *ip));
+            for name in names(&container, attachment) {
+                let known = self.names.entry(name).or_default();
+                known.extend(addresses.clone());
             }
-            for address in &attachment.addresses {
-                self.by_address.insert((network, *address), position);
+            for address in addresses {
+                self.by_address.insert(address, Arc::clone(&container));
             }
         }
-        self.containers.push(Known {
-            name: container.name,
-            servers: container.servers,
-            networks: container.attachments.iter().map(|it| it.network).collect(),
-        });
+        self.containers.insert(container.id.clone(), container);
     }
 
-    /// What who asks on the network of this id from the address `source` may see. None for who may
-    /// not ask at all: a packet from elsewhere that was sent to a gateway's address.
-    pub(super) fn scope(&self, network: &str, source: IpAddr) -> Option<Scope> {
-        let position = *self.by_id.get(network)?;
-        let subnets = &self.networks[position].subnets;
+    pub(crate) fn remove_container(&mut self, id: &str) {
+        let Some(container) = self.containers.remove(id) else {
+            return;
+        };
+        for attachment in &container.attachments {
+            let gone = |network: NetworkId, ip: IpAddr| {
+                network == attachment.network && attachment.addresses.contains(&ip)
+            };
+            for name in names(&container, attachment) {
+                let Some(known) = self.names.get_mut(&name) else {
+                    continue;
+                };
+                known.retain(|(network, ip)| !gone(*network, *ip));
+                if known.is_empty() {
+                    self.names.remove(&name);
+                }
+            }
+            for ip in &attachment.addresses {
+                self.by_address.remove(&(attachment.network, *ip));
+            }
+        }
+    }
+
+    /// What who asks on a network from the address `source` may see. None for who may not ask at
+    /// all: a packet from elsewhere that was sent to a gateway's address.
+    pub(super) fn scope(&self, network: NetworkId, source: IpAddr) -> Option<Scope> {
+        let subnets = &self.networks.get(&network)?.subnets;
         if !subnets.iter().any(|subnet| subnet.contains(&source)) {
             return None;
         }
-        Some(match self.by_address.get(&(position, source)) {
+        Some(match self.by_address.get(&(network, source)) {
             Some(container) => {
-                let container = &self.containers[*container];
-                self.scope_on(container.networks.clone(), &container.servers)
+                let networks = container.attachments.iter().map(|it| it.network);
+                self.scope_on(networks.collect(), &container.servers)
             }
             // The host itself, or an address that a container gave itself.
-            None => self.scope_on(vec![position], &[]),
+            None => self.scope_on(vec![network], &[]),
         })
     }
 
-    fn scope_on(&self, networks: Vec<usize>, servers: &[IpAddr]) -> Scope {
+    fn scope_on(&self, networks: Vec<NetworkId>, servers: &[IpAddr]) -> Scope {
+        let open = |id: &NetworkId| self.networks.get(id).is_some_and(|it| !it.internal);
         Scope {
-            forwards: networks.iter().any(|it| !self.networks[*it].internal),
+            forwards: networks.iter().any(open),
             servers: (!servers.is_empty()).then(|| {
                 let servers = servers.iter().map(|ip| SocketAddr::new(*ip, DNS_PORT));
                 servers.collect()
@@ -158,7 +153,7 @@ impl Directory {
 
     /// Whether a server of ours answers at `address`.
     pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
-        let mut gateways = self.networks.iter().flat_map(|it| &it.gateways);
+        let mut gateways = self.networks.values().flat_map(|it| &it.gateways);
         gateways.any(|gateway| *gateway == address)
     }
 
@@ -189,14 +184,18 @@ impl Directory {
 
     /// The addresses of `NAME` on the networks of the scope, or of `NAME.NETWORK` on that one.
     fn addresses(&self, scope: &Scope, name: &str) -> Vec<IpAddr> {
-        let on = |name: &str, valid: &dyn Fn(usize) -> bool| -> Vec<IpAddr> {
+        let on = |name: &str, valid: &dyn Fn(NetworkId) -> bool| -> Vec<IpAddr> {
             let known = self.names.get(name).into_iter().flatten();
             known
                 .filter(|(network, _)| valid(*network))
                 .map(|(_, address)| *address)
                 .collect()
         };
-        let visible = |network: usize| scope.networks.contains(&network);
+        let visible = |network: NetworkId| scope.networks.contains(&network);
+        let called = |id: NetworkId, name: &str| {
+            let network = self.networks.get(&id);
+            network.is_some_and(|network| network.name.eq_ignore_ascii_case(name))
+        };
         let plain = on(name, &visible);
         if !plain.is_empty() {
             return plain;
@@ -206,9 +205,7 @@ impl Directory {
         splits
             .find_map(|(dot, _)| {
                 let (name, network) = (&name[..dot], &name[dot + 1..]);
-                let found = on(name, &|position| {
-                    visible(position) && self.networks[position].name.eq_ignore_ascii_case(network)
-                });
+                let found = on(name, &|id| visible(id) && called(id, network));
                 (!found.is_empty()).then_some(found)
             })
             .unwrap_or_default()
@@ -221,16 +218,24 @@ impl Directory {
             Ok(net) if net.prefix_len() == net.max_prefix_len() => net.addr(),
             _ => return Found::Foreign,
         };
-        for network in &scope.networks {
-            if let Some(container) = self.by_address.get(&(*network, address)) {
-                let name = &self.containers[*container].name;
-                return Found::Pointer(format!("{name}.{}", self.networks[*network].name));
+        for id in &scope.networks {
+            let container = self.by_address.get(&(*id, address));
+            if let (Some(container), Some(network)) = (container, self.networks.get(id)) {
+                return Found::Pointer(format!("{}.{}", container.name, network.name));
             }
         }
-        let mut subnets = self.networks.iter().flat_map(|it| &it.subnets);
+        let mut subnets = self.networks.values().flat_map(|it| &it.subnets);
         if subnets.any(|subnet| subnet.contains(&address)) {
             return Found::Nobody;
         }
         Found::Foreign
     }
+}
+
+/// By what a container is known on a network, each name once, in lower case.
+fn names(container: &ContainerNames, attachment: &Attachment) -> BTreeSet<String> {
+    let own = [Some(container.name.as_str()), container.id.get(..SHORT_ID)];
+    let aliases = attachment.aliases.iter().map(String::as_str);
+    let names = own.into_iter().flatten().chain(aliases);
+    names.map(str::to_ascii_lowercase).collect()
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, ResponseCode};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
+use switch::NetworkId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -153,30 +154,30 @@ impl Resolver {
         })
     }
 
-    /// Answers at these sockets, for who asks on the network of this id. Must be called in a runtime.
+    /// Answers at these sockets, for who asks on a network. Must be called in a runtime.
     ///
     /// # Errors
     /// The runtime can't take the sockets.
     pub(crate) fn listen(
         self: &Arc<Self>,
         sockets: Sockets,
-        network: &str,
+        network: NetworkId,
     ) -> io::Result<Listener> {
         let mut tasks = Listener(Vec::new());
         for socket in sockets.datagrams {
             let socket = UdpSocket::from_std(socket)?;
-            let served = Arc::clone(self).serve_datagrams(socket, network.to_owned());
+            let served = Arc::clone(self).serve_datagrams(socket, network);
             tasks.0.push(tokio::spawn(served).abort_handle());
         }
         for listener in sockets.streams {
             let listener = TcpListener::from_std(listener)?;
-            let served = Arc::clone(self).serve_streams(listener, network.to_owned());
+            let served = Arc::clone(self).serve_streams(listener, network);
             tasks.0.push(tokio::spawn(served).abort_handle());
         }
         Ok(tasks)
     }
 
-    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, network: String) {
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, network: NetworkId) {
         let socket = Arc::new(socket);
         let mut buffer = vec![0; QUERY_MAX];
         // These end with this task, and with them their hold on the socket.
@@ -193,7 +194,7 @@ impl Resolver {
                 },
                 Some(_) = asking.join_next() => continue,
             };
-            match self.consider(&buffer[..length], &network, source.ip()) {
+            match self.consider(&buffer[..length], network, source.ip()) {
                 Step::Nothing => {}
                 Step::Answer(reply, limit) => {
                     let bytes = message::encode(&reply, limit);
@@ -214,8 +215,7 @@ impl Resolver {
         }
     }
 
-    async fn serve_streams(self: Arc<Self>, listener: TcpListener, network: String) {
-        let network: Arc<str> = network.into();
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener, network: NetworkId) {
         let mut streams: JoinSet<IpAddr> = JoinSet::new();
         let mut of: HashMap<IpAddr, usize> = HashMap::new();
         loop {
@@ -244,10 +244,10 @@ impl Resolver {
                 continue;
             }
             of.insert(source, count + 1);
-            let (resolver, network) = (Arc::clone(&self), Arc::clone(&network));
+            let resolver = Arc::clone(&self);
             streams.spawn(async move {
                 // Whoever breaks off knows why.
-                let _ = resolver.serve_stream(stream, &network, source).await;
+                let _ = resolver.serve_stream(stream, network, source).await;
                 source
             });
         }
@@ -257,7 +257,7 @@ impl Resolver {
     async fn serve_stream(
         &self,
         mut stream: TcpStream,
-        network: &str,
+        network: NetworkId,
         source: IpAddr,
     ) -> io::Result<()> {
         let mut buffer = vec![0; QUERY_MAX];
@@ -281,7 +281,7 @@ impl Resolver {
     pub(super) async fn respond(
         &self,
         bytes: &[u8],
-        network: &str,
+        network: NetworkId,
         source: IpAddr,
     ) -> Option<Message> {
         match self.consider(bytes, network, source) {
@@ -292,7 +292,7 @@ impl Resolver {
     }
 
     /// Answers what can be answered at once.
-    fn consider(&self, bytes: &[u8], network: &str, source: IpAddr) -> Step {
+    fn consider(&self, bytes: &[u8], network: NetworkId, source: IpAddr) -> Step {
         // Cloned out of the lock at once.
         let directory = Arc::clone(&self.directory.borrow());
         let Some(scope) = directory.scope(network, source) else {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use switch::NetworkId;
 use tokio::sync::watch;
 
 use super::directory::{Attachment, ContainerNames, Directory, NetworkNames};
@@ -20,7 +21,6 @@ fn ip(text: &str) -> IpAddr {
 
 fn network(name: &str, subnets: &[&str], internal: bool) -> NetworkNames {
     NetworkNames {
-        id: format!("id-of-{name}"),
         name: name.to_owned(),
         subnets: subnets.iter().map(|it| it.parse().unwrap()).collect(),
         gateways: Vec::new(),
@@ -28,7 +28,7 @@ fn network(name: &str, subnets: &[&str], internal: bool) -> NetworkNames {
     }
 }
 
-fn container(name: &str, number: u64, attachments: &[(usize, &[&str], &[&str])]) -> ContainerNames {
+fn container(name: &str, number: u64, attachments: &[(u32, &[&str], &[&str])]) -> ContainerNames {
     ContainerNames {
         id: format!("{number:064x}"),
         name: name.to_owned(),
@@ -36,7 +36,7 @@ fn container(name: &str, number: u64, attachments: &[(usize, &[&str], &[&str])])
         attachments: attachments
             .iter()
             .map(|(network, aliases, addresses)| Attachment {
-                network: *network,
+                network: NetworkId(*network),
                 aliases: aliases.iter().map(|it| it.to_string()).collect(),
                 addresses: addresses.iter().map(|it| ip(it)).collect(),
             })
@@ -44,9 +44,25 @@ fn container(name: &str, number: u64, attachments: &[(usize, &[&str], &[&str])])
     }
 }
 
+/// The networks get their positions as their ids.
+fn directory_of(networks: Vec<NetworkNames>, containers: Vec<ContainerNames>) -> Directory {
+    let mut directory = Directory::default();
+    for (id, network) in (0..).map(NetworkId).zip(networks) {
+        directory.put_network(id, network);
+    }
+    for container in containers {
+        directory.put_container(container);
+    }
+    directory
+}
+
+const FRONT: NetworkId = NetworkId(0);
+const BACK: NetworkId = NetworkId(1);
+const VAULT: NetworkId = NetworkId(2);
+
 /// Two networks that share `both`, and an internal one.
 fn directory() -> Directory {
-    Directory::new(
+    directory_of(
         vec![
             network("front", &["172.18.0.0/16", "fd00:1::/64"], false),
             network("back", &["172.19.0.0/16"], false),
@@ -92,7 +108,7 @@ fn query(name: &str, record_type: RecordType) -> Message {
 
 async fn ask_at(
     resolver: &Resolver,
-    network: &str,
+    network: NetworkId,
     source: &str,
     query: &Message,
 ) -> Option<Message> {
@@ -107,13 +123,13 @@ async fn ask_at(
 async fn ask(resolver: &Resolver, number: u64, name: &str, wanted: RecordType) -> Message {
     let query = query(name, wanted);
     let (network, source) = match number {
-        1 => ("id-of-front", "172.18.0.2"),
-        2 => ("id-of-front", "172.18.0.3"),
-        3 => ("id-of-back", "172.19.0.4"),
-        4 => ("id-of-back", "172.19.0.5"),
-        5 => ("id-of-vault", "172.20.0.2"),
-        6 => ("id-of-front", "172.18.0.6"),
-        9 => ("id-of-front", "172.18.0.9"),
+        1 => (FRONT, "172.18.0.2"),
+        2 => (FRONT, "172.18.0.3"),
+        3 => (BACK, "172.19.0.4"),
+        4 => (BACK, "172.19.0.5"),
+        5 => (VAULT, "172.20.0.2"),
+        6 => (FRONT, "172.18.0.6"),
+        9 => (FRONT, "172.18.0.9"),
         _ => panic!("there is no container {number}"),
     };
     ask_at(resolver, network, source, &query).await.unwrap()
@@ -232,7 +248,7 @@ async fn addresses_have_names() {
 #[tokio::test]
 async fn a_gateway_answers_its_network_alone() {
     let resolver = resolver(directory());
-    let front = "id-of-front";
+    let front = FRONT;
     let web = query("web", RecordType::A);
     let db = query("db", RecordType::A);
     // By its address a container is known, with all its networks.
@@ -247,7 +263,7 @@ async fn a_gateway_answers_its_network_alone() {
     for source in ["172.19.0.4", "192.0.2.7", "127.0.0.1"] {
         assert!(ask_at(&resolver, front, source, &web).await.is_none());
     }
-    let gone = ask_at(&resolver, "id-of-gone", "172.18.0.2", &web).await;
+    let gone = ask_at(&resolver, NetworkId(9), "172.18.0.2", &web).await;
     assert!(gone.is_none());
 }
 
@@ -267,13 +283,39 @@ async fn addresses_take_turns() {
 
 // Feature: names
 #[tokio::test]
+async fn who_goes_takes_its_own_names_along_and_no_others() {
+    let mut directory = directory();
+    let asked = async |directory: &Directory, name: &str| {
+        let resolver = resolver(directory.clone());
+        found(&ask(&resolver, 6, name, RecordType::A).await)
+    };
+    directory.remove_container(&format!("{:064x}", 1));
+    let gone = ask(&resolver(directory.clone()), 6, "web", RecordType::A).await;
+    assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(asked(&directory, "www").await, ["172.18.0.3"]);
+    assert_eq!(asked(&directory, "both").await, ["172.18.0.4"]);
+    // Another one takes over name and address.
+    directory.put_container(container("web", 7, &[(0, &[], &["172.18.0.2"])]));
+    assert_eq!(asked(&directory, "web").await, ["172.18.0.2"]);
+    let pointer = ask(
+        &resolver(directory),
+        6,
+        "2.0.18.172.in-addr.arpa",
+        RecordType::PTR,
+    )
+    .await;
+    assert_eq!(found(&pointer), ["web.front."]);
+}
+
+// Feature: names
+#[tokio::test]
 async fn what_does_not_fit_a_datagram_is_truncated() {
     let addresses: Vec<String> = (0..5000)
         .map(|n| format!("10.0.{}.{}", n / 250, n % 250 + 1))
         .collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let many = container("many", 1, &[(0, &[], &addresses)]);
-    let resolver = resolver(Directory::new(
+    let resolver = resolver(directory_of(
         vec![network("n", &["10.0.0.0/16"], false)],
         vec![many],
     ));
@@ -292,7 +334,10 @@ async fn what_does_not_fit_a_datagram_is_truncated() {
         assert_eq!(message::datagram_limit(&query), limit);
         let bytes = query.to_vec().unwrap();
         let source = ip("10.0.0.1");
-        let reply = resolver.respond(&bytes, "id-of-n", source).await.unwrap();
+        let reply = resolver
+            .respond(&bytes, NetworkId(0), source)
+            .await
+            .unwrap();
         let short = Message::from_vec(&message::encode(&reply, limit)).unwrap();
         assert!(short.metadata.truncation && short.answers.is_empty());
         assert_eq!(short.edns.is_some(), payload.is_some());
@@ -308,9 +353,7 @@ async fn hostile_queries_are_refused_or_ignored() {
     let resolver = resolver(directory());
     let good = query("web", RecordType::A).to_vec().unwrap();
     let respond = async |bytes: &[u8]| {
-        let reply = resolver
-            .respond(bytes, "id-of-front", ip("172.18.0.2"))
-            .await;
+        let reply = resolver.respond(bytes, FRONT, ip("172.18.0.2")).await;
         let reply = reply.map(|reply| message::encode(&reply, u16::MAX));
         reply.map(|bytes| Message::from_vec(&bytes).unwrap().metadata.response_code)
     };

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -76,7 +77,7 @@ impl Daemon {
             None => Vec::new(),
         };
         Ok(Container {
-            record: record.clone(),
+            record: Arc::new(record.clone()),
             plugs,
             published,
             watch,

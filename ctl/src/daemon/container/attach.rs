@@ -2,6 +2,7 @@
 //!
 //! All or nothing: what one step made, the failure of a later one takes away.
 
+use std::sync::Arc;
 use std::{io, iter};
 
 use super::Container;
@@ -311,7 +312,7 @@ impl Daemon {
             .collect();
         let plugs = self.plug(&candidate.place(), &mut record, endpoints)?;
         Ok(Container {
-            record,
+            record: Arc::new(record),
             plugs,
             published,
             watch: None,

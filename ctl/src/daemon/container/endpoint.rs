@@ -4,6 +4,7 @@
 //! plugged: its interface is made, and the switch takes it.
 
 use std::io;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
@@ -57,7 +58,7 @@ impl Daemon {
             self.reap(|_| true);
         }
         let position = self.find_container(wanted)?;
-        let mut record = self.containers[position].record.clone();
+        let mut record = ContainerRecord::clone(&self.containers[position].record);
         refuse_mode(&record)?;
         let (netns, identity) = life::identify(&record.target)?;
         if identity != record.identity {
@@ -91,7 +92,7 @@ impl Daemon {
         match self.plug(&place, &mut record, vec![endpoint.clone()]) {
             Ok(mut plugs) => {
                 let container = &mut self.containers[position];
-                container.record = record;
+                container.record = Arc::new(record);
                 container.plugs.append(&mut plugs);
             }
             Err(failure) => {
@@ -158,12 +159,12 @@ impl Daemon {
     }
 
     fn remove_endpoint(&mut self, position: usize, at: usize) -> Result<(), Failure> {
-        let mut record = self.containers[position].record.clone();
+        let mut record = ContainerRecord::clone(&self.containers[position].record);
         let endpoint = record.endpoints.remove(at);
         let leaving = self.containers[position].plugs[at];
         self.record_leave(&[leaving], |store| store.put_container(&record))?;
         let container = &mut self.containers[position];
-        container.record = record.clone();
+        container.record = Arc::new(record.clone());
         let plug = container.plugs.remove(at);
         self.apply();
         self.retarget(position);
@@ -432,14 +433,14 @@ impl Daemon {
         self.apply();
         stop(published);
         if let Some(to) = to {
-            let mut record = self.containers[position].record.clone();
+            let mut record = ContainerRecord::clone(&self.containers[position].record);
             let published = self.republish(&mut record, to);
             let Container {
                 record: known,
                 published: served,
                 ..
             } = &mut self.containers[position];
-            *known = record;
+            *known = Arc::new(record);
             *served = published;
             self.apply();
         }

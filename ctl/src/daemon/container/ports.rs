@@ -1,6 +1,7 @@
 //! Published ports of containers: all of a request, or none.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use switch::io::filter::local_only_filter;
@@ -24,7 +25,7 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
-        let mut record = container.record.clone();
+        let mut record = ContainerRecord::clone(&container.record);
         let to = self.destination(position)?;
         let held: HashMap<PortMapping, usize> = (record.published.iter().enumerate())
             .map(|(at, mapping)| (publish::ports_of(mapping), at))
@@ -52,7 +53,7 @@ impl Daemon {
             tracing::info!("{name} publishes {}", publish::describe_all(added));
         }
         let container = &mut self.containers[position];
-        container.record = record;
+        container.record = Arc::new(record);
         for published in &mut container.published {
             if let Some(allow) = lists.remove(&publish::ports_of(&published.mapping)) {
                 published.set_allow(allow);
@@ -73,7 +74,7 @@ impl Daemon {
         let position = self.find_container(wanted)?;
         let container = &self.containers[position];
         let (id, name) = (container.record.id.clone(), container.record.name.clone());
-        let mut record = container.record.clone();
+        let mut record = ContainerRecord::clone(&container.record);
         let mut withdrawn: Vec<PortMapping> =
             mappings.into_iter().map(publish::normalized).collect();
         let mut kept: HashSet<PortMapping> =
@@ -109,7 +110,7 @@ impl Daemon {
             .into_iter()
             .partition(|published| kept.contains(&publish::ports_of(&published.mapping)));
         container.published = served;
-        container.record = record;
+        container.record = Arc::new(record);
         self.apply();
         stop(ended);
         let withdrawn = publish::describe_all(&withdrawn);

@@ -1,5 +1,7 @@
 //! Containers: attached, put on networks and taken off, and how they end.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
@@ -30,8 +32,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     (status = 200, description = "What was asked for", body = Vec<Container>),
     Refused
 ))]
-async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
-    Json(api.view().containers.clone())
+async fn containers(State(api): State<Api>) -> Json<Vec<Arc<Container>>> {
+    Json(api.view().containers().cloned().collect())
 }
 
 /// One container.
@@ -39,17 +41,16 @@ async fn containers(State(api): State<Api>) -> Json<Vec<Container>> {
     (status = 200, description = "What was asked for", body = Container),
     Refused
 ))]
-async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Container> {
+async fn container(State(api): State<Api>, Name(name): Name) -> Answer<Arc<Container>> {
     find_container(&api.view(), &name).map(Json)
 }
 
-pub(super) fn find_container(view: &View, name: &str) -> Result<Container, Refusal> {
+pub(super) fn find_container(view: &View, name: &str) -> Result<Arc<Container>, Refusal> {
     let entries = view
-        .containers
-        .iter()
+        .containers()
         .map(|it| (it.id.as_str(), it.name.as_str()));
     let id = names::resolve("container", name, entries)?;
-    let found = view.containers.iter().find(|container| container.id == id);
+    let found = view.containers().find(|container| container.id == id);
     found.cloned().ok_or_else(|| gone("container", name))
 }
 

@@ -1,5 +1,7 @@
 //! Networks: listed, made, removed.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,8 +23,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     (status = 200, description = "What was asked for", body = Vec<Network>),
     Refused
 ))]
-async fn networks(State(api): State<Api>) -> Json<Vec<Network>> {
-    Json(api.view().networks.clone())
+async fn networks(State(api): State<Api>) -> Json<Vec<Arc<Network>>> {
+    Json(api.view().networks().cloned().collect())
 }
 
 /// One network.
@@ -30,14 +32,11 @@ async fn networks(State(api): State<Api>) -> Json<Vec<Network>> {
     (status = 200, description = "What was asked for", body = Network),
     Refused
 ))]
-async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Network> {
+async fn network(State(api): State<Api>, Name(name): Name) -> Answer<Arc<Network>> {
     let view = api.view();
-    let entries = view
-        .networks
-        .iter()
-        .map(|it| (it.id.as_str(), it.name.as_str()));
+    let entries = view.networks().map(|it| (it.id.as_str(), it.name.as_str()));
     let id = names::resolve("network", &name, entries)?;
-    let found = view.networks.iter().find(|network| network.id == id);
+    let found = view.networks().find(|network| network.id == id);
     found
         .cloned()
         .map(Json)

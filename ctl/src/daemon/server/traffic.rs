@@ -44,7 +44,7 @@ async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
     Refused
 ))]
 async fn nat_rules(State(api): State<Api>) -> Json<NatRules> {
-    Json(api.view().rules.clone())
+    Json(api.view().rules())
 }
 
 /// The connections that are tracked.

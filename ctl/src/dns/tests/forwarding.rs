@@ -271,7 +271,7 @@ async fn a_container_s_own_servers_are_asked_in_place_of_the_host_s() {
     let mut own = container("own", 9, &[(0, &[], &["172.18.0.9"])]);
     // Nobody is there (RFC 5737).
     own.servers = vec![ip("127.0.0.99")];
-    let directory = Directory::new(vec![network("front", &["172.18.0.0/16"], false)], vec![own]);
+    let directory = directory_of(vec![network("front", &["172.18.0.0/16"], false)], vec![own]);
     let servers = Upstreams::Fixed([upstream.address].into());
     let resolver = resolver_with(directory, servers);
     let reply = ask(&resolver, 9, "example.org", RecordType::A).await;
