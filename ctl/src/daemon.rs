@@ -3,8 +3,9 @@
 //! One [`Daemon`] knows the networks, the containers, the uplinks and what is stored of them. All
 //! changes go through it, one at a time, from three sides: the API ([`server`]), the host (links,
 //! addresses and routes, followed over rtnetlink), and the switch and the kernel (a port that is
-//! gone, a process that has ended). After each change [`Daemon::apply`] describes the whole
-//! anew, to the switch ([`config`]) and to the API's readers ([`view`]).
+//! gone, a process that has ended). After each change [`Daemon::apply`] describes the whole to the
+//! switch ([`config`]), and brings up to date what names mean ([`resolver`]) and what the API's
+//! readers see ([`view`]).
 //!
 //! What the kernel holds (TAPs, veth pairs) and what the store holds outlive the daemon, however
 //! it ends. The store says what was asked for, one record a write; a start takes up what it names,

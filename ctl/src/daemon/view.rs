@@ -8,19 +8,22 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use switch::{PortId, Switch};
+use switch::Switch;
 
-use super::container::{Container, Plug};
-use super::faults::{FaultBook, partition};
+use super::container::Container;
+use super::faults::FaultBook;
 use super::identity;
-use super::network::{Network, default_routes};
-use super::resolver::{NameService, names_route};
+use super::network::Network;
+use super::resolver::NameService;
 use super::store::{ContainerRecord, NetworkRecord};
-use super::uplink::Uplink;
-use crate::api::{self, Mode, Status};
-use crate::dns::LOOPBACK;
+use super::uplink::{self, Uplink};
+use crate::api;
 use crate::host::HostState;
 use crate::relay::Common;
+
+mod tell;
+#[cfg(test)]
+mod tests;
 
 /// What a view is made from.
 pub(super) struct Sight<'a> {
@@ -268,27 +271,11 @@ fn tell_networks(
             record: Arc::clone(record),
             told: match fresh {
                 Some(known) => Arc::clone(&known.told),
-                None => Arc::new(tell_network(record, containers)),
+                None => Arc::new(tell::network(record, containers)),
             },
         }
     });
     told.collect()
-}
-
-/// `containers` are the names of those that are on it.
-fn tell_network(record: &NetworkRecord, containers: &[&str]) -> api::Network {
-    api::Network {
-        id: record.id.clone(),
-        name: record.name.clone(),
-        subnets: record.subnets.clone(),
-        gateways: record.gateways.clone(),
-        gateway_mac: record.gateway_mac.to_string(),
-        host_interface: record.host_interface.clone(),
-        mtu: record.mtu,
-        created: record.created,
-        options: record.options.clone(),
-        containers: containers.iter().map(ToString::to_string).collect(),
-    }
 }
 
 fn tell_containers(sight: &Sight, before: &View) -> Vec<ToldContainer> {
@@ -297,7 +284,7 @@ fn tell_containers(sight: &Sight, before: &View) -> Vec<ToldContainer> {
         .iter()
         .map(|it| (identity(&it.record), it))
         .collect();
-    let joins = joins(sight.containers);
+    let joins = tell::joins(sight.containers);
     // Beyond its record and its ports, what is told of a container depends on its networks, which
     // don't change, and on these.
     let settled =
@@ -307,7 +294,7 @@ fn tell_containers(sight: &Sight, before: &View) -> Vec<ToldContainer> {
         let joined = joins.get(record.name.as_str());
         let fresh = known.get(&identity(record)).filter(|it| {
             settled
-                && is_plugged_so(container, &it.told)
+                && tell::is_plugged_so(container, &it.told)
                 && it.told.joined.is_empty()
                 && joined.is_none()
         });
@@ -315,95 +302,11 @@ fn tell_containers(sight: &Sight, before: &View) -> Vec<ToldContainer> {
             record: Arc::clone(record),
             told: match fresh {
                 Some(known) => Arc::clone(&known.told),
-                None => Arc::new(tell_container(container, sight, joined)),
+                None => Arc::new(tell::container(container, sight, joined)),
             },
         }
     });
     told.collect()
-}
-
-/// Whether a container's endpoints are where they were.
-fn is_plugged_so(container: &Container, told: &api::Container) -> bool {
-    let plugs = container.plugs.iter().copied();
-    let told = told.endpoints.iter().map(|it| Plug {
-        port: PortId(it.port),
-        ifindex: it.ifindex,
-        host_ifindex: it.host_ifindex,
-    });
-    plugs.eq(told)
-}
-
-fn tell_container(
-    container: &Container,
-    sight: &Sight,
-    joined: Option<&Vec<&ContainerRecord>>,
-) -> api::Container {
-    let Sight {
-        networks,
-        names,
-        faults,
-        ..
-    } = sight;
-    let record = &container.record;
-    let named = |id: &str| networks.iter().find(|network| network.record.id == id);
-    let routes = default_routes(networks, &record.endpoints);
-    let endpoints = record.endpoints.iter().zip(&container.plugs).enumerate();
-    let endpoints = endpoints.map(|(at, (endpoint, plug))| {
-        let network = named(&endpoint.network);
-        api::Endpoint {
-            network: network.map_or_else(
-                || endpoint.network.clone(),
-                |network| network.record.name.clone(),
-            ),
-            interface: endpoint.interface.clone(),
-            mac: endpoint.mac.to_string(),
-            addresses: endpoint.addresses.clone(),
-            gateways: network.map_or_else(Vec::new, |network| {
-                network.gateways_for(&endpoint.addresses)
-            }),
-            gateway_priority: endpoint.gateway_priority,
-            default_routes: routes
-                .iter()
-                .filter(|(through, _)| *through == at)
-                .map(|(_, gateway)| *gateway)
-                .collect(),
-            aliases: endpoint.aliases.clone(),
-            port_kind: endpoint.port_kind,
-            port: plug.port.0,
-            ifindex: plug.ifindex,
-            host_interface: endpoint.host_interface.clone(),
-            host_ifindex: plug.host_ifindex,
-            limits: endpoint.limits.clone(),
-            faults: faults.told(&record.id, &endpoint.network),
-        }
-    });
-    let endpoints: Vec<api::Endpoint> = endpoints.collect();
-    let led = names_route(networks, &record.endpoints)
-        .and_then(|(at, _)| names.led_to(named(&record.endpoints[at].network)?.id));
-    let resolvers = match led {
-        Some(_) => vec![LOOPBACK],
-        None => {
-            let first = endpoints.first();
-            first.map_or_else(Vec::new, |endpoint| endpoint.gateways.clone())
-        }
-    };
-    api::Container {
-        id: record.id.clone(),
-        name: record.name.clone(),
-        mode: record.mode.clone(),
-        target: record.target.clone(),
-        command: record.command.clone(),
-        created: record.created,
-        status: record.status,
-        exit_code: record.exit_code.filter(|_| record.status == Status::Exited),
-        endpoints,
-        published: record.published.clone(),
-        names: record.names.clone(),
-        resolvers,
-        partition: partition(faults, &record.id, sight.containers),
-        remove_on_exit: record.remove_on_exit,
-        joined: joined.map_or_else(Vec::new, |joined| tell_joined(record, joined)),
-    }
 }
 
 fn view_published(container: &Container) -> Vec<PublishedView> {
@@ -416,29 +319,11 @@ fn view_published(container: &Container) -> Vec<PublishedView> {
     published.collect()
 }
 
-/// Who runs in another one's namespace, by the other one's name.
-fn joins(containers: &[Container]) -> BTreeMap<&str, Vec<&ContainerRecord>> {
-    let mut joins = BTreeMap::<&str, Vec<&ContainerRecord>>::new();
-    for record in containers.iter().map(|container| &*container.record) {
-        if let (Status::Running, Mode::Container(other)) = (record.status, &record.mode) {
-            joins.entry(other).or_default().push(record);
-        }
-    }
-    joins
-}
-
-/// The names of those who are in this container's namespace, and not in that of one before it.
-fn tell_joined(record: &ContainerRecord, joined: &[&ContainerRecord]) -> Vec<String> {
-    let here = |other: &&&ContainerRecord| other.identity.netns == record.identity.netns;
-    let names = joined.iter().filter(here).map(|other| other.name.clone());
-    names.collect()
-}
-
 /// The source of the widest route over each uplink.
 fn sources(sight: &Sight, is_ipv6: bool) -> BTreeMap<String, IpAddr> {
     let sources = sight.uplinks.iter().filter_map(|uplink| {
         let ports = [(uplink.link.index, uplink.port)];
-        let routes = super::uplink::routes(sight.host, &ports);
+        let routes = uplink::routes(sight.host, &ports);
         let widest = routes
             .iter()
             .filter(|route| route.source.is_ipv6() == is_ipv6)
@@ -446,106 +331,4 @@ fn sources(sight: &Sight, is_ipv6: bool) -> BTreeMap<String, IpAddr> {
         Some((uplink.link.name.clone(), widest.source))
     });
     sources.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{Fault, Faults};
-    use crate::daemon::sample::{container, names, network};
-
-    /// A daemon's lists, and the view that has followed them.
-    struct Scene {
-        networks: Vec<Network>,
-        containers: Vec<Container>,
-        names: NameService,
-        faults: FaultBook,
-        view: View,
-    }
-
-    impl Scene {
-        /// Brings the view up to date, and checks it against one that is made from nothing.
-        fn follow(&mut self) {
-            let sight = Sight {
-                networks: &self.networks,
-                containers: &self.containers,
-                uplinks: &[],
-                host: &HostState::default(),
-                names: &self.names,
-                faults: &self.faults,
-            };
-            self.view = View::new(&sight, &self.view);
-            let anew = View::new(&sight, &View::default());
-            let told = |view: &View| {
-                let networks: Vec<_> = view.networks().cloned().collect();
-                let containers: Vec<_> = view.containers().cloned().collect();
-                let owners: Vec<String> = (0..9).map(|port| view.owner(port)).collect();
-                serde_json::to_value((networks, containers, owners)).unwrap()
-            };
-            assert_eq!(told(&self.view), told(&anew));
-        }
-
-        fn told(&self, name: &str) -> Arc<api::Container> {
-            let mut containers = self.view.containers();
-            Arc::clone(containers.find(|it| it.name == name).unwrap())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_view_shares_what_has_not_changed_and_nothing_else() {
-        let mut scene = Scene {
-            networks: vec![network("n", 1)],
-            containers: vec![
-                container("web", Some(4), "n"),
-                container("db", Some(5), "n"),
-            ],
-            names: names(),
-            faults: FaultBook::default(),
-            view: View::default(),
-        };
-        scene.follow();
-        let web = scene.told("web");
-
-        // Another one's record and port, a container more, a network more and less.
-        Arc::make_mut(&mut scene.containers[1].record).endpoints[0].aliases = vec!["sql".into()];
-        scene.follow();
-        assert_eq!(scene.told("db").endpoints[0].aliases, ["sql"]);
-        scene.containers[1].plugs[0].ifindex = 9;
-        scene.follow();
-        assert_eq!(scene.told("db").endpoints[0].ifindex, 9);
-        scene.containers.push(container("late", Some(6), "n"));
-        scene.networks.push(network("other", 2));
-        scene.follow();
-        scene.networks.pop();
-        scene.containers.remove(1);
-        scene.follow();
-        assert!(Arc::ptr_eq(&web, &scene.told("web")));
-
-        // What is not in its record.
-        let mut joined = container("joined", None, "n");
-        let record = Arc::make_mut(&mut joined.record);
-        record.mode = Mode::Container("web".to_owned());
-        record.endpoints.clear();
-        scene.containers.push(joined);
-        scene.follow();
-        assert_eq!(scene.told("web").joined, ["joined"]);
-        scene.containers.pop();
-        scene.follow();
-        assert!(scene.told("web").joined.is_empty());
-
-        let inward = Fault {
-            latency_us: 7,
-            ..Fault::default()
-        };
-        let faults = Faults {
-            inward,
-            ..Faults::default()
-        };
-        scene.faults.put("web", "n", faults.clone());
-        scene.follow();
-        assert_eq!(scene.told("web").endpoints[0].faults, faults);
-        scene.faults = FaultBook::default();
-        scene.follow();
-        assert!(scene.told("web").endpoints[0].faults.is_none());
-    }
 }
