@@ -12,8 +12,8 @@
 //! `cargo run -p pontoon-tests --bin conformance` writes the page. A row none of whose tests ran
 //! keeps the result it had, so the page can be written without a run. It fails, after writing, if a
 //! row has neither test nor reason, a marker names what no list has or stands above no test, or a
-//! row's test failed; with `--check`, as `tests/run` calls it, also if the page
-//! in the tree was not the one just written.
+//! row's test failed; with `--check`, as `tests/run` calls it, also if no test of a row has ever run,
+//! or the page in the tree was not the one just written.
 
 mod features;
 mod list;
@@ -94,6 +94,10 @@ fn run(check: bool) -> Result<Vec<String>, String> {
         faults.push(format!("{place}: no list has {id}"));
     }
     let page = page.finish();
+    if check {
+        let unproven = page.lines().filter_map(page::unproven);
+        faults.extend(unproven.map(|id| format!("{id}: none of its tests has run yet")));
+    }
     if page != before {
         std::fs::write(&page_path, page).map_err(|error| {
             let path = page_path.display();

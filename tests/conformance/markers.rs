@@ -133,7 +133,7 @@ fn test_after<'a>(lines: &[&'a str]) -> Option<&'a str> {
 impl Home<'_> {
     /// The test binary that `file` is part of, and the module that it is there.
     fn of(&self, file: &str) -> (String, String) {
-        let within = file.trim_start_matches(self.directory);
+        let within = file.strip_prefix(self.directory).unwrap_or(file);
         let mut parts: Vec<&str> = within.trim_end_matches(".rs").split('/').collect();
         let top = parts.remove(0);
         let binary = match top {
@@ -234,11 +234,9 @@ mod tests {
     #[test]
     fn a_file_is_a_module_of_its_binary() {
         let home = |file: &str| {
-            let directory = if file.starts_with("x/") {
-                "x/"
-            } else {
-                "tests/fuzz/"
-            };
+            let directories = ["x/", "tests/fuzz/", "tests/"];
+            let mut directories = directories.into_iter();
+            let directory = directories.find(|it| file.starts_with(it)).unwrap();
             let unit = "unit";
             Home { directory, unit }.of(file)
         };
@@ -252,6 +250,8 @@ mod tests {
         assert_eq!(home("x/tests/io/main.rs"), at("io", ""));
         assert_eq!(home("x/conformance/list.rs"), at("conformance", "list"));
         assert_eq!(home("tests/fuzz/tests/corpus.rs"), at("corpus", ""));
+        assert_eq!(home("tests/tests/names.rs"), at("names", ""));
+        assert_eq!(home("tests/tests/crash/world.rs"), at("crash", "world"));
     }
 
     #[test]

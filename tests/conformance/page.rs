@@ -7,6 +7,9 @@ use crate::list::{List, Row, Section};
 use crate::markers::Marked;
 use crate::results::Outcome;
 
+/// How a row ends none of whose tests ever ran.
+const NOT_RUN: &str = " | not run |";
+
 /// Results of an earlier page: the row's first cells, without the result, to the result.
 pub(crate) type Known<'a> = HashMap<&'a str, &'a str>;
 
@@ -15,6 +18,12 @@ pub(crate) fn results_of(page: &str) -> Known<'_> {
     let rows = page.lines().filter(|line| line.starts_with("| "));
     rows.filter_map(|row| row.strip_suffix(" |")?.rsplit_once(" | "))
         .collect()
+}
+
+/// The row's id, if the line is a row whose tests have never run.
+pub(crate) fn unproven(line: &str) -> Option<&str> {
+    let row = line.strip_suffix(NOT_RUN)?.strip_prefix("| ")?;
+    row.split(" | ").next()
 }
 
 pub(crate) struct Page {
@@ -114,6 +123,12 @@ mod tests {
         assert!(passed.ends_with(line), "{passed}");
         assert_eq!(page(None, &passed), passed);
         assert!(page(Some(Outcome::Failed), &passed).contains("FAILED"));
-        assert!(page(None, "").contains("not run"));
+        let unproven: Vec<String> = page(None, "")
+            .lines()
+            .filter_map(unproven)
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(unproven, ["X-1"]);
+        assert_eq!(passed.lines().find_map(super::unproven), None);
     }
 }

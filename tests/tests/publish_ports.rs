@@ -1,6 +1,6 @@
 //! Published ports as they are told: chosen host ports, `pontoon port`, counts, who is in the way.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 
 use nix::sys::signal::Signal;
 use pontoon_tests::scene::{ANY, HOST, LOOPBACK, Scene};
@@ -74,16 +74,26 @@ fn a_host_port_that_nobody_named_is_chosen_and_stays() {
     assert!(error.contains("web publishes no port 80/tcp"), "{error}");
     assert_eq!(port(&scene, &["web", "80/udp"]).len(), families);
 
-    // Somebody else's ports are passed over: all but one of a small range are taken.
-    scene
-        .host
-        .sh("echo 40000 40003 >/proc/sys/net/ipv4/ip_local_port_range");
-    let _taken = [40000, 40001, 40003].map(|port| listen(&scene.host, (ANY, port)));
+    // Somebody else's ports are passed over: all but one of a small range are taken. The daemon
+    // itself holds some for outgoing flows, chosen at random.
+    let is_free = |port: u16| {
+        let bound = scene.host.within(|| TcpListener::bind((ANY, port)));
+        bound.is_ok()
+    };
+    let mut starts = (40_000..60_000).step_by(4);
+    let first = starts
+        .find(|&first| (first..first + 4).all(is_free))
+        .expect("four ports in a row that are free");
+    let last = first + 3;
+    scene.host.sh(&format!(
+        "echo {first} {last} >/proc/sys/net/ipv4/ip_local_port_range"
+    ));
+    let _taken = [0, 1, 3].map(|it| listen(&scene.host, (ANY, first + it)));
     scene.pontoon(&["publish", "web", "-p", "90"]).success();
-    assert_eq!(number(&port(&scene, &["web", "90"])[0]), 40002);
+    assert_eq!(number(&port(&scene, &["web", "90"])[0]), first + 2);
     let error = scene.pontoon(&["publish", "web", "-p", "91"]).failure();
     assert!(
-        error.contains("no port free from 40000 to 40003"),
+        error.contains(&format!("no port free from {first} to {last}")),
         "{error}"
     );
     let error = scene.pontoon(&["publish", "web", "-p", "91-95"]).failure();
