@@ -63,12 +63,12 @@ fn is_likely(count: u64, sent: u64, chance: f64) {
     );
 }
 
-/// One stream's rate as a part of its limit, the better of two tries as the machine has other
-/// things to do as well.
+/// One stream's rate as a part of its limit, the best of some tries as the machine has other things
+/// to do as well: a burst covers 20 ms, and a thread may wait longer for its CPU.
 #[track_caller]
 fn reaches(limit: f64, measure: impl Fn() -> f64) -> f64 {
     let mut best = 0_f64;
-    for _ in 0..2 {
+    for _ in 0..6 {
         let ratio = measure() / limit;
         assert!(ratio < 1.02, "{ratio} of the limit");
         best = best.max(ratio);
@@ -257,7 +257,12 @@ fn loss_and_duplicates_are_as_often_as_asked() {
         .success();
     let lossy = ping(&a.namespace, b.address, 2_000, "0.002");
     is_likely(lossy.sent - lossy.received, lossy.sent, 0.1);
-    assert_eq!(scene.drops("FaultLoss"), lossy.sent - lossy.received);
+    // Neighbours ask for each other now and then, and what they send is lost as often.
+    let (lost, dropped) = (lossy.sent - lossy.received, scene.drops("FaultLoss"));
+    assert!(
+        (lost..lost + 10).contains(&dropped),
+        "{dropped} dropped, {lost} lost"
+    );
 
     scene
         .pontoon(&["fault", "b", "--loss", "0%", "--duplicate", "5%", "--in"])
