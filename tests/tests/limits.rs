@@ -63,7 +63,7 @@ fn is_likely(count: u64, sent: u64, chance: f64) {
     );
 }
 
-/// One stream's rate as a part of its limit, the best of some tries as the machine has other things
+/// A rate as a part of its limit, the best of some tries as the machine has other things
 /// to do as well: a burst covers 20 ms, and a thread may wait longer for its CPU.
 #[track_caller]
 fn reaches(limit: f64, measure: impl Fn() -> f64) -> f64 {
@@ -131,25 +131,24 @@ fn packets_are_limited_and_the_drops_have_a_name() {
     let Some(scene) = Scene::new() else { return };
     let a = scene.container("a", &[]);
     let b = scene.container("b", &["--pps-in", "1000"]);
-    let options = ["-u", "-b", "20M", "-l", "500", "-t", "3"];
-    let end = iperf(
-        &a.namespace,
-        (b.address, 5201),
-        (&b.namespace, 5201),
-        &options,
-    );
-    let sum = &end["sum"];
-    let count = |name: &str| {
-        sum[name]
-            .as_f64()
-            .unwrap_or_else(|| panic!("no {name}: {end}"))
+    // How many of 5,000 a second arrive within three seconds.
+    let measure = || {
+        let options = ["-u", "-b", "20M", "-l", "500", "-t", "3"];
+        let end = iperf(
+            &a.namespace,
+            (b.address, 5201),
+            (&b.namespace, 5201),
+            &options,
+        );
+        let count = |name: &str| {
+            end["sum"][name]
+                .as_f64()
+                .unwrap_or_else(|| panic!("no {name}: {end}"))
+        };
+        count("packets") - count("lost_packets")
     };
-    let arrived = count("packets") - count("lost_packets");
-    // 5,000 a second were sent; some of the thousand are the control connection's.
-    assert!(
-        (2_800.0..3_150.0).contains(&arrived),
-        "{arrived} arrived: {end}"
-    );
+    // Some of the thousand are the control connection's.
+    reaches(3_075.0, measure);
     assert!(scene.drops("RateLimited") > 8_000);
 }
 
