@@ -63,8 +63,8 @@ fn is_likely(count: u64, sent: u64, chance: f64) {
     );
 }
 
-/// A rate as a part of its limit, the best of some tries as the machine has other things
-/// to do as well: a burst covers 20 ms, and a thread may wait longer for its CPU.
+/// A rate as a part of its limit, the best of some tries as the machine has other things to do as
+/// well: a burst covers 20 ms, and a thread may wait longer for its CPU.
 #[track_caller]
 fn reaches(limit: f64, measure: impl Fn() -> f64) -> f64 {
     let mut best = 0_f64;

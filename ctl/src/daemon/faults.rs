@@ -50,12 +50,22 @@ impl FaultBook {
         self.cut_off.iter().any(|id| id == container)
     }
 
-    /// Whether any two containers are parted.
-    pub(super) fn has_pairs(&self) -> bool {
-        !self.parted.is_empty()
+    /// Those that a container is parted from.
+    pub(super) fn parted_from<'a>(
+        &self,
+        id: &str,
+        containers: &'a [Container],
+    ) -> impl Iterator<Item = &'a Container> {
+        // Mostly nobody is, and there may be a thousand.
+        let others = match self.parted.is_empty() {
+            true => &[],
+            false => containers,
+        };
+        let others = others.iter();
+        others.filter(move |other| self.are_parted(id, &other.record.id))
     }
 
-    pub(super) fn are_parted(&self, one: &str, other: &str) -> bool {
+    fn are_parted(&self, one: &str, other: &str) -> bool {
         self.parted.iter().any(|pair| is_pair(pair, one, other))
     }
 
@@ -206,11 +216,10 @@ impl Daemon {
 
 /// Whom a container is cut off from.
 pub(super) fn partition(book: &FaultBook, id: &str, containers: &[Container]) -> Partition {
-    let records = containers.iter().map(|container| &container.record);
-    let parted = records.filter(|other| book.has_pairs() && book.are_parted(id, &other.id));
+    let parted = book.parted_from(id, containers);
     Partition {
         from_everything: book.is_cut_off(id),
-        from: parted.map(|other| other.name.clone()).collect(),
+        from: parted.map(|other| other.record.name.clone()).collect(),
     }
 }
 

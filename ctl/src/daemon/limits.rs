@@ -100,10 +100,8 @@ pub(super) fn treatments(containers: &[Container], faults: &FaultBook) -> Vec<Tr
     let mut treatments = Vec::new();
     for container in containers {
         let record = &container.record;
-        let others = if faults.has_pairs() { containers } else { &[] };
-        let parted_from: Vec<PortId> = others
-            .iter()
-            .filter(|other| faults.are_parted(&record.id, &other.record.id))
+        let parted_from: Vec<PortId> = faults
+            .parted_from(&record.id, containers)
             .flat_map(|other| other.plugs.iter().map(|plug| plug.port))
             .collect();
         for (endpoint, plug) in record.endpoints.iter().zip(&container.plugs) {

@@ -88,6 +88,10 @@ fn pools(
     Ok(pools)
 }
 
+pub(super) fn by_id<'a>(networks: &'a [Network], id: &str) -> Option<&'a Network> {
+    networks.iter().find(|network| network.record.id == id)
+}
+
 /// Which endpoint each family's default route of a container leads through, and to which gateway:
 /// that of the highest priority, of equal ones the first. An internal network leads nowhere.
 pub(super) fn default_routes(
@@ -96,8 +100,7 @@ pub(super) fn default_routes(
 ) -> Vec<(usize, IpAddr)> {
     let route = |is_ipv6: bool| {
         let ways = endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
-            let mut named = networks.iter();
-            let network = named.find(|network| network.record.id == endpoint.network)?;
+            let network = by_id(networks, &endpoint.network)?;
             if network.record.options.internal {
                 return None;
             }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::container::Container;
 use super::identity;
-use super::network::{Network, default_routes};
+use super::network::{Network, by_id, default_routes};
 use super::store::{ContainerRecord, EndpointRecord};
 use crate::api::Status;
 use crate::dns::{
@@ -192,8 +192,7 @@ pub(super) fn names_route(
 ) -> Option<(usize, Ipv4Addr)> {
     let outside = default_routes(networks, endpoints).into_iter();
     let inside = endpoints.iter().enumerate().flat_map(|(at, endpoint)| {
-        let mut named = networks.iter();
-        let network = named.find(|network| network.record.id == endpoint.network);
+        let network = by_id(networks, &endpoint.network);
         let gateways = network.map_or_else(Vec::new, |network| {
             network.gateways_for(&endpoint.addresses)
         });
@@ -228,10 +227,9 @@ fn network_names(network: &Network) -> NetworkNames {
 }
 
 fn container_names(record: &ContainerRecord, networks: &[Network]) -> ContainerNames {
-    let named = |id: &str| networks.iter().find(|network| network.record.id == id);
     let attachments = record.endpoints.iter().filter_map(|endpoint| {
         Some(Attachment {
-            network: named(&endpoint.network)?.id,
+            network: by_id(networks, &endpoint.network)?.id,
             aliases: endpoint.aliases.clone(),
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
         })
@@ -240,7 +238,7 @@ fn container_names(record: &ContainerRecord, networks: &[Network]) -> ContainerN
     let of_networks = record
         .endpoints
         .iter()
-        .filter_map(|endpoint| Some(&named(&endpoint.network)?.record.options.dns));
+        .filter_map(|endpoint| Some(&by_id(networks, &endpoint.network)?.record.options.dns));
     let mut servers = std::iter::once(&record.names.servers).chain(of_networks);
     let servers = servers.find(|servers| !servers.is_empty());
     ContainerNames {

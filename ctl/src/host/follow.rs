@@ -39,7 +39,7 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
     // It ends with the handle.
     tokio::spawn(connection);
 
-    // Their counters are most of the kernel's work.
+    // Without their counters, which nobody reads here.
     let links: Vec<_> = handle
         .link()
         .get()

@@ -42,7 +42,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The entry of this hash that `is_it` holds for.
+    /// The entry of this hash that `is_it` holds for, which may be asked about others too, and about
+    /// some that were taken out.
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let tag = tag(hash);
         let mut at = self.home(hash);

@@ -11,7 +11,7 @@ use super::ports::no_way_in;
 use crate::api::{self, Attach, Connect, Mode, NameSettings, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::life::{self, Identity};
-use crate::daemon::network::list;
+use crate::daemon::network::{by_id, list};
 use crate::daemon::store::{ContainerRecord, EndpointRecord};
 use crate::daemon::{Daemon, names, seconds_since_1970};
 use crate::link;
@@ -322,17 +322,15 @@ impl Daemon {
     /// Those of the first network that says some.
     fn search_domains(&self, endpoints: &[EndpointRecord]) -> Option<Vec<String>> {
         endpoints.iter().find_map(|endpoint| {
-            let mut networks = self.networks.iter().map(|network| &network.record);
-            let network = networks.find(|record| record.id == endpoint.network)?;
-            network.options.dns_search.clone()
+            let network = by_id(&self.networks, &endpoint.network)?;
+            network.record.options.dns_search.clone()
         })
     }
 
     /// The first endpoint's.
     fn network_name(&self, endpoints: &[EndpointRecord]) -> Option<String> {
-        let id = &endpoints.first()?.network;
-        let mut networks = self.networks.iter().map(|network| &network.record);
-        Some(networks.find(|record| record.id == *id)?.name.clone())
+        let network = by_id(&self.networks, &endpoints.first()?.network)?;
+        Some(network.record.name.clone())
     }
 
     /// Configuring an interface of the daemon's own namespace would cut the host off.

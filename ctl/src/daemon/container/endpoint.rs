@@ -17,7 +17,7 @@ use crate::api::{self, Connect, Mode, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life;
-use crate::daemon::network::{default_routes, list, refused, remove_interface};
+use crate::daemon::network::{by_id, default_routes, list, refused, remove_interface};
 use crate::daemon::publish::Destination;
 use crate::daemon::remains::Remains;
 use crate::daemon::resolver::names_route;
@@ -384,8 +384,7 @@ impl Daemon {
     /// follows from all of them together.
     pub(super) fn routed_link(&self, endpoints: &[EndpointRecord], at: usize) -> ContainerLink {
         let endpoint = &endpoints[at];
-        let mut networks = self.networks.iter();
-        let network = networks.find(|it| it.record.id == endpoint.network);
+        let network = by_id(&self.networks, &endpoint.network);
         ContainerLink {
             name: endpoint.interface.clone(),
             mac: endpoint.mac,

@@ -8,7 +8,7 @@ use super::Sight;
 use crate::api::{self, Mode, Status};
 use crate::daemon::container::{Container, Plug};
 use crate::daemon::faults::partition;
-use crate::daemon::network::default_routes;
+use crate::daemon::network::{by_id, default_routes};
 use crate::daemon::resolver::names_route;
 use crate::daemon::store::{ContainerRecord, NetworkRecord};
 use crate::dns::LOOPBACK;
@@ -41,11 +41,10 @@ pub(super) fn container(
         ..
     } = sight;
     let record = &container.record;
-    let named = |id: &str| networks.iter().find(|network| network.record.id == id);
     let routes = default_routes(networks, &record.endpoints);
     let endpoints = record.endpoints.iter().zip(&container.plugs).enumerate();
     let endpoints = endpoints.map(|(at, (endpoint, plug))| {
-        let network = named(&endpoint.network);
+        let network = by_id(networks, &endpoint.network);
         api::Endpoint {
             network: network.map_or_else(
                 || endpoint.network.clone(),
@@ -75,7 +74,7 @@ pub(super) fn container(
     });
     let endpoints: Vec<api::Endpoint> = endpoints.collect();
     let led = names_route(networks, &record.endpoints)
-        .and_then(|(at, _)| names.led_to(named(&record.endpoints[at].network)?.id));
+        .and_then(|(at, _)| names.led_to(by_id(networks, &record.endpoints[at].network)?.id));
     let resolvers = match led {
         Some(_) => vec![LOOPBACK],
         None => {
