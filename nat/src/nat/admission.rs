@@ -322,9 +322,16 @@ impl Nat {
             if self.is_vacant(now, shard, ledger, &with(port), leaving) {
                 return Ok((port, false));
             }
+            // While it holds that port, which would be lent to it again.
+            let lent = ledger.ports.lend(now, &endpoint);
             ledger.release(now, &endpoint);
-            if let Some(port) = ledger.ports.lend(now, &endpoint) {
-                return Ok((port, true));
+            if let Some(port) = lent {
+                // Free, but somebody inside may have sent to it from this very peer.
+                if self.is_vacant(now, shard, ledger, &with(port), leaving) {
+                    return Ok((port, true));
+                }
+                let (protocol, external) = (endpoint.protocol, endpoint.external);
+                ledger.ports.unshare(now, protocol, external, port);
             }
         }
         if is_tcp {
@@ -343,7 +350,15 @@ impl Nat {
                     ledger.acquire(now, &endpoint)
                 };
                 if let Some(port) = freed {
-                    return Ok((port, mapped));
+                    if self.is_vacant(now, shard, ledger, &with(port), leaving) {
+                        return Ok((port, mapped));
+                    }
+                    if mapped {
+                        let (protocol, external) = (endpoint.protocol, endpoint.external);
+                        ledger.ports.unshare(now, protocol, external, port);
+                    } else {
+                        ledger.release(now, &endpoint);
+                    }
                 }
                 ledger.ports.share(Protocol::TCP, endpoint.external, port);
                 self.counters.shared.fetch_add(1, Ordering::Relaxed);
