@@ -122,11 +122,11 @@ const WIDEST: u8 = 14;
 
 /// How far behind a segment may be at least, in bytes, whatever the window: keep-alives and late
 /// copies are no strays.
-const BEHIND: u32 = 0xffff;
+const BEHIND: i32 = 0xffff;
 
 /// How much less than all a SYN-ACK may acknowledge: the data of a SYN with Fast Open (RFC 7413),
 /// which has to fit in one segment.
-const FAST_OPEN: u32 = 1460;
+const FAST_OPEN: i32 = 1460;
 
 /// Per-direction marks, each two bits wide: bit 0 for the original direction, bit 1 for the reply.
 const SEEN_SYN: u16 = 1;
@@ -171,9 +171,14 @@ impl Default for Tcp {
     }
 }
 
-/// Whether sequence number `a` is `b` or after it; the numbers are a circle.
+/// How far sequence number `a` is after `b`: the numbers are a circle, and it is the shorter way
+/// round.
+fn after(a: u32, b: u32) -> i32 {
+    a.wrapping_sub(b).cast_signed()
+}
+
 fn reaches(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) < 1 << 31
+    after(a, b) >= 0
 }
 
 impl Tcp {
@@ -263,8 +268,13 @@ impl Tcp {
         }
     }
 
+    /// The window that this side gave last, in bytes: less than a gigabyte.
+    fn window(&self, side: Direction) -> i32 {
+        i32::from(self.window[side.index()]) << self.scale[side.index()]
+    }
+
     /// The widest window that this side could give, in bytes.
-    fn widest(&self, side: Direction) -> u32 {
+    fn widest(&self, side: Direction) -> i32 {
         BEHIND << self.scale[side.index()]
     }
 
@@ -277,15 +287,14 @@ impl Tcp {
             // A first SYN in answer to one, or a copy. Another SYN is of another connection, and
             // is answered with a challenge (RFC 5961 section 4.2).
             let fits = if from_known {
-                reaches(sent, segment.sequence.wrapping_add(1))
-                    && sent.wrapping_sub(segment.sequence) <= BEHIND
+                (1..=BEHIND).contains(&after(sent, segment.sequence))
             } else {
                 !to_known || self.has(SEEN_SYN, to) || segment.has(ACK)
             };
+            let early = if from_known { BEHIND } else { FAST_OPEN };
             let acknowledges = !segment.has(ACK)
                 || !to_known
-                || received.wrapping_sub(segment.acknowledgement)
-                    <= if from_known { BEHIND } else { FAST_OPEN };
+                || (0..=early).contains(&after(received, segment.acknowledgement));
             return fits && acknowledges;
         }
         if !from_known && self.has(SEEN_SYN, to) && !self.has(SEEN_SYN, from) {
@@ -294,22 +303,15 @@ impl Tcp {
             return false;
         }
         if from_known && self.has(SEEN_ACK, to) {
-            let acked = self.acked[to.index()];
-            let window = u32::from(self.window[to.index()]) << self.scale[to.index()];
             // Acknowledgements that we have seen may have been lost after us, so the sender may
             // be a whole window behind.
-            let fits = reaches(acked.wrapping_add(window), segment.sequence)
-                && reaches(segment.end(), sent.wrapping_sub(self.widest(to)));
+            let fits = after(segment.sequence, self.acked[to.index()]) <= self.window(to)
+                && after(sent, segment.end()) <= self.widest(to);
             if !fits {
                 return false;
             }
         }
-        !to_known
-            || (reaches(received, segment.acknowledgement)
-                && reaches(
-                    segment.acknowledgement,
-                    received.wrapping_sub(self.widest(from)),
-                ))
+        !to_known || (0..=self.widest(from)).contains(&after(received, segment.acknowledgement))
     }
 
     fn handle_syn(&mut self, from: Direction, segment: &Segment) {

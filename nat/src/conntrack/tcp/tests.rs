@@ -178,6 +178,24 @@ fn a_segment_outside_the_window_is_marked_and_changes_nothing() {
 }
 
 // Conforms: TCP-window-scale
+/// With the widest windows a gigabyte either way is in the window, and half the circle is two.
+#[test]
+fn the_widest_window_does_not_reach_round_the_circle() {
+    let mut tcp = Tcp::default();
+    tcp.handle(Original, &segment(ACK, 101, 901, 0));
+    // Its SYN-ACK is far behind what the other side has acknowledged, as far as we can tell.
+    let syn_ack = Segment {
+        scale: Some(7),
+        ..segment(SYN | ACK, 3 << 30, 99, 0)
+    };
+    tcp.handle(Reply, &syn_ack);
+    tcp.handle(Original, &segment(ACK, 0x2000, 3 << 30, 0));
+    // In the window that was given with 901, and further ahead of its own SYN-ACK than any is wide.
+    let heard = tcp.handle(Reply, &segment(ACK, 2 << 20, 99, 0));
+    assert_eq!(heard, Heard::Believed);
+    assert!(!tcp.has_been_out_of_window());
+}
+
 #[test]
 fn windows_are_scaled_if_both_sides_say_so() {
     let mut tcp = Tcp::default();
