@@ -6,7 +6,8 @@
 //! rests while others are free (RFC 6888 REQ-8).
 //!
 //! A port is chosen at random among the free ones of the same parity (RFC 4787 REQ-4), then of the
-//! other parity, then the one that has rested longest. Only TCP, when none of these is left or the
+//! other parity, then the one that has rested longest; always one that the caller says fits, for
+//! whether a peer knows it already is for the connection table to know. Only TCP, when none of these is left or the
 //! endpoint's address has its quota, gives one port to several endpoints, towards different peers:
 //! that a peer does not see two flows of one port is for the connection table to know, so it
 //! chooses, and the counts are kept here.
@@ -21,9 +22,9 @@ use hashbrown::{HashMap, HashSet};
 use crate::time::Time;
 use crate::tuple::Protocol;
 
-/// Ports that are offered for sharing at one attempt. Bounds the time a packet can take; with
-/// nine of ten ports taken towards a peer, the chance that all of these are is 10^-12.
-const SHARE_ATTEMPTS: usize = 256;
+/// Ports of one sort that are tried for one flow. Bounds the time a packet can take; with nine of
+/// ten ports taken towards a peer, the chance that all of these are is 10^-12.
+const ATTEMPTS: usize = 256;
 
 /// An inside endpoint, and the external address it is to be seen with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +111,13 @@ impl Ports {
     }
 
     /// The port of an endpoint for one more connection: the one it has, or a free one. None when
-    /// there is none.
-    pub(crate) fn acquire(&mut self, now: Time, endpoint: &Endpoint) -> Option<u16> {
+    /// that does not fit.
+    pub(crate) fn acquire(
+        &mut self,
+        now: Time,
+        endpoint: &Endpoint,
+        mut fits: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
         let key = (endpoint.protocol, endpoint.external);
         if !self.pools.contains_key(&key) {
             let reserved = self.reserved.get(&endpoint.protocol)?;
@@ -120,10 +126,13 @@ impl Ports {
         let pool = self.pools.get_mut(&key)?;
         let inside = (endpoint.address, endpoint.port);
         if let Some(mapping) = pool.mappings.get_mut(&inside) {
+            if !fits(mapping.port) {
+                return None;
+            }
             mapping.connections += 1;
             return Some(mapping.port);
         }
-        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
+        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random, fits)?;
         pool.owned.insert(port);
         pool.mappings.insert(
             inside,
@@ -178,12 +187,17 @@ impl Ports {
     }
 
     /// A free port for one flow of an endpoint whose own port is taken towards the flow's peer.
-    /// None when there is none; [`unshare`](Ports::unshare) gives it back.
-    pub(crate) fn lend(&mut self, now: Time, endpoint: &Endpoint) -> Option<u16> {
+    /// None when none fits; [`unshare`](Ports::unshare) gives it back.
+    pub(crate) fn lend(
+        &mut self,
+        now: Time,
+        endpoint: &Endpoint,
+        fits: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
         let pool = self
             .pools
             .get_mut(&(endpoint.protocol, endpoint.external))?;
-        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random)?;
+        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random, fits)?;
         let sharers = Sharers {
             count: 1,
             has_owner: false,
@@ -201,7 +215,7 @@ impl Ports {
         let ranges = self.reserved.get(&protocol).cloned().unwrap_or_default();
         let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
         let start = self.random.below(count.max(1));
-        (0..count.min(SHARE_ATTEMPTS)).filter_map(move |step| {
+        (0..count.min(ATTEMPTS)).filter_map(move |step| {
             let mut at = (start + step) % count;
             for range in &ranges {
                 if at < range.len() {
@@ -299,7 +313,14 @@ impl Pool {
         self.free[0].len() + self.free[1].len() + self.resting.len()
     }
 
-    fn take(&mut self, now: Time, parity: u16, rest: Duration, random: &mut Random) -> Option<u16> {
+    fn take(
+        &mut self,
+        now: Time,
+        parity: u16,
+        rest: Duration,
+        random: &mut Random,
+        mut fits: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
         while let Some(&(port, freed)) = self.resting.front() {
             if now - freed < rest {
                 break;
@@ -309,11 +330,18 @@ impl Pool {
         }
         for parity in [parity, 1 - parity] {
             let free = &mut self.free[usize::from(parity)];
-            if !free.is_empty() {
-                return Some(free.swap_remove(random.below(free.len())));
+            if free.is_empty() {
+                continue;
+            }
+            let start = random.below(free.len());
+            let mut places = (start..free.len()).chain(0..start).take(ATTEMPTS);
+            if let Some(at) = places.find(|&at| fits(free[at])) {
+                return Some(free.swap_remove(at));
             }
         }
-        self.resting.pop_front().map(|(port, _)| port)
+        let mut resting = self.resting.iter().take(ATTEMPTS);
+        let at = resting.position(|&(port, _)| fits(port))?;
+        self.resting.remove(at).map(|(port, _)| port)
     }
 }
 

@@ -162,16 +162,18 @@ impl Nat {
             .as_ref()
             .filter(|victim| victim.elsewhere.is_none())
             .map(|victim| victim.slot);
-        if !self.is_vacant(now, shard, &mut ledger, &original, None) {
+        if !self.is_vacant(now, shard, &original, None) {
             return Err(Refused::TupleInUse);
         }
+        self.vacate(now, shard, &mut ledger, &original, None);
         let mut shares_port = false;
         if opening.wants_port {
             (reply.dst_port, shares_port) =
                 self.external_port(now, shard, &mut ledger, (&original, &reply), leaving)?;
-        } else if !self.is_vacant(now, shard, &mut ledger, &reply, None) {
+        } else if !self.is_vacant(now, shard, &reply, None) {
             return Err(Refused::TupleInUse);
         }
+        self.vacate(now, shard, &mut ledger, &reply, leaving);
         if let Some(victim) = victim
             && self.sacrifice(now, shard, &mut ledger, victim)
         {
@@ -271,33 +273,37 @@ impl Nat {
         }
     }
 
-    /// Whether no connection of the shard has this tuple, one that is expired or over having given
-    /// way, and the one that is `leaving` anyway not counted.
-    fn is_vacant(
+    /// Whether a connection may have this tuple: nobody has it, or somebody who gives way, being
+    /// expired, over, or `leaving` anyway. Also a tuple with an external port that is free may be
+    /// somebody's: of a container that sent to the port from where a published port leads.
+    fn is_vacant(&self, now: Time, shard: &Shard, tuple: &Tuple, leaving: Option<u32>) -> bool {
+        let holder = shard.find(self.hash.tuple(tuple), tuple);
+        holder.is_none_or(|(slot, _)| {
+            let spent =
+                |connection: &Connection| connection.is_expired(now) || connection.is_over();
+            leaving == Some(slot) || shard.get(slot).is_none_or(spent)
+        })
+    }
+
+    /// Ends whoever gives way to a connection with this tuple, which is vacant. Who is `leaving`
+    /// does so later.
+    fn vacate(
         &self,
         now: Time,
         shard: &mut Shard,
         ledger: &mut Ledger,
         tuple: &Tuple,
         leaving: Option<u32>,
-    ) -> bool {
-        let Some((slot, _)) = shard.find(self.hash.tuple(tuple), tuple) else {
-            return true;
-        };
-        if leaving == Some(slot) {
-            return true;
-        }
-        let spent = shard
-            .get(slot)
-            .is_none_or(|connection| connection.is_expired(now) || connection.is_over());
-        if spent {
+    ) {
+        if let Some((slot, _)) = shard.find(self.hash.tuple(tuple), tuple)
+            && leaving != Some(slot)
+        {
             self.end(now, shard, ledger, slot);
         }
-        spent
     }
 
-    /// An external port for a flow, and whether it is somebody else's; the place of the connection
-    /// that is `leaving` for it counts as free.
+    /// An external port for a flow, and whether it is shared: a free one, for TCP one that others
+    /// have towards other peers, or that of a connection which gives way.
     fn external_port(
         &self,
         now: Time,
@@ -307,87 +313,59 @@ impl Nat {
         leaving: Option<u32>,
     ) -> Result<(u16, bool), Refused> {
         let endpoint = endpoint(original, reply.dst);
-        let is_tcp = original.protocol == Protocol::TCP;
         let with = |port| Tuple {
             dst_port: port,
             ..*reply
         };
-        let mut port = ledger.acquire(now, &endpoint);
-        if port.is_none() && !is_tcp && !ledger.has_port_quota(&endpoint) {
-            port = self.reclaim(now, shard, ledger, &endpoint);
-        }
-        if let Some(port) = port {
-            // Taken only if somebody shares this port towards this very peer, or if the endpoint
-            // dials two published ports that lead to one port of a container.
-            if self.is_vacant(now, shard, ledger, &with(port), leaving) {
-                return Ok((port, false));
+        let fits = |shard: &Shard, port| self.is_vacant(now, shard, &with(port), leaving);
+        let free = |shard: &Shard, ledger: &mut Ledger| {
+            if let Some(port) = ledger.acquire(now, &endpoint, |port| fits(shard, port)) {
+                return Some((port, false));
             }
-            // While it holds that port, which would be lent to it again.
-            let lent = ledger.ports.lend(now, &endpoint);
-            ledger.release(now, &endpoint);
-            if let Some(port) = lent {
-                // Free, but somebody inside may have sent to it from this very peer.
-                if self.is_vacant(now, shard, ledger, &with(port), leaving) {
-                    return Ok((port, true));
-                }
-                let (protocol, external) = (endpoint.protocol, endpoint.external);
-                ledger.ports.unshare(now, protocol, external, port);
+            if ledger.ports.connections(&endpoint) == 0 {
+                return None;
             }
+            // Its own is taken towards this peer: somebody shares it, or the endpoint dials two
+            // published ports that lead to one port of a container.
+            let lent = ledger.ports.lend(now, &endpoint, |port| fits(shard, port));
+            lent.map(|port| (port, true))
+        };
+        if let Some(found) = free(shard, ledger) {
+            return Ok(found);
         }
-        if is_tcp {
+        if endpoint.protocol == Protocol::TCP {
             // Sharing costs less than a search for what can be given up, and costs nobody anything.
             for port in ledger.ports.candidates_to_share(Protocol::TCP) {
-                let shareable = ledger.ports.is_in_use(Protocol::TCP, reply.dst, port)
-                    && self.is_vacant(now, shard, ledger, &with(port), leaving);
-                if !shareable {
+                let in_use =
+                    |ledger: &Ledger| ledger.ports.is_in_use(Protocol::TCP, reply.dst, port);
+                if !in_use(ledger) || !fits(shard, port) {
                     continue;
                 }
-                // What gave way may have been the last to hold a port, which is then free.
-                let mapped = ledger.ports.connections(&endpoint) > 0;
-                let freed = if mapped {
-                    ledger.ports.lend(now, &endpoint)
-                } else {
-                    ledger.acquire(now, &endpoint)
-                };
-                if let Some(port) = freed {
-                    if self.is_vacant(now, shard, ledger, &with(port), leaving) {
-                        return Ok((port, mapped));
-                    }
-                    if mapped {
-                        let (protocol, external) = (endpoint.protocol, endpoint.external);
-                        ledger.ports.unshare(now, protocol, external, port);
-                    } else {
-                        ledger.release(now, &endpoint);
-                    }
+                self.vacate(now, shard, ledger, &with(port), leaving);
+                // What gave way may have been the last to hold a port.
+                if let Some(found) = free(shard, ledger) {
+                    return Ok(found);
                 }
-                ledger.ports.share(Protocol::TCP, endpoint.external, port);
-                self.counters.shared.fetch_add(1, Ordering::Relaxed);
-                return Ok((port, true));
-            }
-            // A mapping that is taken towards this peer is no help, and there can be but one.
-            if ledger.ports.connections(&endpoint) == 0
-                && !ledger.has_port_quota(&endpoint)
-                && let Some(port) = self.reclaim(now, shard, ledger, &endpoint)
-            {
-                return Ok((port, false));
+                if in_use(ledger) {
+                    ledger.ports.share(Protocol::TCP, reply.dst, port);
+                    self.counters.shared.fetch_add(1, Ordering::Relaxed);
+                    return Ok((port, true));
+                }
             }
         }
-        Err(if ledger.has_port_quota(&endpoint) {
-            Refused::QuotaExceeded
-        } else {
-            Refused::PortsExhausted
-        })
+        if ledger.has_port_quota(&endpoint) {
+            return Err(Refused::QuotaExceeded);
+        }
+        // A mapping that is taken towards this peer is no help, and there can be but one.
+        if ledger.ports.connections(&endpoint) == 0 {
+            self.reclaim(now, shard, ledger, &endpoint);
+        }
+        free(shard, ledger).ok_or(Refused::PortsExhausted)
     }
 
-    /// The external port of a connection that gives it up to the endpoint, being dispensable and
-    /// the last of its mapping.
-    fn reclaim(
-        &self,
-        now: Time,
-        shard: &mut Shard,
-        ledger: &mut Ledger,
-        endpoint: &Endpoint,
-    ) -> Option<u16> {
+    /// Frees the external port of a connection that gives it up to the endpoint, being dispensable
+    /// and the last of its mapping.
+    fn reclaim(&self, now: Time, shard: &mut Shard, ledger: &mut Ledger, endpoint: &Endpoint) {
         let fits = |connection: &Connection| {
             if !connection.has_external_port() || connection.shares_port {
                 return false;
@@ -396,10 +374,10 @@ impl Nat {
             (holder.protocol, holder.external) == (endpoint.protocol, endpoint.external)
                 && ledger.ports.is_last(&holder)
         };
-        let victim = self.victim(now, shard, ledger, endpoint.address, fits)?;
-        if self.sacrifice(now, shard, ledger, victim) {
+        if let Some(victim) = self.victim(now, shard, ledger, endpoint.address, fits)
+            && self.sacrifice(now, shard, ledger, victim)
+        {
             self.counters.recycled.fetch_add(1, Ordering::Relaxed);
         }
-        ledger.acquire(now, endpoint)
     }
 }

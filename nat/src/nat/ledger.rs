@@ -53,13 +53,18 @@ impl Ledger {
     }
 
     /// The external port of an endpoint for one more connection: the one it has, or a free one.
-    /// None when there is none, or when its inside address may not have another.
-    pub(super) fn acquire(&mut self, now: Time, endpoint: &Endpoint) -> Option<u16> {
+    /// None when there is none that fits, or when its inside address may not have another.
+    pub(super) fn acquire(
+        &mut self,
+        now: Time,
+        endpoint: &Endpoint,
+        fits: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
         if self.has_port_quota(endpoint) {
             return None;
         }
         let has_one = self.ports.connections(endpoint) > 0;
-        let port = self.ports.acquire(now, endpoint)?;
+        let port = self.ports.acquire(now, endpoint, fits)?;
         if !has_one {
             self.holders.entry(endpoint.address).or_default().ports += 1;
         }

@@ -14,6 +14,11 @@ fn ports(range: RangeInclusive<u16>) -> Ports {
     ports
 }
 
+/// A port that is not taken towards any peer.
+fn any(_: u16) -> bool {
+    true
+}
+
 fn endpoint(host: u8, port: u16) -> Endpoint {
     Endpoint {
         protocol: Protocol::TCP,
@@ -27,11 +32,11 @@ fn endpoint(host: u8, port: u16) -> Endpoint {
 #[test]
 fn rfc_4787_req_1_one_endpoint_has_one_port() {
     let mut ports = ports(61000..=61999);
-    let first = ports.acquire(at(0), &endpoint(2, 4242)).unwrap();
-    assert_eq!(ports.acquire(at(0), &endpoint(2, 4242)), Some(first));
+    let first = ports.acquire(at(0), &endpoint(2, 4242), any).unwrap();
+    assert_eq!(ports.acquire(at(0), &endpoint(2, 4242), any), Some(first));
     assert_eq!(ports.connections(&endpoint(2, 4242)), 2);
     ports.release(at(1), &endpoint(2, 4242));
-    assert_eq!(ports.acquire(at(1), &endpoint(2, 4242)), Some(first));
+    assert_eq!(ports.acquire(at(1), &endpoint(2, 4242), any), Some(first));
     assert_eq!(ports.free(Protocol::TCP), 999);
 }
 
@@ -40,7 +45,7 @@ fn rfc_4787_req_1_one_endpoint_has_one_port() {
 fn rfc_4787_req_3_two_hosts_with_one_source_port_differ() {
     let mut ports = ports(61000..=61999);
     let taken: BTreeSet<_> = (0..=255)
-        .map(|host| ports.acquire(at(0), &endpoint(host, 4242)).unwrap())
+        .map(|host| ports.acquire(at(0), &endpoint(host, 4242), any).unwrap())
         .collect();
     assert_eq!(taken.len(), 256);
 }
@@ -50,13 +55,19 @@ fn rfc_4787_req_3_two_hosts_with_one_source_port_differ() {
 fn rfc_4787_req_4_parity_is_kept_while_it_can_be() {
     let mut ports = ports(61000..=61019);
     for host in 0..10 {
-        assert_eq!(ports.acquire(at(0), &endpoint(host, 4242)).unwrap() % 2, 0);
+        assert_eq!(
+            ports.acquire(at(0), &endpoint(host, 4242), any).unwrap() % 2,
+            0
+        );
     }
     // Even ones are gone, odd ones are better than nothing.
     for host in 10..20 {
-        assert_eq!(ports.acquire(at(0), &endpoint(host, 4242)).unwrap() % 2, 1);
+        assert_eq!(
+            ports.acquire(at(0), &endpoint(host, 4242), any).unwrap() % 2,
+            1
+        );
     }
-    assert_eq!(ports.acquire(at(0), &endpoint(20, 4242)), None);
+    assert_eq!(ports.acquire(at(0), &endpoint(20, 4242), any), None);
     assert_eq!(ports.free(Protocol::TCP), 0);
 }
 
@@ -64,16 +75,16 @@ fn rfc_4787_req_4_parity_is_kept_while_it_can_be() {
 #[test]
 fn rfc_6888_req_8_a_freed_port_rests_while_others_are_free() {
     let mut ports = ports(61000..=61003);
-    let first = ports.acquire(at(0), &endpoint(1, 2)).unwrap();
+    let first = ports.acquire(at(0), &endpoint(1, 2), any).unwrap();
     ports.release(at(0), &endpoint(1, 2));
     for host in 2..5 {
-        assert_ne!(ports.acquire(at(119), &endpoint(host, 2)), Some(first));
+        assert_ne!(ports.acquire(at(119), &endpoint(host, 2), any), Some(first));
     }
     // Nothing else is left: under pressure it is used early.
-    assert_eq!(ports.acquire(at(119), &endpoint(5, 2)), Some(first));
+    assert_eq!(ports.acquire(at(119), &endpoint(5, 2), any), Some(first));
 
     ports.release(at(119), &endpoint(5, 2));
-    let next = ports.acquire(at(119 + 120), &endpoint(6, 2));
+    let next = ports.acquire(at(119 + 120), &endpoint(6, 2), any);
     assert_eq!(next, Some(first));
 }
 
@@ -84,7 +95,7 @@ fn rfc_6888_req_15_ports_cannot_be_foreseen() {
         let mut ports = Ports::new(seed, REST);
         ports.reserve(Protocol::TCP, 61000..=61999);
         (0..100)
-            .map(|host| ports.acquire(at(0), &endpoint(host, 2)).unwrap())
+            .map(|host| ports.acquire(at(0), &endpoint(host, 2), any).unwrap())
             .collect::<Vec<_>>()
     };
     assert_eq!(order(1), order(1));
@@ -102,27 +113,53 @@ fn reserving_twice_adds_nothing() {
     ports.reserve(Protocol::TCP, 61005..=61014);
     ports.reserve(Protocol::TCP, 0..=1);
     assert_eq!(ports.free(Protocol::TCP), 16);
-    ports.acquire(at(0), &endpoint(1, 1)).unwrap();
+    ports.acquire(at(0), &endpoint(1, 1), any).unwrap();
     // A block added later reaches addresses that are in use.
     ports.reserve(Protocol::TCP, 61000..=61019);
     assert_eq!(ports.free(Protocol::TCP), 20);
     let mut all: Vec<_> = (2..22)
-        .map(|host| ports.acquire(at(0), &endpoint(host, 1)))
+        .map(|host| ports.acquire(at(0), &endpoint(host, 1), any))
         .collect();
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 20);
     assert_eq!(ports.free(Protocol::UDP), 0);
+    let other = Endpoint {
+        protocol: Protocol::UDP,
+        ..endpoint(1, 1)
+    };
+    assert_eq!(ports.acquire(at(0), &other, any), None);
+}
+
+#[test]
+fn a_port_that_does_not_fit_stays_as_it_is() {
+    let mut ports = ports(61000..=61003);
+    let rested = ports.acquire(at(0), &endpoint(1, 1), any).unwrap();
+    ports.release(at(0), &endpoint(1, 1));
+    // The resting one too, though free ones are better.
+    let only = ports.acquire(at(1), &endpoint(2, 1), |port| port == rested);
+    assert_eq!(only, Some(rested));
+    ports.release(at(1), &endpoint(2, 1));
+
+    assert_eq!(ports.acquire(at(2), &endpoint(3, 1), |_| false), None);
+    assert_eq!(ports.lend(at(2), &endpoint(3, 1), |_| false), None);
+    assert_eq!(ports.free(Protocol::TCP), 4);
+    assert_eq!(ports.connections(&endpoint(3, 1)), 0);
+
+    // An endpoint's own is not exchanged for another.
+    let own = ports.acquire(at(3), &endpoint(3, 1), any).unwrap();
     assert_eq!(
-        ports.acquire(
-            at(0),
-            &Endpoint {
-                protocol: Protocol::UDP,
-                ..endpoint(1, 1)
-            }
-        ),
+        ports.acquire(at(3), &endpoint(3, 1), |port| port != own),
         None
     );
+    assert_eq!(ports.connections(&endpoint(3, 1)), 1);
+    let lent = ports
+        .lend(at(3), &endpoint(3, 1), |port| port != own)
+        .unwrap();
+    assert_ne!(lent, own);
+    ports.unshare(at(3), Protocol::TCP, endpoint(3, 1).external, lent);
+    ports.release(at(3), &endpoint(3, 1));
+    assert_eq!(ports.free(Protocol::TCP), 4);
 }
 
 #[test]
@@ -132,9 +169,12 @@ fn every_external_address_has_all_ports() {
         external: IpAddr::from([198, 51, 100, 2]),
         ..endpoint(1, 1)
     };
-    assert_eq!(ports.acquire(at(0), &endpoint(1, 1)), Some(61000));
-    assert_eq!(ports.acquire(at(0), &other), Some(61000));
-    assert_eq!(ports.acquire(at(0), &Endpoint { port: 2, ..other }), None);
+    assert_eq!(ports.acquire(at(0), &endpoint(1, 1), any), Some(61000));
+    assert_eq!(ports.acquire(at(0), &other, any), Some(61000));
+    assert_eq!(
+        ports.acquire(at(0), &Endpoint { port: 2, ..other }, any),
+        None
+    );
 }
 
 #[test]
@@ -145,7 +185,7 @@ fn identifiers_need_no_reservation() {
         protocol: Protocol::ICMP,
         ..endpoint(1, 7)
     };
-    assert!(ports.acquire(at(0), &echo).is_some());
+    assert!(ports.acquire(at(0), &echo, any).is_some());
     assert_eq!(ports.free(Protocol::ICMP), 65534);
 }
 
@@ -154,7 +194,7 @@ fn a_shared_port_is_free_when_owner_and_sharers_are_gone() {
     let external = endpoint(1, 1).external;
     for owner_first in [true, false] {
         let mut ports = ports(61000..=61000);
-        ports.acquire(at(0), &endpoint(1, 1)).unwrap();
+        ports.acquire(at(0), &endpoint(1, 1), any).unwrap();
         assert!(ports.candidates_to_share(Protocol::TCP).eq([61000]));
         assert!(ports.is_in_use(Protocol::TCP, external, 61000));
         ports.share(Protocol::TCP, external, 61000);
@@ -177,7 +217,7 @@ fn a_shared_port_is_free_when_owner_and_sharers_are_gone() {
 fn ports_to_share_are_bounded_and_all_different() {
     let mut ports = ports(61000..=65535);
     let some: BTreeSet<_> = ports.candidates_to_share(Protocol::TCP).collect();
-    assert_eq!(some.len(), SHARE_ATTEMPTS);
+    assert_eq!(some.len(), ATTEMPTS);
     assert_eq!(ports.candidates_to_share(Protocol::UDP).count(), 0);
 }
 
@@ -189,7 +229,7 @@ fn no_port_leaks_and_none_is_given_twice() {
     for step in 0..20_000u64 {
         if prng.below(2) == 0 {
             let endpoint = endpoint(prng.below(8) as u8, prng.below(16) as u16);
-            if let Some(port) = ports.acquire(at(step), &endpoint) {
+            if let Some(port) = ports.acquire(at(step), &endpoint, any) {
                 for (holder, held) in &held {
                     assert_eq!(
                         *holder == endpoint,

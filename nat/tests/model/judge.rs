@@ -145,6 +145,10 @@ impl Run {
             _ => ensure(!in_use, || "the tuple is in use".to_owned())?,
         }
 
+        if opened {
+            // Before anything else is chosen.
+            self.model.make_way(hairpin, &opening.original);
+        }
         let ghosts = self.model.ghosts.len();
         self.end_what_gave_way(&opening, &reply, opened, &after, stats, quota)?;
         if !opened {
@@ -309,9 +313,8 @@ impl Run {
             ensure(!usable(port), || format!("it has port {port}"))?;
         }
         for &port in model.pool(protocol) {
-            ensure(!model.is_surely_free((protocol, external, port)), || {
-                format!("port {port} is free")
-            })?;
+            let free = model.is_surely_free((protocol, external, port));
+            ensure(!(free && usable(port)), || format!("port {port} is free"))?;
             ensure(protocol != Protocol::TCP || !usable(port), || {
                 format!("port {port} could be shared")
             })?;
@@ -344,7 +347,7 @@ impl Run {
         let free = || {
             pool.iter()
                 .copied()
-                .filter(|&port| model.is_surely_free(key(port)))
+                .filter(|&port| model.is_surely_free(key(port)) && usable(port))
         };
 
         let mapping = model

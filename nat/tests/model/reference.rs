@@ -124,8 +124,13 @@ impl Reference {
         found.map_or(&[], |(_, pool)| pool)
     }
 
-    /// New rules end the flows that they no longer allow.
+    /// New rules end the flows that they no longer allow. The same rules again are not new: a
+    /// routed flow may live beside a port published on addresses that are not its way out, and
+    /// ends at a change only because it does not say which way that was.
     pub(crate) fn set_rules(&mut self, rules: Rules) {
+        if self.rules == rules {
+            return;
+        }
         self.rules = rules;
         self.end_where(|model, flow| {
             let (original, reply) = (flow.original, flow.reply);
@@ -191,6 +196,15 @@ impl Reference {
     /// No ghosts but the first `keep`.
     pub(crate) fn exorcise(&mut self, keep: usize) {
         let gone = self.ghosts.split_off(keep);
+        self.free_ports(&gone);
+    }
+
+    /// No ghosts that have this tuple, on the wire or among hairpins.
+    pub(crate) fn make_way(&mut self, hairpin: bool, tuple: &Tuple) {
+        let stands = |flow: &Flow| flow.is_hairpin() == hairpin && flow.has(tuple);
+        let ghosts = self.ghosts.iter().cloned();
+        let (gone, ghosts): (Vec<Flow>, _) = ghosts.partition(stands);
+        self.ghosts = ghosts;
         self.free_ports(&gone);
     }
 

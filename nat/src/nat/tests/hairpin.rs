@@ -74,6 +74,29 @@ fn rfc_5382_req_8_and_so_for_tcp_by_a_simultaneous_open() {
     assert_eq!(segment("10.0.0.4:2", &a, RST), Err(Refused::NotOpening));
 }
 
+#[test]
+fn a_free_port_that_the_target_has_sent_to_is_not_given_towards_it() {
+    let world = World::with(Limits::default(), 61000..=61002);
+    // For containers only, so that what it sends itself to others is masqueraded.
+    world.publish(vec![Publish {
+        allow: Sources::new(&["10.0.0.0/24".parse().unwrap()]),
+        ..rule(1, Protocol::UDP, 8080..=8080, "10.0.0.3:80")
+    }]);
+    let published = format!("{HOST}:8080");
+    let a = mapping(&world, A, Protocol::UDP);
+    let sent = world.hairpin(&udp("10.0.0.3:80", &a, b""));
+    assert_eq!(sent, Err(Refused::Filtered));
+    world.nat.forget(world.now, ip("10.0.0.2"));
+    assert_eq!(world.nat.external_ports_free(Protocol::UDP), 2);
+    // What it would send to A's port, which is free again, and its answers would be one flow.
+    let given = world.hairpin(&udp(A, &published, b"")).unwrap();
+    assert_ne!(format!("{}:{}", given.src, given.src_port), a);
+    let next = world.hairpin(&udp("10.0.0.4:1", &published, b""));
+    assert_eq!(next, Err(Refused::PortsExhausted));
+    // Towards others it is as good as any.
+    world.out(&udp("10.0.0.4:1", "192.0.2.9:53", b"")).unwrap();
+}
+
 // Conforms: RFC5508-7
 #[test]
 fn rfc_5508_req_7_errors_cross_too() {

@@ -310,6 +310,26 @@ fn a_shared_port_whose_last_holder_gives_way_is_free_to_be_owned() {
     assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1);
 }
 
+#[test]
+fn a_port_that_becomes_free_for_nobody_is_not_shared() {
+    let limits = Limits {
+        max_ports_per_address: 1,
+        ..Limits::default()
+    };
+    let mut world = World::with(limits, 61000..=61001);
+    let dial = |world: &World, src| world.out(&tcp(src, "192.0.2.9:80", SYN, b""));
+    dial(&world, "10.0.0.2:1").unwrap();
+    dial(&world, "10.0.0.3:1").unwrap();
+    world.wait(200);
+    dial(&world, "10.0.0.2:1").unwrap();
+    world.wait(100);
+    // The other's expired connection gives way, and leaves a port that this address may not have.
+    assert_eq!(dial(&world, "10.0.0.2:2"), Err(Refused::QuotaExceeded));
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 1);
+    dial(&world, "10.0.0.3:2").unwrap();
+    assert_eq!(world.nat.external_ports_free(Protocol::TCP), 0);
+}
+
 // Conforms: RFC6888-4
 // Feature: quotas
 #[test]
