@@ -359,6 +359,13 @@ impl Connection {
             && matches!(self.tcp.state(), TcpState::TimeWait | TcpState::Reset)
     }
 
+    /// Of a published port, and only the container has been heard: if several ports lead to it,
+    /// by which of them its peer comes is presumed.
+    pub(crate) fn is_presumed(&self) -> bool {
+        matches!(self.kind, KindTag::Publish)
+            && self.packets[Direction::Original.index()].get() == 0
+    }
+
     /// Not both sides have been heard, or a TCP handshake is not complete.
     pub(crate) fn is_half_open(&self) -> bool {
         if self.protocol == Protocol::TCP {

@@ -144,12 +144,14 @@ impl Ports {
         Some(port)
     }
 
-    /// How many connections hold the mapping of an endpoint.
-    pub(crate) fn connections(&self, endpoint: &Endpoint) -> u32 {
-        self.pools
-            .get(&(endpoint.protocol, endpoint.external))
-            .and_then(|pool| pool.mappings.get(&(endpoint.address, endpoint.port)))
-            .map_or(0, |mapping| mapping.connections)
+    fn mapping(&self, endpoint: &Endpoint) -> Option<&Mapping> {
+        let pool = self.pools.get(&(endpoint.protocol, endpoint.external))?;
+        pool.mappings.get(&(endpoint.address, endpoint.port))
+    }
+
+    /// The port that an endpoint has.
+    pub(crate) fn port(&self, endpoint: &Endpoint) -> Option<u16> {
+        self.mapping(endpoint).map(|mapping| mapping.port)
     }
 
     /// Whether the end of one connection of an endpoint frees its port.
@@ -186,8 +188,8 @@ impl Ports {
         true
     }
 
-    /// A free port for one flow of an endpoint whose own port is taken towards the flow's peer.
-    /// None when none fits; [`unshare`](Ports::unshare) gives it back.
+    /// A free port for one flow of an endpoint that has one, but whose own is taken towards the
+    /// flow's peer. None when none fits; [`unshare`](Ports::unshare) gives it back.
     pub(crate) fn lend(
         &mut self,
         now: Time,
@@ -197,6 +199,12 @@ impl Ports {
         let pool = self
             .pools
             .get_mut(&(endpoint.protocol, endpoint.external))?;
+        if !pool
+            .mappings
+            .contains_key(&(endpoint.address, endpoint.port))
+        {
+            return None;
+        }
         let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random, fits)?;
         let sharers = Sharers {
             count: 1,

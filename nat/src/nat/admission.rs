@@ -83,7 +83,8 @@ impl Opening {
         }
     }
 
-    /// From inside, by a port that is published: a flow from outside, whose answer this is.
+    /// From inside, by a port that is published: a flow from outside, whose answer this is. If
+    /// several lead there, the peer may have dialled another, and what it says itself holds.
     pub(super) fn answered(tuple: &Tuple, claim: Claim) -> Opening {
         Opening {
             original: Tuple {
@@ -274,14 +275,15 @@ impl Nat {
     }
 
     /// Whether a connection may have this tuple: nobody has it, or somebody who gives way, being
-    /// expired, over, or `leaving` anyway. Also a tuple with an external port that is free may be
+    /// expired, over, no more than presumed, or `leaving` anyway. Also a tuple with an external port that is free may be
     /// somebody's: of a container that sent to the port from where a published port leads.
     fn is_vacant(&self, now: Time, shard: &Shard, tuple: &Tuple, leaving: Option<u32>) -> bool {
         let holder = shard.find(self.hash.tuple(tuple), tuple);
         holder.is_none_or(|(slot, _)| {
-            let spent =
-                |connection: &Connection| connection.is_expired(now) || connection.is_over();
-            leaving == Some(slot) || shard.get(slot).is_none_or(spent)
+            let gives_way = |connection: &Connection| {
+                connection.is_expired(now) || connection.is_over() || connection.is_presumed()
+            };
+            leaving == Some(slot) || shard.get(slot).is_none_or(gives_way)
         })
     }
 
@@ -317,13 +319,15 @@ impl Nat {
             dst_port: port,
             ..*reply
         };
-        let fits = |shard: &Shard, port| self.is_vacant(now, shard, &with(port), leaving);
+        // Nobody's packets come back to himself: a server whose late answer is to a port that has
+        // become his own would answer it, and that, for ever.
+        let fits = |shard: &Shard, port| {
+            let loops = (reply.src, reply.src_port) == (reply.dst, port);
+            !loops && self.is_vacant(now, shard, &with(port), leaving)
+        };
         let free = |shard: &Shard, ledger: &mut Ledger| {
             if let Some(port) = ledger.acquire(now, &endpoint, |port| fits(shard, port)) {
                 return Some((port, false));
-            }
-            if ledger.ports.connections(&endpoint) == 0 {
-                return None;
             }
             // Its own is taken towards this peer: somebody shares it, or the endpoint dials two
             // published ports that lead to one port of a container.
@@ -357,7 +361,7 @@ impl Nat {
             return Err(Refused::QuotaExceeded);
         }
         // A mapping that is taken towards this peer is no help, and there can be but one.
-        if ledger.ports.connections(&endpoint) == 0 {
+        if ledger.ports.port(&endpoint).is_none() {
             self.reclaim(now, shard, ledger, &endpoint);
         }
         free(shard, ledger).ok_or(Refused::PortsExhausted)

@@ -49,7 +49,7 @@ impl Ledger {
     pub(super) fn has_port_quota(&self, endpoint: &Endpoint) -> bool {
         let holder = self.holders.get(&endpoint.address);
         holder.is_some_and(|holder| holder.ports >= self.max_ports_per_address)
-            && self.ports.connections(endpoint) == 0
+            && self.ports.port(endpoint).is_none()
     }
 
     /// The external port of an endpoint for one more connection: the one it has, or a free one.
@@ -63,7 +63,7 @@ impl Ledger {
         if self.has_port_quota(endpoint) {
             return None;
         }
-        let has_one = self.ports.connections(endpoint) > 0;
+        let has_one = self.ports.port(endpoint).is_some();
         let port = self.ports.acquire(now, endpoint, fits)?;
         if !has_one {
             self.holders.entry(endpoint.address).or_default().ports += 1;

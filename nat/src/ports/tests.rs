@@ -34,7 +34,7 @@ fn rfc_4787_req_1_one_endpoint_has_one_port() {
     let mut ports = ports(61000..=61999);
     let first = ports.acquire(at(0), &endpoint(2, 4242), any).unwrap();
     assert_eq!(ports.acquire(at(0), &endpoint(2, 4242), any), Some(first));
-    assert_eq!(ports.connections(&endpoint(2, 4242)), 2);
+    assert_eq!(ports.port(&endpoint(2, 4242)), Some(first));
     ports.release(at(1), &endpoint(2, 4242));
     assert_eq!(ports.acquire(at(1), &endpoint(2, 4242), any), Some(first));
     assert_eq!(ports.free(Protocol::TCP), 999);
@@ -144,7 +144,7 @@ fn a_port_that_does_not_fit_stays_as_it_is() {
     assert_eq!(ports.acquire(at(2), &endpoint(3, 1), |_| false), None);
     assert_eq!(ports.lend(at(2), &endpoint(3, 1), |_| false), None);
     assert_eq!(ports.free(Protocol::TCP), 4);
-    assert_eq!(ports.connections(&endpoint(3, 1)), 0);
+    assert_eq!(ports.port(&endpoint(3, 1)), None);
 
     // An endpoint's own is not exchanged for another.
     let own = ports.acquire(at(3), &endpoint(3, 1), any).unwrap();
@@ -152,7 +152,7 @@ fn a_port_that_does_not_fit_stays_as_it_is() {
         ports.acquire(at(3), &endpoint(3, 1), |port| port != own),
         None
     );
-    assert_eq!(ports.connections(&endpoint(3, 1)), 1);
+    assert_eq!(ports.port(&endpoint(3, 1)), Some(own));
     let lent = ports
         .lend(at(3), &endpoint(3, 1), |port| port != own)
         .unwrap();

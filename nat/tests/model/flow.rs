@@ -76,6 +76,16 @@ impl Flow {
         self.original.protocol == Protocol::TCP && matches!(self.tcp.state(), "time-wait" | "reset")
     }
 
+    /// Only the container has spoken, so by which published port its peer comes is a guess.
+    pub(crate) fn is_presumed(&self) -> bool {
+        matches!(self.kind, Kind::Publish(_)) && self.packets[0] == 0
+    }
+
+    /// Nobody is kept from its tuples.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.is_over() || self.is_presumed()
+    }
+
     pub(crate) fn is_half_open(&self) -> bool {
         if self.original.protocol == Protocol::TCP {
             matches!(self.tcp.state(), "picked-up" | "syn-sent" | "syn-received")

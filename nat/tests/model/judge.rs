@@ -145,10 +145,8 @@ impl Run {
             _ => ensure(!in_use, || "the tuple is in use".to_owned())?,
         }
 
-        if opened {
-            // Before anything else is chosen.
-            self.model.make_way(hairpin, &opening.original);
-        }
+        // Even if the packet goes the other way.
+        self.model.make_way(hairpin, &opening.original);
         let ghosts = self.model.ghosts.len();
         self.end_what_gave_way(&opening, &reply, opened, &after, stats, quota)?;
         if !opened {
@@ -177,6 +175,9 @@ impl Run {
         })?;
         self.model.open(&opening, port, owns, before);
         self.model.exorcise(ghosts);
+        if owns {
+            self.model.settle();
+        }
         if mapped {
             return self.judge_crossing(before, before.of(&reply.reversed()), outcome);
         }
@@ -271,7 +272,7 @@ impl Run {
             }
             let gone = format!("{} ({:?})", flow.original, flow.kind);
             // One that is over stands in nobody's way.
-            let stood_in_the_way = flow.is_over()
+            let stood_in_the_way = flow.gives_way()
                 && flow.is_hairpin() == hairpin
                 && (flow.has(&opening.original) || flow.has(reply) || opening.wants_port);
             let same_pool =
@@ -299,11 +300,7 @@ impl Run {
         let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
         let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let endpoint = endpoint(&opening.original, &opening.reply);
-        let usable = |port| {
-            let mut reply = opening.reply;
-            reply.dst_port = port;
-            !model.in_use(hairpin, &reply)
-        };
+        let usable = |port| model.is_usable(hairpin, opening, port);
         for flow in model
             .flows
             .iter()
@@ -330,11 +327,7 @@ impl Run {
         let pool = model.pool(protocol);
         let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let wanted = endpoint(&opening.original, &opening.reply);
-        let usable = |port| {
-            let mut reply = opening.reply;
-            reply.dst_port = port;
-            !model.in_use(hairpin, &reply)
-        };
+        let usable = |port| model.is_usable(hairpin, opening, port);
         ensure(pool.contains(&port), || {
             format!("port {port} is not in the pool")
         })?;

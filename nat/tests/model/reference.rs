@@ -86,6 +86,32 @@ fn masqueraded(tuple: Tuple, external: IpAddr, kind: Kind) -> Opening {
     }
 }
 
+/// The flow of a tuple that comes by this path, and which way it goes.
+fn find(flows: &[Flow], path: Path, tuple: &Tuple) -> Option<(usize, Direction)> {
+    for (at, flow) in flows.iter().enumerate() {
+        for direction in [Direction::Original, Direction::Reply] {
+            // From inside come the packets of whoever is inside.
+            let from_inside = match flow.kind {
+                Kind::Masquerade | Kind::Routed => direction == Direction::Original,
+                Kind::Publish(_) => direction == Direction::Reply,
+                Kind::Hairpin(_) => false,
+                // What crosses it from the other side comes by no path.
+                Kind::HairpinMapped if direction == Direction::Reply => continue,
+                Kind::HairpinMapped => false,
+            };
+            let way = match path {
+                Path::Hairpin => flow.is_hairpin(),
+                Path::Outbound { .. } => !flow.is_hairpin() && from_inside,
+                Path::Inbound => !flow.is_hairpin() && !from_inside,
+            };
+            if way && flow.tuple(direction) == *tuple {
+                return Some((at, direction));
+            }
+        }
+    }
+    None
+}
+
 impl Reference {
     pub(crate) fn new(limits: Limits) -> Reference {
         let identifiers = || (1..=u16::MAX).collect();
@@ -199,13 +225,27 @@ impl Reference {
         self.free_ports(&gone);
     }
 
-    /// No ghosts that have this tuple, on the wire or among hairpins.
-    pub(crate) fn make_way(&mut self, hairpin: bool, tuple: &Tuple) {
-        let stands = |flow: &Flow| flow.is_hairpin() == hairpin && flow.has(tuple);
+    /// No ghosts that have the tuple of a flow that is about to be opened.
+    pub(crate) fn make_way(&mut self, hairpin: bool, original: &Tuple) {
+        let stands = |flow: &Flow| flow.is_hairpin() == hairpin && flow.original == *original;
         let ghosts = self.ghosts.iter().cloned();
         let (gone, ghosts): (Vec<Flow>, _) = ghosts.partition(stands);
         self.ghosts = ghosts;
         self.free_ports(&gone);
+    }
+
+    /// The newest flow has its port for itself: unless others of its endpoint have kept it, it was
+    /// free, so no ghost holds it any more.
+    pub(crate) fn settle(&mut self) {
+        let Some((newest, flows)) = self.flows.split_last() else {
+            return;
+        };
+        let (external, endpoint) = (newest.external(), newest.endpoint());
+        let kept = |flow: &Flow| flow.owns && flow.endpoint() == endpoint;
+        if flows.iter().chain(&self.ghosts).any(kept) {
+            return;
+        }
+        self.ghosts.retain(|ghost| ghost.external() != external);
     }
 
     /// Notes which ports these flows, which are no longer listed, leave to nobody.
@@ -327,6 +367,20 @@ impl Reference {
 
     // Packets.
 
+    /// An expired connection that would be a packet's is ended by it.
+    pub(crate) fn meet(&mut self, path: Path, wire: &Wire) {
+        let sensible = wire
+            .segment()
+            .is_none_or(|segment| makes_sense(segment.flags));
+        let tracked = !matches!(wire.body, Body::Error { .. } | Body::Fragment);
+        if let Some(tuple) = wire.tuple().filter(|_| sensible && tracked)
+            && let Some((at, _)) = find(&self.ghosts, path, &tuple)
+        {
+            let gone = self.ghosts.remove(at);
+            self.free_ports(&[gone]);
+        }
+    }
+
     pub(crate) fn expect(&self, path: Path, wire: &Wire) -> Expect {
         match (&wire.body, wire.tuple()) {
             (Body::Error { .. }, _) => self.expect_error(path, wire),
@@ -334,32 +388,6 @@ impl Reference {
             (_, Some(tuple)) => self.expect_flow(path, wire, tuple),
             (_, None) => self.untrackable(path, wire, Refused::UnsupportedProtocol),
         }
-    }
-
-    /// The live flow of a tuple that comes by this path, and which way it goes.
-    fn find(&self, path: Path, tuple: &Tuple) -> Option<(usize, Direction)> {
-        for (at, flow) in self.flows.iter().enumerate() {
-            for direction in [Direction::Original, Direction::Reply] {
-                // From inside come the packets of whoever is inside.
-                let from_inside = match flow.kind {
-                    Kind::Masquerade | Kind::Routed => direction == Direction::Original,
-                    Kind::Publish(_) => direction == Direction::Reply,
-                    Kind::Hairpin(_) => false,
-                    // What crosses it from the other side comes by no path.
-                    Kind::HairpinMapped if direction == Direction::Reply => continue,
-                    Kind::HairpinMapped => false,
-                };
-                let way = match path {
-                    Path::Hairpin => flow.is_hairpin(),
-                    Path::Outbound { .. } => !flow.is_hairpin() && from_inside,
-                    Path::Inbound => !flow.is_hairpin() && !from_inside,
-                };
-                if way && flow.tuple(direction) == *tuple {
-                    return Some((at, direction));
-                }
-            }
-        }
-        None
     }
 
     fn expect_flow(&self, path: Path, wire: &Wire, tuple: Tuple) -> Expect {
@@ -374,7 +402,7 @@ impl Reference {
         }
         let flags = segment.map(|Segment { flags, .. }| flags);
         let is_syn = flags.is_some_and(|flags| flags & (SYN | ACK) == SYN);
-        if let Some((at, direction)) = self.find(path, &tuple) {
+        if let Some((at, direction)) = find(&self.flows, path, &tuple) {
             let flow = &self.flows[at];
             let opener = direction == Direction::Original || matches!(flow.kind, Kind::Publish(_));
             return Expect::Known {
@@ -566,7 +594,7 @@ impl Reference {
             return self.untrackable(path, wire, Refused::BadQuote);
         };
         // The error takes the way of the answers.
-        let Some((at, direction)) = self.find(path, &tuple.reversed()) else {
+        let Some((at, direction)) = find(&self.flows, path, &tuple.reversed()) else {
             return self.untrackable(path, wire, Refused::IcmpUnrelated);
         };
         let flow = &self.flows[at];
@@ -654,10 +682,19 @@ impl Reference {
         self.freed.iter().find(|freed| freed.external == external)
     }
 
-    /// Whether a live flow that is not over has this tuple, on the wire or among hairpins.
+    /// Whether a live flow that gives way to nobody has this tuple, on the wire or among hairpins.
     pub(crate) fn in_use(&self, hairpin: bool, tuple: &Tuple) -> bool {
         self.flows
             .iter()
-            .any(|flow| flow.is_hairpin() == hairpin && flow.has(tuple) && !flow.is_over())
+            .any(|flow| flow.is_hairpin() == hairpin && flow.has(tuple) && !flow.gives_way())
+    }
+
+    /// Whether an opening may have this external port, if it is anybody's to give: not the one that
+    /// it is to.
+    pub(crate) fn is_usable(&self, hairpin: bool, opening: &Opening, port: u16) -> bool {
+        let mut reply = opening.reply;
+        reply.dst_port = port;
+        let to_itself = (reply.src, reply.src_port) == (reply.dst, reply.dst_port);
+        !to_itself && !self.in_use(hairpin, &reply)
     }
 }

@@ -486,6 +486,7 @@ impl Run {
 
     /// Hands a packet to both. What it became, if it passed.
     fn translate(&mut self, path: Path, before: Wire) -> Result<Option<Wire>, String> {
+        self.model.meet(path, &before);
         let expect = self.model.expect(path, &before);
         let stats = self.nat.stats();
         let sent = before.bytes();

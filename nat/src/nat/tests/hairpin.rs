@@ -97,6 +97,22 @@ fn a_free_port_that_the_target_has_sent_to_is_not_given_towards_it() {
     world.out(&udp("10.0.0.4:1", "192.0.2.9:53", b"")).unwrap();
 }
 
+/// A server that answers whatever it gets would answer itself for ever.
+#[test]
+fn a_late_answer_does_not_come_back() {
+    let world = World::with(Limits::default(), 61000..=61000);
+    world.publish(vec![rule(1, Protocol::UDP, 8080..=8080, "10.0.0.3:80")]);
+    let asked = world
+        .hairpin(&udp(A, &format!("{HOST}:8080"), b""))
+        .unwrap();
+    world.publish(vec![]);
+    let late = packet(&asked.reversed());
+    assert_eq!(world.hairpin(&late), Err(Refused::PortsExhausted));
+    // Even if the port is its own by now.
+    world.out(&udp("10.0.0.3:80", "192.0.2.9:53", b"")).unwrap();
+    assert_eq!(world.hairpin(&late), Err(Refused::PortsExhausted));
+}
+
 // Conforms: RFC5508-7
 #[test]
 fn rfc_5508_req_7_errors_cross_too() {

@@ -201,3 +201,34 @@ fn what_a_container_sends_takes_no_port_of_the_host_s_or_of_another_s() {
         assert_eq!(world.inside(&knock), Err(Refused::NoMapping));
     }
 }
+
+/// After a restart, and the container speaks first.
+#[test]
+fn a_port_published_twice_is_the_one_that_its_peer_dials() {
+    let limits = Limits {
+        pick_up_tcp: true,
+        ..Limits::default()
+    };
+    let world = World::with(limits, 61000..=61999);
+    for protocol in [Protocol::UDP, Protocol::TCP] {
+        world.publish(vec![
+            rule(1, protocol, 8080..=8080, "10.0.0.2:80"),
+            rule(2, protocol, 8081..=8081, "10.0.0.2:80"),
+        ]);
+        let send = |src: &str, dst: &str| match protocol {
+            Protocol::TCP => tcp(src, dst, ACK, b"more"),
+            _ => udp(src, dst, b"more"),
+        };
+        let (client, dialled) = ("192.0.2.9:5000", format!("{HOST}:8081"));
+        let answer = send("10.0.0.2:80", client);
+        let port = |world: &World| world.out(&answer).unwrap().src_port;
+        assert_eq!(port(&world), 8080, "presumed");
+        world.inside(&send(client, &dialled)).unwrap();
+        assert_eq!(port(&world), 8081);
+        // Who has spoken is not presumed.
+        let other = send(client, &format!("{HOST}:8080"));
+        assert_eq!(world.inside(&other), Err(Refused::TupleInUse));
+        assert_eq!(world.nat.len(), 1);
+        world.nat.flush(world.now, |_| false);
+    }
+}
