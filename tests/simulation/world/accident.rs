@@ -74,11 +74,13 @@ impl World {
                 self.simulation.restart();
                 let picks_up = self.plan.limits.pick_up_tcp;
                 // Who was masqueraded gets another external port. A published stream is found
-                // again from either side, and whoever asks again is answered.
-                self.disturb(now, |_, flow| {
+                // again from either side, unless the server speaks first and two ports lead to it;
+                // and whoever asks again is answered.
+                self.disturb(now, |world, flow| {
                     let masqueraded = flow.plan.client.is_container() && flow.leaves;
-                    let lost = masqueraded || flow.published.is_some() && !picks_up;
-                    flow.is_stream && lost
+                    let found = |index| picks_up && world.is_only(index);
+                    let lost = flow.published.is_some_and(|index| !found(index));
+                    flow.is_stream && (masqueraded || lost)
                 });
             }
             Step::Accident(Accident::Down { who, time }) => {
@@ -100,6 +102,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether no other published port leads to where this one does.
+    fn is_only(&self, index: usize) -> bool {
+        let to = |index: usize| {
+            let published = self.plan.publish[index];
+            let target = self.target(index);
+            (
+                target,
+                published.protocol,
+                published.to_port(),
+                published.v6,
+            )
+        };
+        let mut others = (0..self.plan.publish.len()).filter(|&other| other != index);
+        !others.any(|other| to(other) == to(index))
     }
 
     /// Excuses flows that have begun and are not over.
