@@ -6,11 +6,10 @@
 //! rests while others are free (RFC 6888 REQ-8).
 //!
 //! A port is chosen at random among the free ones of the same parity (RFC 4787 REQ-4), then of the
-//! other parity, then the one that has rested longest; always one that the caller says fits, for
-//! whether a peer knows it already is for the connection table to know. Only TCP, when none of these is left or the
-//! endpoint's address has its quota, gives one port to several endpoints, towards different peers:
-//! that a peer does not see two flows of one port is for the connection table to know, so it
-//! chooses, and the counts are kept here.
+//! other parity, then the one that has rested longest. Only TCP, when none of these is left or the
+//! endpoint's address has its quota, gives one port to several endpoints, towards different peers.
+//! Whether a peer knows a port already is for the connection table to know: it says which ports
+//! fit, and chooses the one to share. The counts are kept here.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, IpCidr,
+    EthernetRepr, IpCidr, Ipv4Packet, Ipv6Packet,
 };
 use switch::frame::MacAddr;
 
@@ -65,7 +65,9 @@ impl Host {
     /// Lets the stack read what has arrived, and do and send what it wants to. Whether it did.
     pub(super) fn work(&mut self, now: Duration, noise: &mut Noise) -> bool {
         while let Some(frame) = self.link.to_host.arrived(now) {
-            self.wire.incoming.push_back(frame);
+            if !is_misdirected(&frame) {
+                self.wire.incoming.push_back(frame);
+            }
         }
         let due = self.due.is_some_and(|due| due <= now);
         if self.wire.incoming.is_empty() && !due && !self.touched {
@@ -144,6 +146,24 @@ impl TxToken for Sending<'_> {
 
 pub(super) fn instant(time: Duration) -> Instant {
     Instant::from_micros(time.as_micros() as i64)
+}
+
+/// Whether a packet for one host came in a frame for many, as when a bit of its address was flipped.
+/// No host takes it (RFC 1122 section 3.3.6); smoltcp would answer for its own.
+fn is_misdirected(frame: &[u8]) -> bool {
+    let Ok(frame) = EthernetFrame::new_checked(frame) else {
+        return false;
+    };
+    let to_one = match frame.ethertype() {
+        EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(frame.payload()).is_ok_and(|packet| {
+            let to = packet.dst_addr();
+            !to.is_multicast() && !to.is_broadcast()
+        }),
+        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(frame.payload())
+            .is_ok_and(|packet| !packet.dst_addr().is_multicast()),
+        _ => false,
+    };
+    to_one && !frame.dst_addr().is_unicast()
 }
 
 /// What the host's kernel answers on the uplink: ARP for its own addresses, and nothing else,

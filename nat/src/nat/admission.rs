@@ -319,12 +319,7 @@ impl Nat {
             dst_port: port,
             ..*reply
         };
-        // Nobody's packets come back to himself: a server whose late answer is to a port that has
-        // become his own would answer it, and that, for ever.
-        let fits = |shard: &Shard, port| {
-            let loops = (reply.src, reply.src_port) == (reply.dst, port);
-            !loops && self.is_vacant(now, shard, &with(port), leaving)
-        };
+        let fits = |shard: &Shard, port| self.is_vacant(now, shard, &with(port), leaving);
         let free = |shard: &Shard, ledger: &mut Ledger| {
             if let Some(port) = ledger.acquire(now, &endpoint, |port| fits(shard, port)) {
                 return Some((port, false));

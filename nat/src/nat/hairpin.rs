@@ -35,14 +35,16 @@ impl Nat {
             && rules.masquerade(tuple.src).is_some()
     }
 
-    /// The second half of the way: what the packet, which is `between` the two halves, becomes for
-    /// its receiver.
+    /// The second half of the way: what the packet that was `sent`, and is `between` the two halves
+    /// now, becomes for its receiver.
     ///
     /// # Errors
-    /// [`Refused::Filtered`] if the receiver has not sent to where it comes from.
+    /// [`Refused::Filtered`] if the receiver has not sent to where it comes from, or is who sent it:
+    /// a server whose late answer is to a port that is its own by now would answer that, for ever.
     pub(super) fn cross(
         &self,
         now: Time,
+        sent: &Tuple,
         between: &Tuple,
         segment: Option<&Segment>,
         length: usize,
@@ -53,12 +55,14 @@ impl Nat {
             .ok_or(Refused::Filtered)?;
         let half = shard.get_mut(slot).ok_or(Refused::Filtered)?;
         let fits = half.kind() == Kind::HairpinMapped && direction == Direction::Reply;
-        if !fits || half.is_expired(now) {
+        let to = half.translated(direction);
+        let comes_back = (to.dst, to.dst_port) == (sent.src, sent.src_port);
+        if !fits || comes_back || half.is_expired(now) {
             return Err(Refused::Filtered);
         }
         let heard = half.handle(now, direction, segment, length, &self.limits.timeouts);
         self.count(heard);
-        Ok(half.translated(direction))
+        Ok(to)
     }
 
     /// What the packet that an ICMP error quotes was before it crossed: the same way back.

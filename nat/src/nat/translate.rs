@@ -90,7 +90,7 @@ impl Nat {
         };
         drop(shard);
         if translated.kind == Kind::HairpinMapped {
-            to = self.cross(now, &to, segment.as_ref(), length)?;
+            to = self.cross(now, tuple, &to, segment.as_ref(), length)?;
         }
         rewrite(packet, tuple, &to);
         Ok(translated)

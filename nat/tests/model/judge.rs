@@ -189,15 +189,19 @@ impl Run {
     }
 
     /// What a packet, which is `between` two halves, becomes for its receiver; None if the receiver
-    /// has not sent to where it comes from, and so it was dropped.
+    /// has not sent to where it comes from, or has sent the packet itself, and so it was dropped.
     fn judge_crossing(
         &mut self,
         before: &Wire,
         between: Wire,
         outcome: &Outcome,
     ) -> Result<Option<Wire>, String> {
-        let tuple = between.tuple().ok_or("no flow")?;
-        let Some(half) = self.model.other_half(&tuple) else {
+        let (sent, tuple) = (before.tuple(), between.tuple().ok_or("no flow")?);
+        let half = self.model.other_half(&tuple).filter(|&half| {
+            let receiver = self.model.flows[half].original;
+            sent.is_some_and(|sent| (sent.src, sent.src_port) != (receiver.src, receiver.src_port))
+        });
+        let Some(half) = half else {
             ensure(*outcome == Err(Refused::Filtered), || {
                 "it should have been filtered".to_owned()
             })?;
@@ -300,7 +304,11 @@ impl Run {
         let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
         let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let endpoint = endpoint(&opening.original, &opening.reply);
-        let usable = |port| model.is_usable(hairpin, opening, port);
+        let usable = |port| {
+            let mut reply = opening.reply;
+            reply.dst_port = port;
+            !model.in_use(hairpin, &reply)
+        };
         for flow in model
             .flows
             .iter()
@@ -327,7 +335,11 @@ impl Run {
         let pool = model.pool(protocol);
         let hairpin = matches!(opening.kind, Kind::Hairpin(_) | Kind::HairpinMapped);
         let wanted = endpoint(&opening.original, &opening.reply);
-        let usable = |port| model.is_usable(hairpin, opening, port);
+        let usable = |port| {
+            let mut reply = opening.reply;
+            reply.dst_port = port;
+            !model.in_use(hairpin, &reply)
+        };
         ensure(pool.contains(&port), || {
             format!("port {port} is not in the pool")
         })?;

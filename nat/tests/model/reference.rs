@@ -61,7 +61,7 @@ pub(crate) struct Reference {
     /// The external ports of each protocol.
     pools: Vec<(Protocol, Vec<u16>)>,
     pub(crate) flows: Vec<Flow>,
-    /// Expired, and perhaps still in the engine's table with its port: no packet meets them.
+    /// Expired, and perhaps still in the engine's table with its port, till a packet meets it.
     pub(crate) ghosts: Vec<Flow>,
     pub(crate) freed: Vec<Freed>,
     /// RSTs not believed.
@@ -687,14 +687,5 @@ impl Reference {
         self.flows
             .iter()
             .any(|flow| flow.is_hairpin() == hairpin && flow.has(tuple) && !flow.gives_way())
-    }
-
-    /// Whether an opening may have this external port, if it is anybody's to give: not the one that
-    /// it is to.
-    pub(crate) fn is_usable(&self, hairpin: bool, opening: &Opening, port: u16) -> bool {
-        let mut reply = opening.reply;
-        reply.dst_port = port;
-        let to_itself = (reply.src, reply.src_port) == (reply.dst, reply.dst_port);
-        !to_itself && !self.in_use(hairpin, &reply)
     }
 }
