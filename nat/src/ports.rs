@@ -143,14 +143,11 @@ impl Ports {
         Some(port)
     }
 
-    fn mapping(&self, endpoint: &Endpoint) -> Option<&Mapping> {
-        let pool = self.pools.get(&(endpoint.protocol, endpoint.external))?;
-        pool.mappings.get(&(endpoint.address, endpoint.port))
-    }
-
     /// The port that an endpoint has.
     pub(crate) fn port(&self, endpoint: &Endpoint) -> Option<u16> {
-        self.mapping(endpoint).map(|mapping| mapping.port)
+        let pool = self.pools.get(&(endpoint.protocol, endpoint.external))?;
+        let mapping = pool.mappings.get(&(endpoint.address, endpoint.port))?;
+        Some(mapping.port)
     }
 
     /// Whether the end of one connection of an endpoint frees its port.

@@ -275,8 +275,8 @@ impl Nat {
     }
 
     /// Whether a connection may have this tuple: nobody has it, or somebody who gives way, being
-    /// expired, over, no more than presumed, or `leaving` anyway. Also a tuple with an external port that is free may be
-    /// somebody's: of a container that sent to the port from where a published port leads.
+    /// expired, over, no more than presumed, or `leaving` anyway. A tuple with an external port that
+    /// is free may be somebody's: a container's that sent to it from where a published port leads.
     fn is_vacant(&self, now: Time, shard: &Shard, tuple: &Tuple, leaving: Option<u32>) -> bool {
         let holder = shard.find(self.hash.tuple(tuple), tuple);
         holder.is_none_or(|(slot, _)| {
