@@ -445,7 +445,8 @@ impl World {
     /// A flow got an answer that says to be another's. That may be within a network, where a
     /// container that comes gets what is sent to its address, whoever had it. And when all external
     /// ports are taken, or all connections that there may be, who asks gets that of a flow without
-    /// an answer, of whoever holds most: an answer on its way just then comes to him.
+    /// an answer, of whoever holds most: an answer on its way just then comes to him. So it does if
+    /// there are few ports and a new switch, which knows none that ought to rest, gives him that one.
     fn excuse(&self, index: usize, other: u32) -> Result<(), String> {
         let (plan, other) = (self.flows[index].plan, self.flows.get(other as usize));
         let excused = other.is_some_and(|other| {
@@ -455,7 +456,8 @@ impl World {
         });
         let stats = self.simulation.datapath().nat().stats();
         let gave_way = stats.recycled + stats.evicted > 0;
-        if excused || self.plan.tight && gave_way {
+        let confused = self.simulation.now() < self.confused + IN_FLIGHT;
+        if excused || self.plan.tight && (gave_way || confused) {
             Ok(())
         } else {
             let other = other.map(|other| other.plan);
