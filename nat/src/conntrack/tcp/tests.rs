@@ -177,7 +177,6 @@ fn a_segment_outside_the_window_is_marked_and_changes_nothing() {
     }
 }
 
-// Conforms: TCP-window-scale
 /// With the widest windows a gigabyte either way is in the window, and half the circle is two.
 #[test]
 fn the_widest_window_does_not_reach_round_the_circle() {
@@ -196,6 +195,7 @@ fn the_widest_window_does_not_reach_round_the_circle() {
     assert!(!tcp.has_been_out_of_window());
 }
 
+// Conforms: TCP-window-scale
 #[test]
 fn windows_are_scaled_if_both_sides_say_so() {
     let mut tcp = Tcp::default();
