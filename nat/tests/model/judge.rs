@@ -275,10 +275,10 @@ impl Run {
                 continue;
             }
             let gone = format!("{} ({:?})", flow.original, flow.kind);
-            // One that is over stands in nobody's way.
-            let stood_in_the_way = flow.gives_way()
-                && flow.is_hairpin() == hairpin
-                && (flow.has(&opening.original) || flow.has(reply) || opening.wants_port);
+            // One that is over stands in nobody's way, nor in that of a port that is tried.
+            let has_tuple = flow.has(&opening.original) || flow.has(reply);
+            let stood_in_the_way = flow.is_hairpin() == hairpin
+                && (has_tuple && flow.gives_way() || opening.wants_port && flow.is_over());
             let same_pool =
                 flow.owns && (flow.reply.protocol, flow.reply.dst) == (reply.protocol, reply.dst);
             let dispensable = flow.is_over() || (flow.is_half_open() && fair(flow));
