@@ -34,7 +34,7 @@ use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
 use crate::topology::{Member, Role, Topology};
-use crate::{Settings, bridge, guard, resolver};
+use crate::{Settings, bridge, guard, offload, resolver};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,6 +399,7 @@ impl Pass<'_> {
                 DropReason::Malformed
             });
         }
+        offload::check(frame)?;
         match self.topology.role(ingress) {
             Role::Container { network, endpoint } => {
                 let segment = &self.topology.networks[network];

@@ -9,6 +9,7 @@ use nat::Refused;
 pub enum DropReason {
     PortUnassigned,
     Malformed,
+    MisplacedChecksum,
     SpoofedSource,
     RogueRouter,
     RogueDhcp,
@@ -52,6 +53,7 @@ const OWN: &[DropReason] = {
     &[
         PortUnassigned,
         Malformed,
+        MisplacedChecksum,
         SpoofedSource,
         RogueRouter,
         RogueDhcp,
@@ -122,6 +124,9 @@ impl fmt::Display for DropReason {
         f.write_str(match self {
             Self::PortUnassigned => "the port belongs to no network (yet, or any more)",
             Self::Malformed => "a header is truncated or contradicts the frame's length",
+            Self::MisplacedChecksum => {
+                "the checksum that it leaves to the sending kernel would be written elsewhere"
+            }
             Self::SpoofedSource => "the source MAC or address is not the sender's own",
             Self::RogueRouter => "a container spoke as a router (advertisement or redirect)",
             Self::RogueDhcp => "a container answered as a DHCP server",

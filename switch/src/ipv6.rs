@@ -51,6 +51,8 @@ pub(crate) enum Payload<'a> {
     /// An upper layer's header, and what follows of it in this packet.
     Upper {
         protocol: u8,
+        /// Where it begins, in bytes from the packet's start.
+        at: usize,
         bytes: &'a [u8],
         /// Behind a fragment header: perhaps only the first piece, perhaps all (RFC 6946).
         fragmented: bool,
@@ -95,6 +97,7 @@ pub(crate) fn payload(packet: &[u8]) -> Option<Payload<'_>> {
             protocol => {
                 return Some(Payload::Upper {
                     protocol,
+                    at: HEADER + length - bytes.len(),
                     bytes,
                     fragmented,
                 });
@@ -157,6 +160,7 @@ mod tests {
         let chained = packet(&headers, ICMPV6);
         let expected = Payload::Upper {
             protocol: ICMPV6,
+            at: chained.len() - 8,
             bytes: &[0xaa; 8],
             fragmented: true,
         };

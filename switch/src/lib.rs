@@ -6,8 +6,9 @@
 //! - `crew`: how many threads work, which queues each serves, and when it sleeps.
 //! - [`worker`]: the work: read a vector of frames, forward each, write them out.
 //! - [`datapath`]: the page that strings the stages together. Start here.
-//! - `guard`, `bridge`, `gateway`: the stages. Who may speak; which port a MAC is behind; what is
-//!   routed, and how it is translated (by the `nat` crate).
+//! - `offload`, `guard`, `bridge`, `gateway`: the stages. What a frame may leave to be done to it; who
+//!   may speak; which port a MAC is behind; what is routed, and how it is translated (by the `nat`
+//!   crate).
 //! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
 //!   faults on request (`fault`). What has to wait for it is in `delay`.
 //! - [`fdb`], [`multicast`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a
@@ -38,6 +39,7 @@ mod mtu;
 pub mod multicast;
 pub mod nd;
 pub mod neighbor;
+mod offload;
 mod patience;
 pub mod port;
 mod rate;

@@ -458,6 +458,10 @@ const SWITCH: Section = Section {
         ),
         row("SWITCH-guard-nd", "and in neighbour discovery"),
         row(
+            "SWITCH-guard-offload",
+            "nor does the kernel make it another's: a checksum to be completed lies where its own is",
+        ),
+        row(
             "SWITCH-guard-dhcp",
             "it gives no addresses to others: answers of DHCP servers stop at its port",
         ),

@@ -172,12 +172,7 @@ fn super_frames_that_lie_harm_nobody() {
         let (_, gateway_mac) = gateway(&scene);
         let raw = RawPort::open(&a.namespace, "eth0");
         let b_mac = mac_of(&b.namespace.mac("eth0"));
-        let index = a.namespace.sh("cat /sys/class/net/eth0/ifindex");
-        let index = index.trim().parse().expect("an index");
-        let queue = a.namespace.within(|| {
-            let sockets = open_packet(index, 1, PacketOptions::default());
-            Queue::Packet(sockets.expect("root may open AF_PACKET").remove(0))
-        });
+        let queue = offloading_socket(&a.namespace);
         let mut noise = Noise::new(17);
         let mut sent = 0;
         for _ in 0..5_000 {
@@ -202,6 +197,67 @@ fn super_frames_that_lie_harm_nobody() {
         assert!(sent > 100, "{sent} frames went in");
         all_well(&scene, &a, &b);
     }
+}
+
+/// A checksum that a frame leaves to whoever sends it out may lie where its sender says. One that
+/// would lie on the source address makes that another's, when the guard has long looked at it.
+// Conforms: SWITCH-guard-offload
+// Feature: spoof-guard
+#[test]
+fn a_checksum_to_be_completed_forges_no_source() {
+    for port_kind in PORT_KINDS {
+        let Some(scene) = Scene::with_port_kind(port_kind) else {
+            return;
+        };
+        // As by a network card that adds up no checksums, so that the kernel has to.
+        scene.host.sh("ethtool -K eth0 tx off");
+        let a = scene.container("a", &[]);
+        let (_, gateway_mac) = gateway(&scene);
+        let watch = RawPort::open(&scene.outside, "eth0");
+        let mac = mac_of(&a.namespace.mac("eth0"));
+        let socket = offloading_socket(&a.namespace);
+        let send = |marker: &[u8], csum_start, csum_offset| {
+            let packet = ipv4(v4(a.address), v4(OUTSIDE), 17, &udp(7, 7, marker));
+            let mut frame = Frame::from_bytes(&ethernet(gateway_mac, mac, 0x0800, &packet));
+            frame.set_vnet(VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                csum_start,
+                csum_offset,
+                ..VnetHeader::default()
+            });
+            assert_eq!(socket.transmit(&[&frame]).sent, 1);
+        };
+        let before = scene.drops("MisplacedChecksum");
+        let forged = b"this must not arrive";
+        // The IP header begins at 14, its source address at 26, the UDP header at 34. The kernel
+        // takes nothing that starts before 20.
+        for (start, offset) in [(20, 6), (20, 8), (24, 0), (33, 1), (34, 0), (35, 1)] {
+            send(forged, start, offset);
+        }
+        let proper = b"this is as it should be";
+        send(proper, 34, 6);
+        let arrived = |frame: &[u8], marker: &[u8]| {
+            let mut windows = frame.windows(marker.len());
+            windows.any(|window| window == marker)
+        };
+        let mut came = false;
+        while let Some(frame) = watch.receive() {
+            assert!(!arrived(&frame, forged), "got out: {frame:02x?}");
+            came |= arrived(&frame, proper);
+        }
+        assert!(came, "a checksum in its place is no offence");
+        assert_eq!(scene.drops("MisplacedChecksum") - before, 6);
+    }
+}
+
+/// A socket on a container's interface by which it says what is left of its frames to do.
+fn offloading_socket(container: &Namespace) -> Queue {
+    let index = container.sh("cat /sys/class/net/eth0/ifindex");
+    let index = index.trim().parse().expect("an index");
+    container.within(|| {
+        let sockets = open_packet(index, 1, PacketOptions::default());
+        Queue::Packet(sockets.expect("root may open AF_PACKET").remove(0))
+    })
 }
 
 // Conforms: SWITCH-guard

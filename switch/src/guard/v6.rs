@@ -51,6 +51,7 @@ pub(super) fn check(endpoint: &Endpoint, packet: &[u8]) -> Result<(), DropReason
             protocol: ipv6::ICMPV6,
             bytes,
             fragmented,
+            ..
         } => check_icmp(endpoint, source, bytes, fragmented),
         Payload::Upper {
             protocol: ipv6::UDP,

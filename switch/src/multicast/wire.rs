@@ -153,6 +153,7 @@ fn read_ipv6(frame: &Frame) -> Option<Heard<'_>> {
         protocol: ipv6::ICMPV6,
         bytes: message,
         fragmented: false,
+        ..
     }) = ipv6::payload(bytes)
     else {
         return Some(ordinary);
