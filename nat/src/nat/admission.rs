@@ -171,7 +171,7 @@ impl Nat {
         if opening.wants_port {
             (reply.dst_port, shares_port) =
                 self.external_port(now, shard, &mut ledger, (&original, &reply), leaving)?;
-        } else if !self.is_vacant(now, shard, &reply, None) {
+        } else if reply == original || !self.is_vacant(now, shard, &reply, None) {
             return Err(Refused::TupleInUse);
         }
         self.vacate(now, shard, &mut ledger, &reply, leaving);
@@ -319,7 +319,12 @@ impl Nat {
             dst_port: port,
             ..*reply
         };
-        let fits = |shard: &Shard, port| self.is_vacant(now, shard, &with(port), leaving);
+        // Who sends to his own address and port is not to have them for the answers too: then
+        // nothing would tell the one direction from the other.
+        let fits = |shard: &Shard, port| {
+            let reply = with(port);
+            reply != *original && self.is_vacant(now, shard, &reply, leaving)
+        };
         let free = |shard: &Shard, ledger: &mut Ledger| {
             if let Some(port) = ledger.acquire(now, &endpoint, |port| fits(shard, port)) {
                 return Some((port, false));

@@ -97,6 +97,30 @@ fn a_free_port_that_the_target_has_sent_to_is_not_given_towards_it() {
     world.out(&udp("10.0.0.4:1", "192.0.2.9:53", b"")).unwrap();
 }
 
+/// With a forged source, and as no gateway would ask; but a connection has two tuples.
+#[test]
+fn who_sends_to_himself_has_another_port_for_the_answers() {
+    for (ports, given) in [
+        (61000..=61001, Refused::Filtered),
+        (61000..=61000, Refused::PortsExhausted),
+    ] {
+        let world = World::with(Limits::default(), ports);
+        let to_itself = udp("10.0.0.1:61000", "10.0.0.1:61000", b"");
+        for _ in 0..2 {
+            assert_eq!(world.hairpin(&to_itself), Err(given));
+        }
+        for half in world.nat.connections(world.now) {
+            assert_ne!(half.original, half.reply);
+        }
+    }
+    // Untranslated there is no other.
+    let world = World::new();
+    world.nat.set_rules(world.now, Rules::default());
+    let to_itself = udp("10.0.0.1:53", "10.0.0.1:53", b"");
+    assert_eq!(world.out(&to_itself), Err(Refused::TupleInUse));
+    assert!(world.nat.is_empty());
+}
+
 /// A server that answers whatever it gets would answer itself for ever.
 #[test]
 fn a_late_answer_does_not_come_back() {
