@@ -225,10 +225,10 @@ impl Nat {
         self.rules.load().published(protocol, host, port).is_some()
     }
 
-    /// Ends connections whose time has passed, and returns how many; forgets fragments too. The work is bounded: each
-    /// call looks at a part of each shard, a sixteenth if that is more than a few hundred, so call
-    /// it about once a second. Nothing depends on it but memory and free ports: an expired
-    /// connection is dead to packets at once.
+    /// Ends connections whose time has passed, and returns how many; forgets fragments too. The work
+    /// is bounded: each call looks at a part of each shard, a sixteenth if that is more than a few
+    /// hundred, so call it about once a second. Nothing depends on it but memory and free ports: an
+    /// expired connection is dead to packets at once.
     pub fn expire(&self, now: Time) -> usize {
         self.fragments.lock().expire(now, &self.limits);
         let mut ended = 0;

@@ -11,9 +11,9 @@
 //!
 //! `cargo run -p pontoon-tests --bin conformance` writes the page. A row none of whose tests ran
 //! keeps the result it had, so the page can be written without a run. It fails, after writing, if a
-//! row has neither test nor reason, a marker names what no list has or stands above no test, or a
-//! row's test failed; with `--check`, as `tests/run` calls it, also if no test of a row has ever run,
-//! or the page in the tree was not the one just written.
+//! row has neither test nor reason, a marker names what no list has, names it twice or stands above
+//! no test, or a row's test failed; with `--check`, as `tests/run` calls it, also if no test of a row
+//! has ever run, or the page in the tree was not the one just written.
 
 mod features;
 mod list;
@@ -69,7 +69,12 @@ fn run(check: bool) -> Result<Vec<String>, String> {
     let mut tests: HashMap<&str, Vec<&Marked>> = HashMap::new();
     for marked in &found.marked {
         for id in &marked.ids {
-            tests.entry(id).or_default().push(marked);
+            let of_id = tests.entry(id).or_default();
+            if of_id.last().is_some_and(|last| *last == marked) {
+                faults.push(format!("{}: {id} is named twice", marked.place()));
+            } else {
+                of_id.push(marked);
+            }
         }
     }
     let page_path = workspace.join("tests/conformance.md");

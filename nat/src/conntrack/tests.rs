@@ -133,3 +133,13 @@ fn rfc_4787_req_6_only_the_inside_refreshes_a_masqueraded_flow() {
         ("replied", Duration::from_secs(300))
     );
 }
+
+#[test]
+fn packets_are_counted_in_48_bits() {
+    for from in [0, 0xffff, 0xffff_ffff, 0x1234_5678_9abc] {
+        let mut count = Count([from as u16, (from >> 16) as u16, (from >> 32) as u16]);
+        assert_eq!(count.get(), from);
+        count.increment();
+        assert_eq!(count.get(), from + 1);
+    }
+}

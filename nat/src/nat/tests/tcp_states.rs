@@ -220,7 +220,7 @@ fn a_published_flow_survives_a_restart_from_either_side() {
     assert_eq!(world.state(), "established");
 }
 
-// Conforms: TCP-mid-stream-pickup TCP-mid-stream-pickup OVS-tcp-pick-up
+// Conforms: TCP-mid-stream-pickup OVS-tcp-pick-up
 #[test]
 fn what_opens_no_connection() {
     let world = World::new();
