@@ -3,19 +3,19 @@
 //! A frame whose checksum is partial says where the sum is to be written, and the kernel or the card
 //! that sends it out writes it there: behind the guard, the translation and all else that has looked
 //! at the frame. With `PACKET_VNET_HDR` any container says what it likes. So the place has to be the
-//! checksum's own; or behind everything that is looked at here, as that of a packet in a tunnel is.
+//! checksum's own; or behind all that is looked at here, as that of a packet in a tunnel is.
 //! Elsewhere it would be a MAC, an address or a port that becomes another's on the way out.
+
+use pnet_packet::ipv4::Ipv4Packet;
 
 use crate::drop::DropReason;
 use crate::frame::{self, Frame, ethertype};
 use crate::ipv6::{self, Payload};
 
 const ICMP: u8 = 1;
+const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// Bytes of a transport header that are looked at, or rewritten: ports, an echo's identifier.
-const LOOKED_AT: usize = 8;
 
 /// Passes a frame whose checksum, if it is partial, goes where a checksum may be.
 pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
@@ -27,15 +27,16 @@ pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
     let (ethertype, at) = frame::ethertype_behind_tags(bytes).ok_or(DropReason::Malformed)?;
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
     let fits = match transport(ethertype, &bytes[at..])? {
-        Some((protocol, header)) if start == at + header => match protocol {
-            TCP => offset == 16,
-            UDP => offset == 6,
-            ICMP | ipv6::ICMPV6 => offset == 2,
-            // That of GRE, say (RFC 2784), but no port of SCTP.
-            _ => offset >= 4,
+        Some((protocol, header)) => match (protocol, start.checked_sub(at + header)) {
+            (_, None) => false,
+            (TCP, Some(behind)) => (behind, offset) == (0, 16),
+            (ICMP | IGMP | ipv6::ICMPV6, Some(behind)) => (behind, offset) == (0, 2),
+            (UDP, Some(0)) => offset == 6,
+            // In a tunnel: behind the header of UDP, and behind whatever has ports.
+            (UDP, Some(behind)) => behind + offset >= 8,
+            (_, Some(behind)) => behind + offset >= 4,
         },
-        Some((_, header)) => start > at + header && start + offset >= at + header + LOOKED_AT,
-        // ARP, which has none, and whose every byte is looked at.
+        // It has none, and every byte is looked at.
         None if ethertype == ethertype::ARP => false,
         None => start >= at,
     };
@@ -50,11 +51,12 @@ pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
 fn transport(ethertype: u16, packet: &[u8]) -> Result<Option<(u8, usize)>, DropReason> {
     match ethertype {
         ethertype::IPV4 => {
-            let (&first, &protocol) = packet
-                .first()
-                .zip(packet.get(9))
-                .ok_or(DropReason::Malformed)?;
-            Ok(Some((protocol, usize::from(first & 15) * 4)))
+            let packet = Ipv4Packet::new(packet).ok_or(DropReason::Malformed)?;
+            let header = usize::from(packet.get_header_length()) * 4;
+            if header < Ipv4Packet::minimum_packet_size() {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Some((packet.get_next_level_protocol().0, header)))
         }
         ethertype::IPV6 => match ipv6::payload(packet).ok_or(DropReason::Malformed)? {
             Payload::Upper { protocol, at, .. } => Ok(Some((protocol, at))),
@@ -119,23 +121,24 @@ mod tests {
     // Conforms: SWITCH-guard-offload
     #[test]
     fn a_checksum_is_its_protocol_s_own_or_behind_what_is_looked_at() {
-        for (protocol, own) in [(TCP, 16), (UDP, 6), (ICMP, 2), (ipv6::ICMPV6, 2)] {
+        let own = [(TCP, 16), (UDP, 6), (ICMP, 2), (IGMP, 2), (ipv6::ICMPV6, 2)];
+        for (protocol, own) in own {
             for (kind, packet) in [
                 (ethertype::IPV4, ipv4(protocol, 0)),
                 (ethertype::IPV4, ipv4(protocol, 2)),
                 (ethertype::IPV6, ipv6(protocol)),
             ] {
-                for (start, offset) in allowed(kind, &packet) {
-                    let in_a_tunnel = start > 0 && start + offset as isize >= 8;
-                    assert!(
-                        (start, offset) == (0, own) || in_a_tunnel,
-                        "{start} {offset}"
-                    );
+                let allowed = allowed(kind, &packet);
+                assert!(allowed.contains(&(0, own)));
+                for (start, offset) in allowed {
+                    let in_a_tunnel = protocol == UDP && start > 0 && start + offset as isize >= 8;
+                    let own = (start, offset) == (0, own);
+                    assert!(own || in_a_tunnel, "{protocol}: {start} {offset}");
                 }
-                assert!(allowed(kind, &packet).contains(&(0, own)));
             }
         }
-        // IPv4 in IPv4, with TCP; GRE; SCTP, whose ports come first.
+        // VXLAN and IPv4 in IPv4, with TCP; GRE; SCTP, whose ports come first.
+        assert!(allowed(ethertype::IPV4, &ipv4(UDP, 0)).contains(&(50, 16)));
         assert!(allowed(ethertype::IPV4, &ipv4(4, 0)).contains(&(20, 16)));
         assert!(allowed(ethertype::IPV4, &ipv4(47, 0)).contains(&(0, 4)));
         assert!(!allowed(ethertype::IPV4, &ipv4(132, 0)).contains(&(0, 2)));
@@ -163,6 +166,11 @@ mod tests {
             cut.set_vnet(VnetHeader::default());
             assert_eq!(check(&cut), Ok(()));
         }
+        // A header that would be none.
+        let mut short = ipv4(TCP, 0);
+        short[0] = 0x44;
+        let short = check(&frame(ethertype::IPV4, &short, 30, 16));
+        assert_eq!(short, Err(DropReason::Malformed));
         // A piece that is not the first.
         let mut later = ipv6(0);
         (later[6], later[43]) = (44, 8);

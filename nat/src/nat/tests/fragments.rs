@@ -14,9 +14,12 @@ impl World {
         let mut released = Vec::new();
         let mut out = bytes.to_vec();
         let mut packet = Packet::parse(&mut out, Checksum::Complete).unwrap();
+        let is_first = packet.piece().is_none_or(|piece| piece.offset == 0);
         let outcome = self
             .nat
             .translate_fragment(self.now, path, &mut packet, &mut released);
+        let opened = matches!(outcome, Ok(Some(translated)) if translated.new);
+        assert!(is_first || !opened, "a later fragment opened a connection");
         if !matches!(outcome, Ok(Some(_))) {
             assert_eq!(out, bytes, "a fragment that did not pass was changed");
         }
