@@ -30,7 +30,8 @@
 //! | `GET /v1/events`, `GET /v1/events?since={seq}` | → [`Event`]s without end, one a line |
 //! | `GET /v1/fdb` | → [`FdbEntry`]s |
 //! | `GET /v1/nat` | → [`NatRules`] |
-//! | `GET /v1/connections` | → [`Connection`]s |
+//! | `GET /v1/connections`, with a [`ConnectionFilter`] behind a `?` | → [`Connection`]s |
+//! | `DELETE /v1/connections`, likewise | → how many were ended, [`Flushed`] |
 //! | `GET /v1/counters` | → [`Counters`] |
 //! | `GET /v1/metrics` | → the counters and the traffic of published ports, as Prometheus reads them |
 //!
@@ -70,8 +71,8 @@ pub(crate) use limits::{
 pub(crate) use network::{CreateNetwork, Network, NetworkOptions};
 pub(crate) use ports::{PortMapping, PortTraffic, Protocol, PublishedPort, RelayedTraffic};
 pub(crate) use traffic::{
-    Connection, Counters, DropCounter, FdbEntry, Flow, MasqueradeRule, NatRules, PortCounters,
-    PublishRule,
+    Connection, ConnectionFilter, Counters, DropCounter, FdbEntry, Flow, Flushed, MasqueradeRule,
+    NatRules, PortCounters, PublishRule,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::api::{Container, ErrorBody};
+use crate::api::{ConnectionFilter, Container, ErrorBody};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
@@ -278,6 +278,31 @@ pub(crate) fn endpoint_path(container: &str, network: &str) -> String {
 
 pub(crate) fn network_path(name: &str) -> String {
     format!("/v1/networks/{}", encode_segment(name))
+}
+
+pub(crate) fn connections_path(filter: &ConnectionFilter) -> String {
+    let ConnectionFilter {
+        container,
+        protocol,
+        address,
+        port,
+    } = filter;
+    let port = port.map(|port| port.to_string());
+    let said = [
+        ("container", container),
+        ("protocol", protocol),
+        ("address", address),
+        ("port", &port),
+    ];
+    let said = said.iter().filter_map(|(key, value)| {
+        let value = encode_segment(value.as_ref()?);
+        Some(format!("{key}={value}"))
+    });
+    let query: Vec<String> = said.collect();
+    match query.is_empty() {
+        true => "/v1/connections".to_owned(),
+        false => format!("/v1/connections?{}", query.join("&")),
+    }
 }
 
 /// One segment of a path: everything but RFC 3986's unreserved characters percent-encoded, so that

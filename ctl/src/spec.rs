@@ -135,7 +135,7 @@ pub(crate) fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
 }
 
 /// A network, or one address as a network.
-fn parse_source(text: &str) -> Result<IpNet, SpecError> {
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, SpecError> {
     let network = text.parse().ok();
     match network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
         Some(network) => Ok(network),
@@ -155,7 +155,7 @@ impl FromStr for PortMapping {
         let mut allow = Vec::new();
         for piece in pieces {
             match piece.split_once('=') {
-                Some(("allow", source)) => allow.push(parse_source(source)?),
+                Some(("allow", source)) => allow.push(parse_network(source)?),
                 _ => {
                     return wrong(format!(
                         "`{piece}` is no property of a published port (allow=NETWORK)"

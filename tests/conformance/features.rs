@@ -111,7 +111,7 @@ const TRANSLATION: Section = Section {
             "connections",
             "connections are listed, counted, ended, and told as they come and go",
         )
-        .remark("they are listed and counted; to end one by hand and a stream of them are not built yet"),
+        .remark("a stream of them is not built yet"),
     ],
 };
 

@@ -241,6 +241,7 @@ fn answers_are_as_the_document_says() {
     ask("delete /v1/containers/{name}", &["web"], None, 200);
     ask("delete /v1/networks/{name}", &["blue"], None, 200);
     ask("delete /v1/networks", &[], None, 200);
+    ask("delete /v1/connections", &[], None, 200);
 
     // A stream of lines, not one answer: `pontoon events` is told of elsewhere.
     let told = &document.document["paths"]["/v1/events"]["get"]["responses"]["200"]["content"];
@@ -305,7 +306,17 @@ fn another_version_is_told_what_this_one_knows() {
     assert_eq!(status, 200, "what is behind a `?` may be new");
     let (status, body) = ask(&scene, "POST", "/v1/networks", Some("{\"name\": \"blue\"}"));
     assert_eq!(status, 200, "what is left out has its default: {body}");
-    // One that relies on what this daemon has not.
+    // One that relies on what this daemon has not, even behind a `?`, where it says what is to end.
+    for query in [
+        "colour=blue",
+        "protocol=quic",
+        "address=1.2.3",
+        "container=nobody",
+    ] {
+        let error = error("DELETE", &format!("/v1/connections?{query}"), None);
+        let value = query.split('=').next_back().unwrap();
+        assert!(error.contains(value) || error.contains("colour"), "{error}");
+    }
     let new = "{\"name\": \"red\", \"encrypted\": true}";
     let unknown = error("POST", "/v1/networks", Some(new));
     assert!(

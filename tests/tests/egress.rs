@@ -322,3 +322,54 @@ fn protocols_without_ports_are_masqueraded_by_address() {
         "the host says nothing"
     );
 }
+
+// Feature: connections
+#[test]
+fn connections_are_listed_counted_and_ended_by_what_they_have_in_common() {
+    let Some(scene) = Scene::new() else { return };
+    let [a, b] = ["a", "b"].map(|name| scene.container(name, &[]));
+    let listener = listen(&scene.outside, (OUTSIDE, 80));
+    let [mut of_a, mut of_b] =
+        [&a, &b].map(|it| Flow::open(&it.namespace, (OUTSIDE, 80), &listener).unwrap());
+    let server = bind_udp(&scene.outside, (OUTSIDE, 53));
+    let mut question = Datagrams::open(&a.namespace, (OUTSIDE, 53), server);
+    question.exchange(100).unwrap();
+    let count = |options: &[&str]| {
+        let told = scene.pontoon(&[&["conntrack", "--count"], options].concat());
+        told.success().trim().parse::<usize>().expect("a number")
+    };
+    let both = format!("{}/31", b.address);
+    for (options, expected) in [
+        (&[][..], 3),
+        (&["--container", "a"], 2),
+        (&["--container", "a", "--protocol", "tcp"], 1),
+        (&["--protocol", "udp", "--port", "53"], 1),
+        (&["--address", &OUTSIDE.to_string(), "--port", "80"], 2),
+        (&["--address", &both], 3),
+        (&["--address", "10.9.0.0/16"], 0),
+    ] {
+        assert_eq!(count(options), expected, "{options:?}");
+    }
+    let listed = scene.json(&["conntrack", "--container", "b"]);
+    let source = listed[0]["original"]["src"].as_str();
+    assert_eq!(source, Some(b.address.to_string().as_str()), "{listed}");
+
+    let nobody = scene.pontoon(&["conntrack", "--flush", "--container", "c"]);
+    assert!(nobody.failure().contains("no container \"c\""));
+    let ended = scene.pontoon(&[
+        "conntrack",
+        "--flush",
+        "--container",
+        "a",
+        "--protocol",
+        "tcp",
+    ]);
+    assert_eq!(ended.success().trim(), "1 connection ended");
+    // What a goes on with has a new port outside, where nobody knows of it.
+    of_a.exchange().expect_err("its connection is no more");
+    of_b.exchange().unwrap();
+    question.exchange(100).unwrap();
+    let ended = scene.json(&["conntrack", "--flush"]);
+    assert!(ended["connections"].as_u64() >= Some(2), "{ended}");
+    assert_eq!(count(&[]), 0);
+}

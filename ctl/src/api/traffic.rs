@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::PortMapping;
 
@@ -51,6 +51,28 @@ pub(crate) struct Connection {
     pub expires_seconds: u64,
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
+}
+
+/// Which connections are meant: those of which all holds that is said; all, if nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConnectionFilter {
+    /// A container at one of its ends: name, id or an unambiguous beginning of the id.
+    pub container: Option<String>,
+    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or the number of another one.
+    pub protocol: Option<String>,
+    /// An address or a network; one of the connection's addresses, before or after translation, is
+    /// in it.
+    pub address: Option<String>,
+    /// One of its ports, before or after translation.
+    pub port: Option<u16>,
+}
+
+/// What was ended.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Flushed {
+    pub connections: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

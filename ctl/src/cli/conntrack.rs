@@ -1,4 +1,4 @@
-//! `pontoon conntrack`: the connections, each with the tuples of both directions.
+//! `pontoon conntrack`: the connections, each with the tuples of both directions; counted, and ended.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -6,10 +6,29 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{Look, OutputArgs, bytes, duration, flow, write_table};
-use crate::api::Connection;
+use crate::api::{Connection, ConnectionFilter, Flushed};
+use crate::client::connections_path;
 
 #[derive(Args)]
 pub(super) struct ConntrackArgs {
+    /// Only those of a container
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
+    /// Only those of tcp, udp, sctp, icmp, icmpv6, or of a protocol's number
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
+    /// Only those with an address, before or after translation, that is this one or in this network
+    #[arg(long, value_name = "NETWORK")]
+    address: Option<String>,
+    /// Only those with this port, before or after translation
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Tell how many they are
+    #[arg(long, conflicts_with = "flush")]
+    count: bool,
+    /// End them, all there are if nothing says which; what goes on regardless is a new connection
+    #[arg(long)]
+    flush: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -17,7 +36,26 @@ pub(super) struct ConntrackArgs {
 }
 
 pub(super) fn run(args: ConntrackArgs) -> anyhow::Result<ExitCode> {
-    let connections: Vec<Connection> = args.client.client()?.get("/v1/connections")?;
+    let client = args.client.client()?;
+    let path = connections_path(&ConnectionFilter {
+        container: args.container,
+        protocol: args.protocol,
+        address: args.address,
+        port: args.port,
+    });
+    if args.flush {
+        let flushed: Flushed = client.delete(&path)?;
+        let told = match flushed.connections {
+            1 => "1 connection ended".to_owned(),
+            count => format!("{count} connections ended"),
+        };
+        return args.output.tell(&flushed, &[told]);
+    }
+    let connections: Vec<Connection> = client.get(&path)?;
+    if args.count {
+        let count = connections.len();
+        return args.output.tell(&count, &[count]);
+    }
     args.output
         .show(&connections, |out, look| print(out, look, &connections))
 }

@@ -111,7 +111,7 @@ enum Command {
     Fdb(fdb::FdbArgs),
     /// List the rules of address translation (what iptables -t nat -L would tell)
     Nat(nat::NatArgs),
-    /// List the connections that the NAT engine tracks
+    /// List, count or end the connections that the NAT engine tracks
     Conntrack(conntrack::ConntrackArgs),
     /// Tell what was dropped, and why
     Drops(drops::DropsArgs),

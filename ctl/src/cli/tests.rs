@@ -58,6 +58,8 @@ fn every_client_command_takes_a_socket() {
         "fdb --socket s",
         "nat --socket s",
         "conntrack --socket s",
+        "conntrack --socket s --container web --protocol tcp --address 10.0.0.0/8 --port 80 --count",
+        "conntrack --socket s --container web --flush",
         "drops --socket s",
         "info --socket s",
     ] {

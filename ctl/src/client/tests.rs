@@ -104,3 +104,16 @@ fn names_stay_in_their_segment() {
     );
     assert_eq!(network_path("é"), "/v1/networks/%C3%A9");
 }
+
+#[test]
+fn a_filter_is_what_stands_behind_the_path() {
+    let mut filter = ConnectionFilter::default();
+    assert_eq!(connections_path(&filter), "/v1/connections");
+    filter.container = Some("web&port=1".to_owned());
+    filter.address = Some("fd00::/64".to_owned());
+    filter.port = Some(80);
+    assert_eq!(
+        connections_path(&filter),
+        "/v1/connections?container=web%26port%3D1&address=fd00%3A%3A%2F64&port=80"
+    );
+}

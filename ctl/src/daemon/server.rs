@@ -26,6 +26,7 @@ use super::failure::Failure;
 use super::view::View;
 use crate::api::{Engine, ErrorBody, Event, Info, PortKind};
 
+mod connections;
 mod containers;
 mod exchange;
 mod networks;
@@ -79,6 +80,7 @@ fn documented() -> OpenApiRouter<Api> {
         .merge(containers::routes())
         .merge(ports::routes())
         .merge(treatment::routes())
+        .merge(connections::routes())
         .merge(traffic::routes())
 }
 

@@ -9,14 +9,13 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::exchange::Refused;
-use crate::api::{Connection, Counters, DropCounter, FdbEntry, Flow, NatRules, PortCounters};
+use crate::api::{Counters, DropCounter, FdbEntry, NatRules, PortCounters};
 use crate::daemon::metrics;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(fdb))
         .routes(routes!(nat_rules))
-        .routes(routes!(connections))
         .routes(routes!(counters))
         .routes(routes!(prometheus))
 }
@@ -45,35 +44,6 @@ async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
 ))]
 async fn nat_rules(State(api): State<Api>) -> Json<NatRules> {
     Json(api.view().rules())
-}
-
-/// The connections that are tracked.
-#[utoipa::path(get, path = "/v1/connections", responses(
-    (status = 200, description = "What was asked for", body = Vec<Connection>),
-    Refused
-))]
-async fn connections(State(api): State<Api>) -> Json<Vec<Connection>> {
-    let flow = |tuple: &nat::Tuple| Flow {
-        src: tuple.src,
-        dst: tuple.dst,
-        src_port: tuple.src_port,
-        dst_port: tuple.dst_port,
-    };
-    let rows = api
-        .switch
-        .nat()
-        .connections(api.switch.now())
-        .into_iter()
-        .map(|row| Connection {
-            protocol: row.original.protocol.to_string(),
-            state: row.state.to_owned(),
-            original: flow(&row.original),
-            reply: flow(&row.reply),
-            expires_seconds: row.expires_in.as_secs(),
-            packets: row.packets,
-            bytes: row.bytes,
-        });
-    Json(rows.collect())
 }
 
 /// Frames by port, and frames dropped by reason.
