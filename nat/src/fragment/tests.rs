@@ -92,6 +92,23 @@ fn a_source_holds_no_more_than_its_share_and_all_no_more_than_theirs() {
 }
 
 #[test]
+fn a_source_with_all_its_share_gets_first_fragments_through() {
+    let source = "192.0.2.9:1";
+    let (one, other) = (pieces(source, 1), pieces(source, 2));
+    let cost = |bytes: &[u8]| bytes.len() + HELD_OVERHEAD;
+    let mut table = Table::new(Limits {
+        max_fragment_bytes_per_source: cost(&one[1]) + cost(&one[2]),
+        ..Limits::default()
+    });
+    for piece in &one[1..3] {
+        assert!(matches!(table.place(piece), Ok(Place::Held)));
+    }
+    assert_eq!(table.place(&other[1]).unwrap_err(), Refused::FragmentLimit);
+    assert!(matches!(table.place(&other[0]), Ok(Place::First)));
+    assert!(matches!(table.place(&one[0]), Ok(Place::First)));
+}
+
+#[test]
 fn a_flood_of_first_fragments_forgets_the_oldest() {
     let mut table = Table::new(Limits {
         max_fragmented: 10,
