@@ -31,9 +31,10 @@ mod world;
 #[allow(dead_code, unused_imports, reason = "the program uses all of them")]
 mod program {
     pub(crate) mod api;
+    pub(crate) mod rate;
     pub(crate) mod spec;
 }
-use program::{api, spec};
+use program::{api, rate, spec};
 
 mod requests;
 

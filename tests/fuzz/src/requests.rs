@@ -4,40 +4,74 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    Attach, Connection, Container, Counters, CreateNetwork, ErrorBody, FdbEntry, Info, Mode,
-    NatRules, Network, PortMapping,
+    Attach, Connect, Connection, ConnectionFilter, Container, Counters, CreateNetwork, ErrorBody,
+    Event, Exit, Exited, FdbEntry, Info, Kill, Mode, NatRules, Network, PortMapping, PublishedPort,
+    SetFaults, SetLimits, SetPartition,
 };
-use crate::spec;
+use crate::{rate, spec};
+
+/// What an input may be read as. New ones come last: the first byte of what is kept chooses.
+const READERS: [fn(&[u8]); 28] = [
+    |bytes| text(bytes, port_mapping),
+    |bytes| text(bytes, mode),
+    |bytes| text(bytes, mac),
+    |bytes| json::<CreateNetwork>(bytes, |_| {}),
+    |bytes| {
+        json::<Attach>(bytes, |attach| {
+            attach.mode.to_string();
+            attach.publish.iter().for_each(tell);
+        });
+    },
+    |bytes| json::<Vec<PortMapping>>(bytes, |ports| ports.iter().for_each(tell)),
+    |bytes| json::<Info>(bytes, |_| {}),
+    |bytes| json::<Vec<Network>>(bytes, |_| {}),
+    |bytes| {
+        json::<Vec<Container>>(bytes, |containers| {
+            let ports = containers.iter().flat_map(|container| &container.published);
+            ports.for_each(tell);
+        });
+    },
+    |bytes| json::<Vec<FdbEntry>>(bytes, |_| {}),
+    |bytes| {
+        json::<NatRules>(bytes, |rules| {
+            rules.publish.iter().for_each(|rule| tell(&rule.mapping));
+        });
+    },
+    |bytes| json::<Vec<Connection>>(bytes, |_| {}),
+    |bytes| json::<Counters>(bytes, |_| {}),
+    |bytes| json::<ErrorBody>(bytes, |_| {}),
+    |bytes| text(bytes, network),
+    |bytes| text(bytes, |text| size(text, rate::parse_bits, rate::bits)),
+    |bytes| {
+        text(bytes, |text| {
+            size(text, rate::parse_bytes, |bytes| bytes.to_string())
+        })
+    },
+    |bytes| text(bytes, |text| size(text, rate::parse_percent, rate::percent)),
+    |bytes| json::<Connect>(bytes, |_| {}),
+    |bytes| json::<SetLimits>(bytes, |_| {}),
+    |bytes| json::<SetFaults>(bytes, |_| {}),
+    |bytes| json::<SetPartition>(bytes, |_| {}),
+    |bytes| json::<Kill>(bytes, |_| {}),
+    |bytes| json::<Exited>(bytes, |_| {}),
+    |bytes| json::<Exit>(bytes, |_| {}),
+    |bytes| json::<Event>(bytes, |_| {}),
+    |bytes| {
+        json::<Vec<PublishedPort>>(bytes, |ports| ports.iter().for_each(|it| tell(&it.mapping)))
+    },
+    |bytes| json::<ConnectionFilter>(bytes, |_| {}),
+];
 
 /// The first byte chooses what the rest is read as.
 pub fn api(data: &[u8]) {
-    let Some((&kind, rest)) = data.split_first() else {
-        return;
-    };
-    match (kind % 14, std::str::from_utf8(rest)) {
-        (0, Ok(text)) => port_mapping(text),
-        (1, Ok(text)) => mode(text),
-        (2, Ok(text)) => mac(text),
-        (3, _) => json::<CreateNetwork>(rest, |_| {}),
-        (4, _) => json::<Attach>(rest, |attach| {
-            attach.mode.to_string();
-            attach.publish.iter().for_each(tell);
-        }),
-        (5, _) => json::<Vec<PortMapping>>(rest, |ports| ports.iter().for_each(tell)),
-        (6, _) => json::<Info>(rest, |_| {}),
-        (7, _) => json::<Vec<Network>>(rest, |_| {}),
-        (8, _) => json::<Vec<Container>>(rest, |containers| {
-            let ports = containers.iter().flat_map(|container| &container.published);
-            ports.for_each(tell);
-        }),
-        (9, _) => json::<Vec<FdbEntry>>(rest, |_| {}),
-        (10, _) => json::<NatRules>(rest, |rules| {
-            rules.publish.iter().for_each(|rule| tell(&rule.mapping));
-        }),
-        (11, _) => json::<Vec<Connection>>(rest, |_| {}),
-        (12, _) => json::<Counters>(rest, |_| {}),
-        (13, _) => json::<ErrorBody>(rest, |_| {}),
-        _ => {}
+    if let Some((&kind, rest)) = data.split_first() {
+        READERS[usize::from(kind) % READERS.len()](rest);
+    }
+}
+
+fn text(bytes: &[u8], read: impl FnOnce(&str)) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        read(text);
     }
 }
 
@@ -46,13 +80,33 @@ fn port_mapping(text: &str) {
         Ok(mapping) => {
             let told = mapping.to_string();
             assert_eq!(told.parse().as_ref(), Ok(&mapping), "`{text}` as `{told}`");
-            let ends = [mapping.host_port, mapping.container_port].map(|port| {
-                assert!(port != 0 && mapping.count != 0, "{text}");
-                u32::from(port) + u32::from(mapping.count) - 1
-            });
-            assert!(ends.into_iter().all(|end| end <= 0xffff), "{text}");
+            assert!(mapping.container_port != 0 && mapping.count != 0, "{text}");
+            // A host port of 0 is still to be chosen.
+            for port in [mapping.host_port, mapping.container_port] {
+                let end = u32::from(port) + u32::from(mapping.count) - 1;
+                assert!(port == 0 || end <= 0xffff, "{text}");
+            }
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn network(text: &str) {
+    if let Ok(network) = spec::parse_network(text) {
+        let told = network.to_string();
+        assert_eq!(spec::parse_network(&told).as_ref(), Ok(&network), "{text}");
+    }
+}
+
+/// A number with a unit.
+fn size<N: Copy + std::fmt::Debug + PartialEq>(
+    text: &str,
+    parse: fn(&str) -> Result<N, String>,
+    tell: fn(N) -> String,
+) {
+    match parse(text) {
+        Ok(size) => assert_eq!(parse(&tell(size)), Ok(size), "{text}"),
+        Err(error) => assert!(!error.is_empty()),
     }
 }
 
