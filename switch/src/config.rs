@@ -199,8 +199,9 @@ pub struct Conduct {
     pub fault: Fault,
 }
 
-/// What may pass in a second. A frame that comes too early waits for some 40 ms at the most (longer at low rates), and is
-/// dropped as [`RateLimited`](crate::DropReason::RateLimited) if that would not do.
+/// What may pass in a second. A frame that comes too early waits for some 40 ms at the most (longer
+/// at low rates), and is dropped as [`RateLimited`](crate::DropReason::RateLimited) if that would
+/// not do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limit {
     /// Of Ethernet frames, without preamble and checksum. A super-frame counts as the segments that

@@ -46,6 +46,7 @@ enum Step<'a> {
     },
     Configure {
         which: u8,
+        odd: u8,
     },
 }
 
@@ -75,6 +76,10 @@ struct Run {
     came: Vec<(Side, Vec<u8>)>,
     wrong: HashSet<u16>,
     longest: usize,
+    /// Whether A2 was ever free to be anybody, and B ever had its own addresses outside: what was
+    /// sent then may leave later.
+    unguarded: bool,
+    routed: bool,
 }
 
 /// See the crate's description.
@@ -87,6 +92,8 @@ pub fn frame(data: &[u8]) {
         came: Vec::new(),
         wrong: HashSet::from([0]),
         longest: 0,
+        unguarded: false,
+        routed: false,
     };
     for step in steps.iter().take(48) {
         run.step(step);
@@ -171,7 +178,11 @@ impl Run {
                     self.check(None, side, &frame);
                 }
             }
-            Step::Configure { which } => self.world.configure(*which),
+            Step::Configure { which, odd } => {
+                self.world.configure(*which, *odd);
+                self.unguarded |= self.world.odd.unguarded;
+                self.routed |= self.world.odd.routed;
+            }
         }
     }
 
@@ -222,16 +233,43 @@ impl Run {
                 assert_eq!(sender, HOST4.octets());
             }
         }
-        let Some(parts) = packet(bytes).and_then(sums::parts) else {
+        let odd = &self.world.odd;
+        if odd.internal && ingress == Some(Side::B1) {
+            assert_ne!(egress, Side::Uplink, "out of an internal network");
+        }
+        let parts = packet(bytes).and_then(sums::parts);
+        if odd.isolated
+            && matches!(
+                (ingress, egress),
+                (Some(Side::A1), Side::A2) | (Some(Side::A2), Side::A1)
+            )
+        {
+            let by_the_host = parts.as_ref().is_some_and(|parts| is_host(parts.src));
+            assert!(by_the_host, "isolated, and reached");
+        }
+        let (Some(parts), false) = (parts, matches!(ingress, Some(Side::HostA | Side::HostB)))
+        else {
+            // The host may say anything.
             return;
         };
+        if egress.is_container() {
+            assert!(
+                !parts.dst.is_loopback(),
+                "{} is {egress:?}'s own",
+                parts.dst
+            );
+        }
+        if self.unguarded {
+            return;
+        }
         let from = network_of(parts.src);
         if egress == Side::Uplink {
             let own = [HOST4.into(), HOST6.into()].contains(&parts.src);
-            assert!(own, "{} left by the uplink", parts.src);
-        } else if !matches!(ingress, Some(Side::HostA | Side::HostB)) {
-            // The host may say anything. A container has its own address or a link-local one, and
-            // what comes from elsewhere has one of elsewhere.
+            let routed = self.routed && from == Some(1);
+            assert!(own || routed, "{} left by the uplink", parts.src);
+        } else {
+            // A container has its own address or a link-local one, and what comes from elsewhere has
+            // one of elsewhere.
             let foreign = from.is_some() && from != egress.network();
             assert!(!foreign, "{} reached {egress:?}", parts.src);
         }
@@ -249,6 +287,14 @@ fn sent_out(frame: &Frame) -> Frame {
         sent.bytes_mut()[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
     }
     sent
+}
+
+/// Whether it is one of the host's addresses, the gateways' among them.
+fn is_host(it: IpAddr) -> bool {
+    let mut own = [3, 4, 5]
+        .iter()
+        .flat_map(|&at| [false, true].map(|ipv6| address(at, ipv6)));
+    own.any(|own| own == it)
 }
 
 /// The network that an address is inside of.

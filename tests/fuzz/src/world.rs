@@ -1,5 +1,6 @@
 //! A data path on ports in memory: two networks of both families, an uplink, published ports.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,10 @@ impl Side {
         }
     }
 
+    pub(crate) fn is_container(self) -> bool {
+        matches!(self, Side::A1 | Side::A2 | Side::B1)
+    }
+
     /// Its network's number; the uplink has none.
     pub(crate) fn network(self) -> Option<u32> {
         match self {
@@ -70,15 +75,50 @@ const GATEWAY_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const NEXT_HOP: MacAddr = MacAddr([2, 0, 0, 0, 1, 2]);
 
+/// Where A's names are answered, in odd worlds.
+const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 53);
+
 /// External ports of each protocol.
 const PORTS: std::ops::RangeInclusive<u16> = 61000..=61015;
 
 pub(crate) struct World {
     pub(crate) datapath: Arc<Datapath>,
     pub(crate) now: Time,
+    pub(crate) odd: Odd,
     worker: Worker,
     ends: Vec<(PortId, MemoryPeer)>,
     generation: u32,
+}
+
+/// What is unusual about a world.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Odd {
+    /// B leads nowhere.
+    pub(crate) internal: bool,
+    /// A1 and A2 are kept from each other.
+    pub(crate) isolated: bool,
+    /// A2 may say that it is anybody.
+    pub(crate) unguarded: bool,
+    /// A's names are answered at 127.0.0.11.
+    resolver: bool,
+    /// What is published is for some only.
+    listed: bool,
+    /// B keeps its addresses on the way out.
+    pub(crate) routed: bool,
+}
+
+impl Odd {
+    fn new(bits: u8) -> Odd {
+        let bit = |at: u8| bits >> at & 1 == 1;
+        Odd {
+            internal: bit(0),
+            isolated: bit(1),
+            unguarded: bit(2),
+            resolver: bit(3),
+            listed: bit(4),
+            routed: bit(5),
+        }
+    }
 }
 
 impl World {
@@ -107,10 +147,11 @@ impl World {
             worker: Worker::new(Arc::clone(&datapath), 0),
             datapath,
             now: Time::ZERO,
+            odd: Odd::default(),
             ends: ends.into(),
             generation: 0,
         };
-        world.configure(0xff);
+        world.configure(0xff, 0);
         world
     }
 
@@ -119,9 +160,11 @@ impl World {
     }
 
     /// Publishes ports by the bits of `which`, the lowest six; the seventh bit attaches A2, the
-    /// eighth makes the next hops known.
-    pub(crate) fn configure(&mut self, which: u8) {
+    /// eighth makes the next hops known. The bits of `odd` are those of [`Odd`].
+    pub(crate) fn configure(&mut self, which: u8, odd: u8) {
         self.generation += 1;
+        let odd = Odd::new(odd);
+        self.odd = odd;
         let network = |id: u32, host: Side| Network {
             id: NetworkId(id),
             gateway_mac: host.mac(),
@@ -132,8 +175,8 @@ impl World {
             ],
             host_port: Some(self.port(host)),
             mtu: 1500,
-            internal: false,
-            resolver: None,
+            internal: odd.internal && id == 1,
+            resolver: (odd.resolver && id == 0).then_some(RESOLVER),
             clamp_mss: false,
             bridge: Bridge {
                 macs_per_port: 4,
@@ -146,8 +189,8 @@ impl World {
             network: NetworkId(side.network().expect("no uplink")),
             mac: side.mac(),
             addresses: [false, true].map(|ipv6| address(index, ipv6)).into(),
-            guard: true,
-            isolated: false,
+            guard: !(odd.unguarded && side == Side::A2),
+            isolated: odd.isolated && side.network() == Some(0),
         };
         let mut endpoints = vec![endpoint(0, Side::A1), endpoint(2, Side::B1)];
         if which & 0x40 != 0 {
@@ -161,8 +204,15 @@ impl World {
             source: if ipv6 { HOST6.into() } else { HOST4.into() },
             metric: 0,
         };
+        let allow = if odd.listed {
+            let sources = ["192.0.2.9/32", "2001::9/128", "10.0.0.2/32", "fd01::/64"];
+            Sources::new(&sources.map(|source| source.parse().expect("a subnet")))
+        } else {
+            Sources::default()
+        };
+        // Nothing is published of a network that leads nowhere.
         let publish = (0..6u8)
-            .filter(|at| which >> at & 1 == 1)
+            .filter(|at| which >> at & 1 == 1 && !(odd.internal && at & 4 != 0))
             .map(|at| Publish {
                 id: self.generation * 8 + u32::from(at),
                 protocol: [Protocol::TCP, Protocol::UDP][usize::from(at & 1)],
@@ -174,9 +224,13 @@ impl World {
                 },
                 to: address(if at & 4 == 0 { 0 } else { 2 }, at & 2 != 0),
                 to_port: 80,
-                allow: Sources::default(),
+                allow: allow.clone(),
             });
-        let sources = ["10.0.0.0/24", "10.1.0.0/24", "fd00::/64", "fd01::/64"];
+        let sources: &[&str] = if odd.routed || odd.internal {
+            &["10.0.0.0/24", "fd00::/64"]
+        } else {
+            &["10.0.0.0/24", "fd00::/64", "10.1.0.0/24", "fd01::/64"]
+        };
         let neighbors = if which & 0x80 == 0 {
             Vec::new()
         } else {
@@ -211,11 +265,12 @@ impl World {
             neighbors,
             nat: Rules {
                 masquerade: sources
+                    .iter()
                     .map(|source| Masquerade {
                         source: source.parse().expect("a subnet"),
                         to: None,
                     })
-                    .into(),
+                    .collect(),
                 publish: publish.collect(),
                 local: host.into(),
             },
