@@ -9,7 +9,7 @@
 //! concerned (route_localnet). What its neighbours send to them is dropped, or they would reach what
 //! the container offers to itself alone (CVE-2020-8558).
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use nat::{Packet, Protocol, Tuple};
 
@@ -22,6 +22,8 @@ const ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
 /// Of an IPv4 packet in an untagged frame.
 const SOURCE: usize = ETHERNET_HEADER + 12;
 const DESTINATION: usize = ETHERNET_HEADER + 16;
+/// Of an IPv6 packet in an untagged frame.
+const DESTINATION_V6: usize = ETHERNET_HEADER + 24;
 /// Without options, which no answer has.
 const SOURCE_PORT: usize = ETHERNET_HEADER + 20;
 
@@ -71,9 +73,16 @@ fn has_ports(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::TCP | Protocol::UDP)
 }
 
-/// Whether a frame has a packet for a loopback address.
+/// Whether a frame has a packet for a loopback address, which none on a wire may be for (RFC 1122
+/// section 3.2.1.3, RFC 4291 section 2.5.3).
 pub(crate) fn is_for_loopback(frame: &[u8]) -> bool {
-    frame.get(DESTINATION) == Some(&127) && frame::ethertype_of(frame) == Some(ethertype::IPV4)
+    match frame::ethertype_of(frame) {
+        Some(ethertype::IPV4) => frame.get(DESTINATION) == Some(&127),
+        Some(ethertype::IPV6) => {
+            frame.get(DESTINATION_V6..DESTINATION_V6 + 16) == Some(&Ipv6Addr::LOCALHOST.octets())
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

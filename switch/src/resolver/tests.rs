@@ -138,6 +138,11 @@ fn no_neighbour_reaches_a_loopback_address() {
             let frame = packet([mac(1), to], client(), (address, 80), PROTOCOLS[0]);
             assert!(lan.send(1, &frame).is_empty(), "{address} at {to}");
         }
+        let mut frame = [to.0, mac(1).0].concat();
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59, 64]);
+        frame.extend("fd00::1".parse::<Ipv6Addr>().unwrap().octets());
+        frame.extend(Ipv6Addr::LOCALHOST.octets());
+        assert!(lan.send(1, &frame).is_empty(), "::1 at {to}");
     }
-    assert_eq!(lan.drops(DropReason::Martian), 6);
+    assert_eq!(lan.drops(DropReason::Martian), 9);
 }
