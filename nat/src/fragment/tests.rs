@@ -1,6 +1,8 @@
 use super::*;
 use crate::checksum::Checksum;
-use crate::testing::{cut, udp};
+use crate::conntrack::{Direction, Kind};
+use crate::testing::{cut, ip, udp};
+use crate::tuple::Tuple;
 
 const PATH: Path = Path::Inbound;
 
@@ -147,6 +149,60 @@ fn a_complete_datagram_leaves_its_identification_free_and_nothing_behind() {
         assert!(table.fragments.datagrams.is_empty());
     }
     assert_eq!(table.fragments.take_lost(), 0);
+}
+
+#[test]
+fn an_address_that_goes_takes_the_datagrams_from_and_to_it_along() {
+    let mut table = Table::new(Limits::default());
+    let held = |table: &mut Table, source: &str| {
+        let place = table.place(&pieces(source, 1)[1]).unwrap();
+        matches!(place, Place::Held)
+    };
+    let sources = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"];
+    for source in sources {
+        assert!(held(&mut table, source));
+    }
+    // From it.
+    table.fragments.forget_address(ip("192.0.2.2"));
+    assert_eq!(table.fragments.take_lost(), 1);
+    assert_eq!(table.fragments.datagrams.len(), 2);
+    // To it, by the address that the sender knows.
+    table.fragments.forget_address(ip("198.51.100.1"));
+    assert_eq!(table.fragments.take_lost(), 2);
+    assert!(table.fragments.datagrams.is_empty());
+    // To it, by its own.
+    let container = ip("10.0.0.2");
+    let lead = Lead {
+        translated: Translated {
+            connection: Tuple {
+                src: ip("192.0.2.1"),
+                dst: ip("198.51.100.1"),
+                src_port: 1,
+                dst_port: 53,
+                protocol: Protocol::UDP,
+            },
+            kind: Kind::Publish(1),
+            direction: Direction::Original,
+            new: true,
+        },
+        src: ip("192.0.2.1"),
+        dst: container,
+        identification: None,
+    };
+    let first = &pieces(sources[0], 1)[0];
+    assert!(matches!(table.place(first), Ok(Place::First)));
+    let mut bytes = first.clone();
+    let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    let piece = packet.piece().unwrap();
+    let key = Key::new(PATH, &packet, &piece);
+    assert!(table.fragments.decide(key, &piece, Ok(lead)).is_empty());
+    table.fragments.forget_address(ip("10.0.0.3"));
+    assert!(
+        !held(&mut table, sources[0]),
+        "it goes where the first one went"
+    );
+    table.fragments.forget_address(container);
+    assert!(held(&mut table, sources[0]));
 }
 
 #[test]
