@@ -63,6 +63,9 @@ impl Run {
     fn check_bijection(&self) -> Result<(), String> {
         let flows = &self.model.flows;
         for (at, flow) in flows.iter().enumerate() {
+            ensure(flow.original != flow.reply, || {
+                format!("both tuples of {} are one", flow.original)
+            })?;
             for other in &flows[at + 1..] {
                 let same_place = flow.is_hairpin() == other.is_hairpin();
                 let twice = other.has(&flow.original) || other.has(&flow.reply);

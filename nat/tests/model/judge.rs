@@ -122,8 +122,9 @@ impl Run {
         let perhaps_quota = of_inside + of_ghosts >= limits.max_per_address;
         let perhaps_full = model.flows.len() + model.ghosts.len() >= limits.max_connections;
 
+        let is_one = opening.reply == opening.original;
         let in_use = model.in_use(hairpin, &opening.original)
-            || (!opening.wants_port && model.in_use(hairpin, &opening.reply));
+            || (!opening.wants_port && (is_one || model.in_use(hairpin, &opening.reply)));
         match outcome {
             Err(Refused::QuotaExceeded) => {
                 let ports = self.perhaps_port_quota(&opening);
