@@ -12,14 +12,16 @@
 //! stages; each stage either names the egress or the reason of the drop.
 
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
-use nat::{Nat, Protocol, Refused, Time};
+use hashbrown::HashSet;
+use nat::{Kind, Nat, Packet, Protocol, Refused, Time, Translated};
 use parking_lot::Mutex;
 
 use crate::config::{Config, NetworkId, PortId};
@@ -27,7 +29,7 @@ use crate::drop::DropReason;
 use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
 use crate::icmp::{self, Complaint};
-use crate::io::Queue;
+use crate::io::{Queue, Silence};
 use crate::multicast::groups::Row as GroupRow;
 use crate::multicast::querier;
 use crate::neighbor::Neighbors;
@@ -75,6 +77,8 @@ pub struct Datapath {
     events_lost: AtomicU64,
     low_told: AtomicU64,
     icmp_limit: RateLimit,
+    /// Set where there is a host's kernel that could answer in a container's place.
+    silence: OnceLock<Silence>,
 }
 
 /// One station of a network, as [`Datapath::fdb`] tells it.
@@ -110,6 +114,7 @@ impl Datapath {
             events_lost: AtomicU64::new(0),
             low_told: AtomicU64::new(0),
             icmp_limit: RateLimit::default(),
+            silence: OnceLock::new(),
         };
         (Arc::new(datapath), receiver)
     }
@@ -176,6 +181,9 @@ impl Datapath {
     /// again for neighbours that stay silent.
     pub fn tick(&self, now: Time) {
         self.nat.expire(now);
+        if let Some(silence) = self.silence.get() {
+            silence.tidy(now, || self.associations(now));
+        }
         let lost = self.nat.lost_fragments(now);
         self.count_drops(
             self.workers(),
@@ -333,8 +341,34 @@ impl Datapath {
         }
     }
 
-    /// A connection was made: tells when the external ports for the next ones run low.
-    pub(crate) fn watch_external_ports(&self, now: Time, protocol: Protocol) {
+    /// From now on keeps this host's kernel from answering for masqueraded associations of SCTP.
+    pub(crate) fn silence_host(&self) {
+        let _ = self.silence.set(Silence::default());
+    }
+
+    /// A connection was made: what has to be done besides.
+    pub(crate) fn opened(&self, now: Time, translated: &Translated, packet: &Packet<'_>) {
+        self.watch_external_ports(now, packet.protocol());
+        if packet.protocol() == Protocol::SCTP
+            && translated.kind == Kind::Masquerade
+            && let (Some(silence), Some(outside)) = (self.silence.get(), packet.tuple())
+        {
+            silence.hold(now, (outside.src, outside.src_port));
+        }
+    }
+
+    /// The external addresses and ports of masqueraded associations.
+    fn associations(&self, now: Time) -> HashSet<(IpAddr, u16)> {
+        let all = self.nat.connections(now).into_iter();
+        let masqueraded =
+            all.filter(|it| it.kind == Kind::Masquerade && it.original.protocol == Protocol::SCTP);
+        masqueraded
+            .map(|it| (it.reply.dst, it.reply.dst_port))
+            .collect()
+    }
+
+    /// Tells when the external ports for the next ones run low.
+    fn watch_external_ports(&self, now: Time, protocol: Protocol) {
         let last = self.low_told.load(Ordering::Relaxed);
         if now - Time::from_nanos(last) < LOW_INTERVAL
             || self.nat.external_ports_free(protocol) >= FEW_EXTERNAL_PORTS
@@ -399,7 +433,7 @@ impl Pass<'_> {
                 DropReason::Malformed
             });
         }
-        offload::check(frame)?;
+        offload::settle(frame)?;
         match self.topology.role(ingress) {
             Role::Container { network, endpoint } => {
                 let segment = &self.topology.networks[network];

@@ -340,9 +340,8 @@ impl Pass<'_> {
         } else {
             Some(nat.translate(self.now, path, packet)?)
         };
-        if translated.is_some_and(|translated| translated.new) {
-            self.datapath
-                .watch_external_ports(self.now, packet.protocol());
+        if let Some(translated) = translated.filter(|translated| translated.new) {
+            self.datapath.opened(self.now, &translated, packet);
         }
         Ok(translated)
     }

@@ -5,20 +5,35 @@
 //! at the frame. With `PACKET_VNET_HDR` any container says what it likes. So the place has to be the
 //! checksum's own; or behind all that is looked at here, as that of a packet in a tunnel is.
 //! Elsewhere it would be a MAC, an address or a port that becomes another's on the way out.
+//!
+//! That of SCTP is no sum but a CRC (RFC 9260 section 6.8), and no vnet header can say so. Linux
+//! leaves it to a veth all the same (NETIF_F_SCTP_CRC), so it is made up for here.
 
 use pnet_packet::ipv4::Ipv4Packet;
 
 use crate::drop::DropReason;
-use crate::frame::{self, Frame, ethertype};
+use crate::frame::{self, Frame, VnetHeader, ethertype};
 use crate::ipv6::{self, Payload};
 
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const SCTP: u8 = 132;
 
-/// Passes a frame whose checksum, if it is partial, goes where a checksum may be.
-pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
+/// Where SCTP has its checksum, in bytes from the start of its header.
+const SCTP_CHECKSUM: usize = 8;
+
+/// What an IP packet carries, in bytes from the packet's start.
+struct Transport {
+    protocol: u8,
+    start: usize,
+    end: usize,
+}
+
+/// Passes a frame whose checksum, if it is partial, goes where a checksum may be. That of SCTP is
+/// then whole.
+pub(crate) fn settle(frame: &mut Frame) -> Result<(), DropReason> {
     let vnet = frame.vnet();
     if !vnet.needs_csum() {
         return Ok(());
@@ -27,12 +42,16 @@ pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
     let (ethertype, at) = frame::ethertype_behind_tags(bytes).ok_or(DropReason::Malformed)?;
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
     let fits = match transport(ethertype, &bytes[at..])? {
-        Some((protocol, header)) => match (protocol, start.checked_sub(at + header)) {
+        Some(transport) => match (transport.protocol, start.checked_sub(at + transport.start)) {
             (_, None) => false,
             (TCP, Some(behind)) => (behind, offset) == (0, 16),
             (ICMP | IGMP | ipv6::ICMPV6, Some(behind)) => (behind, offset) == (0, 2),
+            (SCTP, Some(behind)) => {
+                let is_its_own = (behind, offset) == (0, SCTP_CHECKSUM);
+                is_its_own && complete_sctp(frame, start, at + transport.end)
+            }
             (UDP, Some(0)) => offset == 6,
-            // In a tunnel: behind the header of UDP, and behind whatever has ports.
+            // In a tunnel: behind the header of UDP, and behind whatever may have ports.
             (UDP, Some(behind)) => behind + offset >= 8,
             (_, Some(behind)) => behind + offset >= 4,
         },
@@ -47,19 +66,32 @@ pub(crate) fn check(frame: &Frame) -> Result<(), DropReason> {
     }
 }
 
-/// The protocol that an IP packet carries, and where its header begins; none in what is no IP.
-fn transport(ethertype: u16, packet: &[u8]) -> Result<Option<(u8, usize)>, DropReason> {
+/// The transport of an IP packet; none in what is no IP.
+fn transport(ethertype: u16, packet: &[u8]) -> Result<Option<Transport>, DropReason> {
     match ethertype {
         ethertype::IPV4 => {
             let packet = Ipv4Packet::new(packet).ok_or(DropReason::Malformed)?;
-            let header = usize::from(packet.get_header_length()) * 4;
-            if header < Ipv4Packet::minimum_packet_size() {
+            let start = usize::from(packet.get_header_length()) * 4;
+            if start < Ipv4Packet::minimum_packet_size() {
                 return Err(DropReason::Malformed);
             }
-            Ok(Some((packet.get_next_level_protocol().0, header)))
+            Ok(Some(Transport {
+                protocol: packet.get_next_level_protocol().0,
+                start,
+                end: usize::from(packet.get_total_length()),
+            }))
         }
         ethertype::IPV6 => match ipv6::payload(packet).ok_or(DropReason::Malformed)? {
-            Payload::Upper { protocol, at, .. } => Ok(Some((protocol, at))),
+            Payload::Upper {
+                protocol,
+                at: start,
+                bytes,
+                ..
+            } => Ok(Some(Transport {
+                protocol,
+                start,
+                end: start + bytes.len(),
+            })),
             // The sum would be over a piece.
             Payload::LaterFragment => Err(DropReason::MisplacedChecksum),
         },
@@ -67,10 +99,33 @@ fn transport(ethertype: u16, packet: &[u8]) -> Result<Option<(u8, usize)>, DropR
     }
 }
 
+/// Writes the CRC of the SCTP packet from `start` to `end` of the frame. False if there is no room
+/// for one.
+fn complete_sctp(frame: &mut Frame, start: usize, end: usize) -> bool {
+    let vnet = frame.vnet();
+    let field = SCTP_CHECKSUM..SCTP_CHECKSUM + 4;
+    let Some(packet) = frame.bytes_mut().get_mut(start..end) else {
+        return false;
+    };
+    if packet.len() < field.end {
+        return false;
+    }
+    packet[field.clone()].fill(0);
+    let crc = crc32c::crc32c(packet);
+    // RFC 9260 appendix A: the least significant byte first.
+    packet[field].copy_from_slice(&crc.to_le_bytes());
+    frame.set_vnet(VnetHeader {
+        flags: vnet.flags & !VnetHeader::NEEDS_CSUM,
+        csum_start: 0,
+        csum_offset: 0,
+        ..vnet
+    });
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::VnetHeader;
 
     const ETHERNET: usize = 14;
 
@@ -113,7 +168,7 @@ mod tests {
         let header = (ETHERNET + packet.len()) as isize;
         let places = (0..100).flat_map(|start| (0..30).map(move |offset| (start, offset)));
         places
-            .filter(|&(start, offset)| check(&frame(kind, packet, start, offset)).is_ok())
+            .filter(|&(start, offset)| settle(&mut frame(kind, packet, start, offset)).is_ok())
             .map(|(start, offset)| (start as isize - header, offset))
             .collect()
     }
@@ -141,7 +196,7 @@ mod tests {
         assert!(allowed(ethertype::IPV4, &ipv4(UDP, 0)).contains(&(50, 16)));
         assert!(allowed(ethertype::IPV4, &ipv4(4, 0)).contains(&(20, 16)));
         assert!(allowed(ethertype::IPV4, &ipv4(47, 0)).contains(&(0, 4)));
-        assert!(!allowed(ethertype::IPV4, &ipv4(132, 0)).contains(&(0, 2)));
+        assert!(!allowed(ethertype::IPV4, &ipv4(SCTP, 0)).contains(&(0, 2)));
     }
 
     #[test]
@@ -156,25 +211,67 @@ mod tests {
     fn tags_are_looked_behind_and_what_ends_early_is_malformed() {
         let mut tagged = vec![0, 5, 0x08, 0x00];
         tagged.extend(ipv4(TCP, 0));
-        assert_eq!(check(&frame(ethertype::VLAN, &tagged, 38, 16)), Ok(()));
-        let beside = check(&frame(ethertype::VLAN, &tagged, 34, 16));
+        assert_eq!(settle(&mut frame(ethertype::VLAN, &tagged, 38, 16)), Ok(()));
+        let beside = settle(&mut frame(ethertype::VLAN, &tagged, 34, 16));
         assert_eq!(beside, Err(DropReason::MisplacedChecksum));
         for len in 0..14 + 20 {
             let mut cut = frame(ethertype::IPV6, &ipv6(TCP), 62, 16);
             cut.set_len(len);
-            assert_eq!(check(&cut), Err(DropReason::Malformed));
+            assert_eq!(settle(&mut cut), Err(DropReason::Malformed));
             cut.set_vnet(VnetHeader::default());
-            assert_eq!(check(&cut), Ok(()));
+            assert_eq!(settle(&mut cut), Ok(()));
         }
         // A header that would be none.
         let mut short = ipv4(TCP, 0);
         short[0] = 0x44;
-        let short = check(&frame(ethertype::IPV4, &short, 30, 16));
+        let short = settle(&mut frame(ethertype::IPV4, &short, 30, 16));
         assert_eq!(short, Err(DropReason::Malformed));
         // A piece that is not the first.
         let mut later = ipv6(0);
         (later[6], later[43]) = (44, 8);
-        let piece = check(&frame(ethertype::IPV6, &later, 62, 16));
+        let piece = settle(&mut frame(ethertype::IPV6, &later, 62, 16));
         assert_eq!(piece, Err(DropReason::MisplacedChecksum));
+    }
+
+    // Conforms: LINUX-sctp-by-address
+    #[test]
+    fn the_crc_of_sctp_is_made_up_for() {
+        for (kind, mut packet) in [
+            (ethertype::IPV4, ipv4(SCTP, 1)),
+            (ethertype::IPV6, ipv6(SCTP)),
+        ] {
+            let header = packet.len();
+            packet.extend([0x10, 0x92, 0x0f, 0x1c, 0, 0, 0, 0]);
+            let end = (header + 32) as u16;
+            match kind {
+                ethertype::IPV4 => packet[2..4].copy_from_slice(&end.to_be_bytes()),
+                _ => packet[4..6].copy_from_slice(&(end - 40).to_be_bytes()),
+            }
+            let start = ETHERNET + header;
+            let mut left = frame(kind, &packet, start, 8);
+            // Whatever stands there counts for nothing, nor does what follows the packet.
+            left.bytes_mut()[start + 8] = 0xff;
+            assert_eq!(settle(&mut left), Ok(()));
+            assert!(!left.vnet().needs_csum());
+            let whole = &left.bytes()[start..start + 32];
+            let mut plain = whole.to_vec();
+            plain[8..12].fill(0);
+            assert_eq!(whole[8..12], bitwise_crc32c(&plain).to_le_bytes());
+            let mut cut = frame(kind, &packet, start, 8);
+            cut.set_len(start + 31);
+            assert!(settle(&mut cut).is_err());
+        }
+    }
+
+    /// Bit by bit, as RFC 9260 appendix A has it.
+    fn bitwise_crc32c(bytes: &[u8]) -> u32 {
+        let mut crc = !0u32;
+        for byte in bytes {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            }
+        }
+        !crc
     }
 }

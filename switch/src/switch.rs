@@ -71,6 +71,7 @@ impl Switch {
             ..settings
         };
         let (datapath, events) = Datapath::new(&settings);
+        datapath.silence_host();
         let (alive, sleep) = crossbeam_channel::bounded::<()>(0);
         let mut switch = Switch {
             crew: Arc::new(Crew::new(&datapath, settings.busy_poll)?),

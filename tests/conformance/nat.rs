@@ -309,6 +309,10 @@ const LINUX: Section = Section {
             "SCTP is translated by address alone, its ports and its checksum are left as they are",
         ),
         row(
+            "SCTP-host-silent",
+            "the host's kernel does not answer for associations of its containers",
+        ),
+        row(
             "LINUX-conntrack-tcp-unreplied",
             "a SYN that nobody answers is replaced, and does not block its port",
         ),

@@ -1,4 +1,5 @@
-//! On a kernel without netfilter, bridges and IPv6: user-mode-linux, as an ordinary user too.
+//! On a kernel without netfilter, bridges and IPv6: user-mode-linux, as an ordinary user too. And on
+//! the same kernel with SCTP, which few others have.
 
 use pontoon_tests::uml::boot;
 
@@ -79,4 +80,42 @@ fn redis_with_tun_only() {
 #[test]
 fn neither_is_told_in_one_line() {
     passes(&[], "neither.sh", &[], &["neither tun nor veth"]);
+}
+
+/// Associations of the kernel's own SCTP, with ports of a kind.
+fn sctp(port_kind: &str, lengths: &str) {
+    // In the order in which they need each other; HMAC is for SCTP's cookies.
+    let modules = [
+        "crc-ccitt",
+        "ipv6",
+        "udp_tunnel",
+        "ip6_udp_tunnel",
+        "sctp",
+        "hmac",
+        "tun",
+        "veth",
+    ];
+    let environment = [("PONTOON_KIND", port_kind), ("PONTOON_LENGTHS", lengths)];
+    let Some(ended) = boot(&modules, "sctp.sh", &environment) else {
+        return;
+    };
+    assert_eq!(ended.code, 0, "by {port_kind}:\n{}", ended.output);
+    for answer in ["192.0.2.1", "web", "192.0.2.2"] {
+        let answered = ended.output.contains(&format!("{answer} answered"));
+        assert!(answered, "{answer}:\n{}", ended.output);
+    }
+}
+
+// Conforms: SCTP-host-silent LINUX-sctp-by-address
+#[test]
+fn sctp_by_tap() {
+    sctp("tap", "1,1000,20000");
+}
+
+/// A veth leaves the cutting of large messages to its far end, too, and what it leaves there no
+/// packet socket gets: those have to be sent again, cut.
+// Conforms: SCTP-host-silent LINUX-sctp-by-address
+#[test]
+fn sctp_by_veth() {
+    sctp("veth", "1,1000");
 }

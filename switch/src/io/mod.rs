@@ -29,6 +29,7 @@ mod memory;
 mod packet;
 mod poll;
 mod reserve;
+mod silence;
 mod sys;
 mod tap;
 
@@ -42,6 +43,7 @@ pub use reserve::{
     ReservedPorts, bind_udp, has_ipv6, hold_protocols, hold_sctp, listen_tcp, replace_filter,
     reserve,
 };
+pub(crate) use silence::Silence;
 pub use tap::{TapOptions, TapQueue, open_tap};
 
 /// One queue of a port.

@@ -138,6 +138,10 @@ fn explain(host: Option<IpAddr>, port: u16, protocol: &str, error: &io::Error) -
         Errno::EMFILE | Errno::ENFILE => {
             format!("port {port}/{protocol}{on}: no file descriptor is left; raise ulimit -n")
         }
+        Errno::ENOSYS if protocol == "sctp" => format!(
+            "port {port}/sctp{on}: the kernel's SCTP can't listen, for want of the HMAC that \
+             net.sctp.cookie_hmac_alg names (ENOSYS)"
+        ),
         _ => format!("port {port}/{protocol}{on}: {error}"),
     };
     io::Error::new(error.kind(), text)
