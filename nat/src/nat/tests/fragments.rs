@@ -125,6 +125,26 @@ fn fragments_in_any_order_leave_as_the_whole_would_with_the_first_one_ahead() {
     }
 }
 
+/// What a published port says has that port, even in pieces that do not tell their protocol.
+// Conforms: OVS-frag-extension-headers
+#[test]
+fn an_extension_header_behind_the_fragment_header_hides_no_published_port() {
+    let world = World::new();
+    let rules = Rules {
+        masquerade: vec![],
+        ..World::rules(vec![rule(1, Protocol::UDP, 8080..=8080, "[fd00::2]:4242")])
+    };
+    world.nat.set_rules(world.now, rules);
+    let (plain, kept, path) = large(6);
+    let pieces = cut(&extended(&plain, &[60]), kept, 7, &[400, 800]);
+    for order in [[0, 1, 2], [2, 1, 0]] {
+        let shuffled: Vec<Vec<u8>> = order.iter().map(|&at| pieces[at].clone()).collect();
+        let left = world.leave(path, &shuffled);
+        assert_eq!(left.len(), 3);
+        assert!(left.iter().all(|piece| source(piece) == ip(HOST6)));
+    }
+}
+
 // Conforms: OVS-frag-extension-headers IPV6-extension-headers
 #[test]
 fn extension_headers_may_stand_before_and_behind_the_fragment_header() {
