@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -344,6 +345,13 @@ impl Datapath {
     /// From now on keeps this host's kernel from answering for masqueraded associations of SCTP.
     pub(crate) fn silence_host(&self) {
         let _ = self.silence.set(Silence::default());
+    }
+
+    /// See [`Switch::release_sctp`](crate::Switch::release_sctp).
+    pub(crate) fn release_sctp(&self, ports: &RangeInclusive<u16>) {
+        if let Some(silence) = self.silence.get() {
+            silence.release(ports);
+        }
     }
 
     /// A connection was made: what has to be done besides.

@@ -1,6 +1,7 @@
 //! The switch as a whole: a data path, its workers' threads, and one that keeps house.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -142,6 +143,12 @@ impl Switch {
             .topology()
             .port(id)
             .is_some_and(|port| port.is_lost())
+    }
+
+    /// Lets go of ports of SCTP that are held for associations out to the world, for whoever wants to
+    /// publish them to hold them instead.
+    pub fn release_sctp(&self, ports: &RangeInclusive<u16>) {
+        self.datapath.release_sctp(ports);
     }
 
     /// Puts a new description of the world in force, whole.

@@ -67,6 +67,7 @@ until = time.monotonic() + 10
 while True:
     s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP)
     s.settimeout(5)
+    s.bind(('0.0.0.0', int(sys.argv[5])))
     try:
         s.connect((host, port))
         break
@@ -86,10 +87,11 @@ END
 on_host "$PONTOON_BIN" run -d --name web -p 3868:3868/sctp -- python3 /run/sctp.py serve 0.0.0.0 3868
 ip netns exec outside python3 /run/sctp.py serve 192.0.2.2 3868 &
 server=$!
+# By a port of its choice, as symmetrical protocols want it.
 ask() {
     to=$1
     shift
-    "$@" python3 /run/sctp.py ask "$to" 3868 "$PONTOON_LENGTHS" || {
+    "$@" python3 /run/sctp.py ask "$to" 3868 "$PONTOON_LENGTHS" 5000 || {
         cat /run/log
         on_host "$PONTOON_BIN" drops
         on_host "$PONTOON_BIN" conntrack
@@ -100,5 +102,7 @@ ask 192.0.2.1 ip netns exec outside
 ask 192.0.2.1 on_host "$PONTOON_BIN" run --rm --
 ask web on_host "$PONTOON_BIN" run --rm --
 ask 192.0.2.2 on_host "$PONTOON_BIN" run --rm --
+# What was held for the last one is no obstacle.
+on_host "$PONTOON_BIN" publish web -p 5000:5000/sctp || fail 'the port is held still'
 kill $server $daemon
 wait $daemon || fail "the daemon's exit status is $?"

@@ -8,6 +8,7 @@
 //! before there can be any answer.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -57,6 +58,12 @@ impl Silence {
         {
             held.places.insert(place, (socket, now));
         }
+    }
+
+    /// Lets go of ports that are to be held otherwise.
+    pub(crate) fn release(&self, ports: &RangeInclusive<u16>) {
+        let mut held = self.held.lock();
+        held.places.retain(|(_, port), _| !ports.contains(port));
     }
 
     /// Lets go of what is none of `in_use` any more, once in a while; that is only asked for then.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use switch::io::filter::local_only_filter;
 
 use super::stop;
-use crate::api::{self, EventAction, EventKind, Mode, PortMapping, Status};
+use crate::api::{self, EventAction, EventKind, Mode, PortMapping, Protocol, Status};
 use crate::daemon::Daemon;
 use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
@@ -174,6 +174,10 @@ impl Daemon {
         // Those that are named first, so that none of them is chosen for another.
         let (named, any): (Vec<_>, Vec<_>) = mappings.into_iter().partition(|it| it.host_port != 0);
         self.refuse_taken(name, &named, to)?;
+        // Of SCTP the switch may hold some for associations out to the world.
+        for mapping in named.iter().filter(|it| it.protocol == Protocol::Sctp) {
+            self.switch.release_sctp(&publish::host_ports(mapping));
+        }
         let named = named
             .iter()
             .map(|mapping| publish::reserve(mapping, to, &filter));

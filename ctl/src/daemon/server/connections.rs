@@ -99,14 +99,15 @@ impl Meant {
     fn includes(&self, connection: &ConnectionInfo) -> bool {
         let (original, reply) = (&connection.original, &connection.reply);
         let addresses = [original.src, original.dst, reply.src, reply.dst];
-        let mut ports = vec![original.src_port, original.dst_port];
-        ports.extend([reply.src_port, reply.dst_port]);
+        let ports = [original, reply].map(|tuple| [tuple.src_port, tuple.dst_port]);
         let of_container = |its: &Vec<IpAddr>| addresses.iter().any(|it| its.contains(it));
         let in_network = |network: &IpNet| addresses.iter().any(|it| network.contains(it));
         self.addresses.as_ref().is_none_or(of_container)
             && self.network.as_ref().is_none_or(in_network)
             && self.protocol.is_none_or(|it| it == original.protocol)
-            && self.port.is_none_or(|port| ports.contains(&port))
+            && self
+                .port
+                .is_none_or(|port| ports.as_flattened().contains(&port))
     }
 }
 
