@@ -354,8 +354,8 @@ fn connections_are_listed_counted_and_ended_by_what_they_have_in_common() {
     let source = listed[0]["original"]["src"].as_str();
     assert_eq!(source, Some(b.address.to_string().as_str()), "{listed}");
 
-    let nobody = scene.pontoon(&["conntrack", "--flush", "--container", "c"]);
-    assert!(nobody.failure().contains("no container \"c\""));
+    let nobody = scene.pontoon(&["conntrack", "--flush", "--container", "nobody"]);
+    assert!(nobody.failure().contains("no container \"nobody\""));
     let ended = scene.pontoon(&[
         "conntrack",
         "--flush",

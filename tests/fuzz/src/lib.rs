@@ -2,7 +2,7 @@
 //!
 //! | target | what is fed with them | what must hold |
 //! |---|---|---|
-//! | [`frame`] | a whole data path on ports in memory: frames, vnet headers, time | checksums stay as good as they came, lengths too; no inside address on the uplink, none of one network in another |
+//! | [`frame`] | a whole data path on ports in memory: frames, vnet headers, time, odd networks | checksums stay as good as they came, lengths too; and of each frame as its kernel would send it: no inside address on the uplink, none of one network in another, nothing out of an internal network or between isolated containers |
 //! | [`nat`] | the NAT engine: packets, ICMP errors about them, rules, time | a refused packet is untouched; an answer finds its way back; no connection and no port is left over |
 //! | [`fragments`] | the engine again: datagrams in pieces | all of a datagram passes or nothing; no overlap passes; what is held back is untouched |
 //! | [`api`] | what people and programs say to the daemon: port mappings, modes, JSON | what was understood is written as it is read |
