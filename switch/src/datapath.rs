@@ -8,6 +8,8 @@
 //!  Uplink ─────────────────────────────────────────────► gateway ─► nat ─► Container
 //! ```
 //!
+//! Before all that `offload` sees to what a frame leaves to the kernel that sends it out.
+//!
 //! [`Datapath`] is what all workers share. A [`Pass`] carries one vector of frames through the
 //! stages; each stage either names the egress or the reason of the drop.
 

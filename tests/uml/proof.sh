@@ -1,7 +1,6 @@
 # Sourced by the other scripts: proves that this kernel is the floor that pontoon stands on.
 
-set -eu
-fail() { echo "FAILED: $*"; exit 1; }
+. "${0%/*}/common.sh"
 
 [ "$(grep -c '^processor' /proc/cpuinfo)" = 1 ] || fail 'more than one CPU'
 [ ! -e /proc/net/if_inet6 ] || fail 'this kernel has IPv6'

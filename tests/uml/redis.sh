@@ -3,7 +3,6 @@
 . "${0%/*}/proof.sh"
 
 ip netns add host
-on_host() { ip netns exec host "$@"; }
 ip -n host link set lo up
 ip -n host addr add 203.0.113.5/32 dev lo
 addresses='127.0.0.1 203.0.113.5'
@@ -19,16 +18,7 @@ if [ -d /sys/module/veth ]; then
     addresses="$addresses 192.0.2.1"
 fi
 
-export PONTOON_SOCKET=/run/pontoon/pontoon.sock
-# Not by on_host: of a function in the background, $! is a shell.
-ip netns exec host "$PONTOON_BIN" daemon --state-dir /run/state --run-dir /run/pontoon >/run/log 2>&1 &
-daemon=$!
-tries=0
-until on_host "$PONTOON_BIN" info >/dev/null 2>&1; do
-    tries=$((tries + 1))
-    [ $tries -lt 100 ] && kill -0 $daemon 2>/dev/null || { cat /run/log; fail 'no daemon'; }
-    sleep 0.1
-done
+start_daemon
 
 on_host "$PONTOON_BIN" run -d --name redis -p 6379:6379 -- \
     redis-server --save '' --appendonly no --protected-mode no --dir /run/tmp ||

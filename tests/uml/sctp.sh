@@ -6,12 +6,10 @@
 # the CRC of SCTP to a veth, and no vnet header can say that it is one.
 #
 # PONTOON_KIND is the kind of ports, PONTOON_LENGTHS are the lengths of the messages.
-set -eu
-fail() { echo "FAILED: $*"; exit 1; }
+. "${0%/*}/common.sh"
 
 ip netns add host
 ip netns add outside
-on_host() { ip netns exec host "$@"; }
 for name in host outside; do
     ip -n $name link set lo up
 done
@@ -24,16 +22,7 @@ for name in host outside; do
     ip netns exec $name ethtool -K eth0 tx off >/dev/null
 done
 
-export PONTOON_SOCKET=/run/pontoon/pontoon.sock
-ip netns exec host "$PONTOON_BIN" daemon --state-dir /run/state --run-dir /run/pontoon \
-    --port-kind "$PONTOON_KIND" >/run/log 2>&1 &
-daemon=$!
-tries=0
-until on_host "$PONTOON_BIN" info >/dev/null 2>&1; do
-    tries=$((tries + 1))
-    [ $tries -lt 100 ] && kill -0 $daemon 2>/dev/null || { cat /run/log; fail 'no daemon'; }
-    sleep 0.1
-done
+start_daemon --port-kind "$PONTOON_KIND"
 
 cat >/run/sctp.py <<'END'
 import socket, sys, threading, time
