@@ -252,6 +252,11 @@ impl<'a> Packet<'a> {
         self.fragment
     }
 
+    /// Where in its datagram a fragment's data begin, in bytes; None for a whole packet.
+    pub fn fragment_offset(&self) -> Option<u32> {
+        self.piece().map(|piece| piece.offset)
+    }
+
     /// Which piece of its datagram a fragment is; None for a whole packet.
     pub(crate) fn piece(&self) -> Option<Piece> {
         if !self.fragment {

@@ -5,6 +5,9 @@
 //! else claims it, and moves when the configuration does. Only stations behind an endpoint that is
 //! not guarded are learned, and only there are unknown ones looked for.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use nat::Time;
 
 use crate::config::PortId;
@@ -36,6 +39,20 @@ pub(crate) fn learn(
     let limits = &segment.network.bridge;
     segment.fdb.learn(now, source, ingress, limits);
     Ok(())
+}
+
+/// Whether a frame has a packet for one address, which none that goes to many may have (RFC 1122
+/// section 3.3.6): its receivers would take it past what the gateway decides for that address.
+pub(crate) fn is_unicast_packet(segment: &Segment, frame: &[u8]) -> bool {
+    match frame::destination_ip(frame) {
+        None => false,
+        Some(IpAddr::V6(address)) => !address.is_multicast(),
+        Some(IpAddr::V4(address)) => {
+            let directed = |subnet: &IpNet| subnet.broadcast() == IpAddr::V4(address);
+            let to_many = address.is_multicast() || address.is_broadcast();
+            !to_many && !segment.network.subnets.iter().any(directed)
+        }
+    }
 }
 
 /// Why a frame goes to many.

@@ -27,7 +27,7 @@ use hashbrown::HashSet;
 use nat::{Kind, Nat, Packet, Protocol, Refused, Time, Translated};
 use parking_lot::Mutex;
 
-use crate::config::{Config, NetworkId, PortId};
+use crate::config::{Config, Endpoint, NetworkId, PortId};
 use crate::drop::DropReason;
 use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
@@ -38,7 +38,7 @@ use crate::multicast::querier;
 use crate::neighbor::Neighbors;
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
-use crate::topology::{Member, Role, Topology};
+use crate::topology::{Member, Role, Segment, Topology};
 use crate::{Settings, bridge, guard, offload, resolver};
 
 /// Where a frame goes.
@@ -448,29 +448,20 @@ impl Pass<'_> {
             Role::Container { network, endpoint } => {
                 let segment = &self.topology.networks[network];
                 let endpoint = &self.topology.endpoints[endpoint];
-                if endpoint.guard {
-                    guard::check(endpoint, frame.bytes())?;
+                let egress = self.forward_from_container(segment, endpoint, ingress, frame)?;
+                match segment.network.internal {
+                    true => self.keep_from_host(segment, frame, egress),
+                    false => Ok(egress),
                 }
-                bridge::learn(self.now, segment, (ingress, endpoint.mac), frame.bytes())?;
-                let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
-                if destination == segment.network.gateway_mac {
-                    return self.gateway_from_inside(segment, ingress, frame);
-                }
-                if destination.is_multicast()
-                    && let Some(answer) = self.gateway_answers(segment, ingress, frame)
-                {
-                    return Ok(answer);
-                }
-                if resolver::is_for_loopback(frame.bytes()) {
-                    return Err(DropReason::Martian);
-                }
-                self.bridge(segment, Member::endpoint(endpoint), destination, frame)
             }
             Role::Host { network } => {
                 let segment = &self.topology.networks[network];
                 let own = segment.network.gateway_mac;
                 bridge::learn(self.now, segment, (ingress, own), frame.bytes())?;
                 let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
+                if segment.network.internal {
+                    segment.asked.note(self.now, frame);
+                }
                 if let Some(server) = segment.network.resolver {
                     resolver::lead_out(frame, server);
                 }
@@ -481,6 +472,35 @@ impl Pass<'_> {
             }
             Role::Unassigned => Err(DropReason::PortUnassigned),
         }
+    }
+
+    fn forward_from_container(
+        &mut self,
+        segment: &Segment,
+        endpoint: &Endpoint,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        if endpoint.guard {
+            guard::check(endpoint, frame.bytes())?;
+        }
+        bridge::learn(self.now, segment, (ingress, endpoint.mac), frame.bytes())?;
+        let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
+        if destination == segment.network.gateway_mac {
+            return self.gateway_from_inside(segment, ingress, frame);
+        }
+        if resolver::is_for_loopback(frame.bytes()) {
+            return Err(DropReason::Martian);
+        }
+        if destination.is_multicast() {
+            if bridge::is_unicast_packet(segment, frame.bytes()) {
+                return Err(DropReason::UnicastInMulticast);
+            }
+            if let Some(answer) = self.gateway_answers(segment, ingress, frame) {
+                return Ok(answer);
+            }
+        }
+        self.bridge(segment, Member::endpoint(endpoint), destination, frame)
     }
 
     /// Sends fragments on behind the first one of their datagram, by the way that it took.

@@ -14,6 +14,7 @@ pub enum DropReason {
     RogueRouter,
     RogueDhcp,
     ReservedAddress,
+    UnicastInMulticast,
     MacTaken,
     SamePort,
     NobodyElse,
@@ -58,6 +59,7 @@ const OWN: &[DropReason] = {
         RogueRouter,
         RogueDhcp,
         ReservedAddress,
+        UnicastInMulticast,
         MacTaken,
         SamePort,
         NobodyElse,
@@ -133,6 +135,7 @@ impl fmt::Display for DropReason {
             Self::ReservedAddress => {
                 "sent to a link-local group that bridges do not forward (802.1D)"
             }
+            Self::UnicastInMulticast => "a packet for one address in a frame that goes to many",
             Self::MacTaken => "the source MAC is configured for another port, or is the gateway's",
             Self::SamePort => "the destination is on the port the frame came from",
             Self::NobodyElse => "meant for many, but no other port is there to get it",
@@ -147,7 +150,9 @@ impl fmt::Display for DropReason {
             Self::BeyondScope => "an address of the link itself (IPv6 link-local) can't be routed",
             Self::NoRoute => "no uplink has a route to the destination",
             Self::OtherNetwork => "networks are isolated from each other",
-            Self::InternalNetwork => "an internal network leads nowhere but to its own gateway",
+            Self::InternalNetwork => {
+                "an internal network leads nowhere, and reaches no service of the host's but names"
+            }
             Self::HostUnreachable => "the network has no interface on the host",
             Self::UnknownEndpoint => "no container has the destination address",
             Self::NeighborUnresolved => "the next hop did not answer ARP or ND",

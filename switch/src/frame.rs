@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Bytes of an Ethernet header without tags.
@@ -439,6 +440,17 @@ pub fn set_source(frame: &mut [u8], mac: MacAddr) {
 /// The EtherType that follows the MACs, a tag's own when the frame is tagged; none in a runt.
 pub fn ethertype_of(frame: &[u8]) -> Option<u16> {
     word_at(frame, 12)
+}
+
+/// The address that a frame's IP packet is for, behind tags too; none in other frames.
+pub(crate) fn destination_ip(frame: &[u8]) -> Option<IpAddr> {
+    let (ethertype, at) = ethertype_behind_tags(frame)?;
+    let packet = frame.get(at..)?;
+    match ethertype {
+        ethertype::IPV4 => Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?)),
+        ethertype::IPV6 => Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?)),
+        _ => None,
+    }
 }
 
 /// The EtherType behind up to two VLAN tags, and the offset of the byte after it, where the network

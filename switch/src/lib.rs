@@ -32,6 +32,7 @@ pub mod frame;
 mod gateway;
 mod guard;
 mod icmp;
+mod internal;
 pub mod io;
 pub mod ipv6;
 mod limit;

@@ -14,6 +14,7 @@ use nat::Time;
 use crate::config::{self, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
 use crate::fdb::Fdb;
 use crate::frame::MacAddr;
+use crate::internal::Asked;
 use crate::multicast::groups::Multicast;
 use crate::port::Port;
 use crate::treatment::Treatment;
@@ -61,6 +62,8 @@ pub struct Segment {
     pub fdb: Arc<Fdb>,
     /// Who listens to which group.
     pub multicast: Arc<Multicast>,
+    /// What the host has asked of the endpoints of an internal network.
+    pub(crate) asked: Arc<Asked>,
     /// Its ports, the host's first.
     pub members: Vec<Member>,
     /// Who has the configured MACs: each endpoint's own, and the gateway's on the host port.
@@ -261,6 +264,7 @@ impl Segment {
         let mut segment = Segment {
             fdb: before.map_or_else(Arc::default, |before| Arc::clone(&before.fdb)),
             multicast: before.map_or_else(Arc::default, |before| Arc::clone(&before.multicast)),
+            asked: before.map_or_else(Arc::default, |before| Arc::clone(&before.asked)),
             members: Vec::new(),
             stations: HashMap::default(),
             network,

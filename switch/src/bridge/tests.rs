@@ -268,29 +268,29 @@ fn a_flood_of_addresses_costs_only_its_sender() {
 // Feature: snooping
 #[test]
 fn vlan_tags_pass_untouched_guarded_or_not() {
-    let inner = |tags: &[u8]| {
-        let mut tagged = packet(mac(2), 1, [10, 0, 0, 2]);
+    let inner = |tags: &[u8], to: MacAddr, address: [u8; 4]| {
+        let mut tagged = packet(to, 1, address);
         tagged.splice(12..12, tags.iter().copied());
         tagged
     };
-    let customer = inner(&[0x81, 0x00, 0xa0, 5]);
-    let service = inner(&[0x88, 0xa8, 0x00, 7, 0x81, 0x00, 0x0f, 0xff]);
+    let customer: &[u8] = &[0x81, 0x00, 0xa0, 5];
+    let service = &[0x88, 0xa8, 0x00, 7, 0x81, 0x00, 0x0f, 0xff];
     for guard in [true, false] {
         let mut lan = Lan::new(3).with(|config| {
             for endpoint in &mut config.endpoints {
                 endpoint.guard = guard;
             }
         });
-        for tagged in [&customer, &service] {
-            assert_eq!(lan.send_and_hear(1, tagged), [(2, tagged.clone())]);
+        for tags in [customer, service] {
+            let tagged = inner(tags, mac(2), [10, 0, 0, 2]);
+            assert_eq!(lan.send_and_hear(1, &tagged), [(2, tagged.clone())]);
             // To all, tag and all.
-            let mut broadcast = tagged.clone();
-            broadcast[..6].copy_from_slice(&BROADCAST.0);
+            let broadcast = inner(tags, BROADCAST, [255; 4]);
             let heard = lan.send_and_hear(1, &broadcast);
             assert_eq!(heard.len(), 3);
             assert!(heard.iter().all(|(_, frame)| *frame == broadcast));
             // The gateway routes no tagged packets.
-            let mut routed = tagged.clone();
+            let mut routed = tagged;
             routed[..6].copy_from_slice(&GATEWAY.0);
             assert_eq!(lan.send(1, &routed), NO_ONE);
         }
