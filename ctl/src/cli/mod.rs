@@ -44,6 +44,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::{getegid, geteuid, getgid, getuid};
 
 use crate::client::Client;
 
@@ -150,10 +151,20 @@ impl ClientArgs {
     }
 }
 
+/// Whether the caller has other rights than the program: PONTOON_SOCKET, PATH and much else would then
+/// be the word of somebody who may do less.
+fn has_borrowed_rights() -> bool {
+    getuid() != geteuid() || getgid() != getegid()
+}
+
 /// Parses the command line, runs the command and says what failed on standard error.
 ///
 /// Starts no thread by itself: `run`, `exec` and `demo` change the namespaces of the process.
 pub(crate) fn main() -> ExitCode {
+    if has_borrowed_rights() {
+        eprintln!("pontoon: set-user-ID and set-group-ID are refused: it trusts its environment");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -33,6 +34,9 @@ const AT_ONCE: usize = 64;
 /// veth; the store can't be opened; or the default network can't be made.
 pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     start_log();
+    // What is made is for nobody else unless its mode is set: the store, the lock, the API's socket
+    // before its group has it.
+    umask(Mode::from_bits_truncate(0o077));
     raise_descriptor_limit();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -47,7 +51,8 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
 }
 
 async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
-    let _locks = lock::claim(&options.state_dir)?;
+    let mut locks = lock::claim(&options.state_dir)?;
+    locks.hang_up();
     let inherited = service::inherited_socket()?;
     let (listener, _socket) = match inherited {
         Some(listener) => (listener, None),
