@@ -54,7 +54,7 @@ fn headers(c: &mut Criterion) {
                 (
                     frame::destination(frame),
                     frame::source(frame),
-                    frame::ethertype_behind_tags(frame),
+                    switch::layers::Layers::of(frame),
                 )
             });
         });

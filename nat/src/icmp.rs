@@ -21,7 +21,8 @@ use pnet_packet::ipv4::Ipv4Packet;
 use pnet_packet::ipv6::Ipv6Packet;
 
 use crate::checksum::{Checksum, fold, pseudo_header, sum};
-use crate::packet::{Packet, set_addresses, set_word, walk_extensions, word};
+use crate::layout::{self, Fragment, Header};
+use crate::packet::{Packet, set_addresses, set_word, word};
 use crate::rewrite::rewrite_transport;
 use crate::tuple::{Protocol, Tuple};
 
@@ -83,11 +84,15 @@ impl Quote {
             (src.into(), dst.into(), transport, protocol)
         } else {
             let quoted = Ipv6Packet::new(bytes)?;
-            let (transport, protocol, fragment) =
-                walk_extensions(bytes, quoted.get_next_header().0)?;
-            if quoted.get_version() != 6 || fragment {
+            let walked = layout::walk(bytes, layout::first_header(bytes)?)?;
+            let is_whole = matches!(walked.fragment, Fragment::None | Fragment::Atomic);
+            if quoted.get_version() != 6 || !is_whole {
                 return None;
             }
+            let Header {
+                protocol,
+                at: transport,
+            } = walked.binding.unwrap_or(walked.upper);
             let (src, dst) = (quoted.get_source(), quoted.get_destination());
             (src.into(), dst.into(), transport, protocol)
         };

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   bytes ──► Packet ──► Nat::translate ──────────────────────────────► rewritten bytes
-//!             packet.rs    │ nat.rs, nat/translate.rs                   rewrite.rs, checksum.rs
+//!             layout.rs    │ nat.rs, nat/translate.rs                   rewrite.rs, checksum.rs
+//!             packet.rs    │
 //!             tuple.rs     ├─ a fragment?   nat/fragments.rs, fragment.rs: its datagram
 //!                          ├─ known flow?   conntrack.rs, conntrack/tcp.rs
 //!                          ├─ new flow?     rule.rs, sources.rs: masquerade, publish, hairpin
@@ -51,6 +52,7 @@ mod checksum;
 mod conntrack;
 mod fragment;
 mod icmp;
+pub mod layout;
 mod limits;
 mod mss;
 mod nat;
@@ -67,9 +69,10 @@ mod tuple;
 
 pub use checksum::Checksum;
 pub use conntrack::{ConnectionInfo, Direction, Kind, Traffic};
+pub use layout::{Layout, Malformed};
 pub use limits::{Limits, Timeouts};
 pub use nat::{Nat, Path, Stats, Translated};
-pub use packet::{Malformed, Packet};
+pub use packet::Packet;
 pub use refused::Refused;
 pub use rule::{InvalidPublish, Masquerade, Publish, Rules};
 pub use sources::Sources;

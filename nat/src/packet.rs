@@ -1,90 +1,26 @@
 //! A checked view of an IP packet. Lengths are verified once, in [`Packet::parse`]; after that
 //! every access is within bounds by construction.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use pnet_packet::Packet as _;
-use pnet_packet::ipv4::{Ipv4Packet, MutableIpv4Packet};
-use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
+use pnet_packet::ipv4::MutableIpv4Packet;
+use pnet_packet::ipv6::MutableIpv6Packet;
 use pnet_packet::tcp::{TcpFlags, TcpPacket};
 
 use crate::checksum::{Checksum, Delta};
 use crate::conntrack::tcp::Segment;
 use crate::icmp::{self, IcmpKind};
+use crate::layout::{FRAGMENT_HEADER, Layout, Malformed, Version};
 use crate::rewrite::rewrite;
 use crate::tuple::{Protocol, Tuple};
 
-/// IPv6 extension headers walked before giving up. RFC 8200 section 4.1 knows seven, each of which
-/// should occur once; more than eight is an attempt to make us work.
-const MAX_EXTENSION_HEADERS: usize = 8;
-
 /// Bytes of a fixed header.
-const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
-const FRAGMENT_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
 const SCTP_HEADER: usize = 12;
-
-/// Why some bytes are not an IP packet that can be worked on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Malformed {
-    /// No byte at all.
-    Empty,
-    /// Neither IPv4 nor IPv6.
-    Version,
-    /// Shorter than the IP header.
-    HeaderTruncated,
-    /// The IPv4 header length field is below 20 bytes or beyond the total length.
-    HeaderLength,
-    /// The IP length field says more than there are bytes, or less than the header.
-    Length,
-    /// An IPv6 extension header is cut off, or there are too many.
-    ExtensionHeaders,
-    /// The transport header is cut off.
-    TransportTruncated,
-    /// The TCP data offset is below 20 bytes or beyond the segment.
-    TcpHeaderLength,
-}
-
-impl Malformed {
-    /// Every variant, in the order of `as usize`.
-    pub const ALL: [Malformed; 8] = [
-        Malformed::Empty,
-        Malformed::Version,
-        Malformed::HeaderTruncated,
-        Malformed::HeaderLength,
-        Malformed::Length,
-        Malformed::ExtensionHeaders,
-        Malformed::TransportTruncated,
-        Malformed::TcpHeaderLength,
-    ];
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Malformed::Empty => "the packet has no bytes",
-            Malformed::Version => "the IP version is neither 4 nor 6",
-            Malformed::HeaderTruncated => "the packet is shorter than its IP header",
-            Malformed::HeaderLength => "the IPv4 header length is out of range",
-            Malformed::Length => "the IP length field does not fit the packet",
-            Malformed::ExtensionHeaders => "the IPv6 extension headers are cut off or too many",
-            Malformed::TransportTruncated => "the transport header is cut off",
-            Malformed::TcpHeaderLength => "the TCP header length is out of range",
-        })
-    }
-}
-
-impl std::error::Error for Malformed {}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    Four,
-    Six,
-}
 
 /// A checked, mutable view of one IPv4 or IPv6 packet, up to a GSO super-frame of 64 KiB.
 pub struct Packet<'a> {
@@ -95,6 +31,7 @@ pub struct Packet<'a> {
     transport: usize,
     protocol: Protocol,
     fragment: bool,
+    source_routed: bool,
     checksum: Checksum,
 }
 
@@ -147,30 +84,26 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// [`Malformed`] names the first length that does not fit.
     pub fn parse(bytes: &'a mut [u8], checksum: Checksum) -> Result<Packet<'a>, Malformed> {
-        let layout = match bytes.first().ok_or(Malformed::Empty)? >> 4 {
-            4 => Layout::ipv4(bytes)?,
-            6 => Layout::ipv6(bytes)?,
-            _ => return Err(Malformed::Version),
-        };
-        let Layout {
-            version,
-            transport,
-            end,
-            protocol,
-            fragment,
-        } = layout;
-        let bytes = &mut bytes[..end];
-        if !fragment {
-            check_transport(protocol, &bytes[transport..])?;
+        let layout = Layout::of(bytes)?;
+        let bytes = &mut bytes[..layout.end];
+        let packet = Packet::new(bytes, &layout, checksum);
+        if !packet.fragment {
+            check_transport(packet.protocol, packet.transport())?;
         }
-        Ok(Packet {
+        Ok(packet)
+    }
+
+    fn new(bytes: &'a mut [u8], layout: &Layout, checksum: Checksum) -> Packet<'a> {
+        let header = layout.binding.unwrap_or(layout.upper);
+        Packet {
             bytes,
-            version,
-            transport,
-            protocol,
-            fragment,
+            version: layout.version,
+            transport: header.at,
+            protocol: header.protocol,
+            fragment: layout.is_fragment() && layout.binding.is_none(),
+            source_routed: layout.source_routed,
             checksum,
-        })
+        }
     }
 
     /// Says anew what the layer 4 checksum field holds, once [`header_len`](Self::header_len) has
@@ -257,6 +190,11 @@ impl<'a> Packet<'a> {
         self.piece().map(|piece| piece.offset)
     }
 
+    /// Whether its sender chose its route (RFC 7126 section 4.3, RFC 5095): no router should go along.
+    pub fn is_source_routed(&self) -> bool {
+        self.source_routed
+    }
+
     /// Which piece of its datagram a fragment is; None for a whole packet.
     pub(crate) fn piece(&self) -> Option<Piece> {
         if !self.fragment {
@@ -294,23 +232,13 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// The headers do not all lie in this fragment (RFC 1858, RFC 7112).
     pub(crate) fn head(&mut self) -> Result<Packet<'_>, Malformed> {
-        let (transport, protocol) = match self.version {
-            Version::Four => (self.transport, self.protocol),
-            Version::Six => match walk_headers(self.bytes, self.transport, self.protocol.0) {
-                Some((transport, protocol, false)) => (transport, protocol),
-                // A fragment of a fragment, or more headers than there are bytes.
-                Some((_, _, true)) | None => return Err(Malformed::ExtensionHeaders),
-            },
-        };
-        check_transport(protocol, &self.bytes[transport..])?;
-        Ok(Packet {
-            bytes: &mut *self.bytes,
-            version: self.version,
-            transport,
-            protocol,
+        let layout = Layout::of(self.bytes)?.head(self.bytes)?;
+        let head = Packet {
             fragment: false,
-            checksum: self.checksum,
-        })
+            ..Packet::new(&mut *self.bytes, &layout, self.checksum)
+        };
+        check_transport(head.protocol, head.transport())?;
+        Ok(head)
     }
 
     /// Sets the identification of a fragment, with the IPv4 header checksum following.
@@ -498,101 +426,6 @@ fn address6(bytes: &[u8]) -> IpAddr {
     let mut octets = [0; 16];
     octets.copy_from_slice(bytes);
     IpAddr::from(octets)
-}
-
-/// Where the parts of a packet lie.
-struct Layout {
-    version: Version,
-    /// Offset of the transport header.
-    transport: usize,
-    /// Offset of the first byte after the packet.
-    end: usize,
-    protocol: Protocol,
-    fragment: bool,
-}
-
-impl Layout {
-    fn ipv4(bytes: &[u8]) -> Result<Layout, Malformed> {
-        let header = Ipv4Packet::new(bytes).ok_or(Malformed::HeaderTruncated)?;
-        let transport = usize::from(header.get_header_length()) * 4;
-        let end = usize::from(header.get_total_length());
-        if transport < IPV4_HEADER {
-            return Err(Malformed::HeaderLength);
-        }
-        if end > bytes.len() || end < IPV4_HEADER {
-            return Err(Malformed::Length);
-        }
-        if transport > end {
-            return Err(Malformed::HeaderLength);
-        }
-        let more_fragments = header.get_flags() & 1 != 0;
-        Ok(Layout {
-            version: Version::Four,
-            transport,
-            end,
-            protocol: Protocol(header.get_next_level_protocol().0),
-            fragment: more_fragments || header.get_fragment_offset() != 0,
-        })
-    }
-
-    fn ipv6(bytes: &[u8]) -> Result<Layout, Malformed> {
-        let header = Ipv6Packet::new(bytes).ok_or(Malformed::HeaderTruncated)?;
-        let end = IPV6_HEADER + usize::from(header.get_payload_length());
-        if end > bytes.len() {
-            return Err(Malformed::Length);
-        }
-        let (transport, protocol, fragment) =
-            walk_extensions(&bytes[..end], header.get_next_header().0)
-                .ok_or(Malformed::ExtensionHeaders)?;
-        Ok(Layout {
-            version: Version::Six,
-            transport,
-            end,
-            protocol,
-            fragment,
-        })
-    }
-}
-
-/// Walks the extension headers of an IPv6 packet: offset of the upper layer, its protocol, and
-/// whether the packet is a fragment (then the offset is that of the fragment's data). None when
-/// they are cut off or too many.
-pub(crate) fn walk_extensions(bytes: &[u8], first: u8) -> Option<(usize, Protocol, bool)> {
-    walk_headers(bytes, IPV6_HEADER, first)
-}
-
-/// The same from a header of the type `next` at the offset `at` on.
-fn walk_headers(bytes: &[u8], mut at: usize, mut next: u8) -> Option<(usize, Protocol, bool)> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION: u8 = 60;
-
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let header = bytes.get(at..at + 8)?;
-                // With segments left the destination is not the final one, over which the
-                // pseudo-header goes (RFC 8200 section 8.1): nothing beyond can be translated.
-                if next == ROUTING && header[3] != 0 {
-                    return Some((at, Protocol(ROUTING), false));
-                }
-                next = header[0];
-                at += (usize::from(header[1]) + 1) * 8;
-            }
-            FRAGMENT => {
-                let header = bytes.get(at..at + 8)?;
-                next = header[0];
-                at += FRAGMENT_HEADER;
-                // Offset in the upper 13 bits, two reserved bits, the M flag.
-                if word(header, 2) & 0xfff9 != 0 {
-                    return Some((at, Protocol(next), true));
-                }
-            }
-            protocol => return (at <= bytes.len()).then_some((at, Protocol(protocol), false)),
-        }
-    }
-    None
 }
 
 /// The window scale among TCP options (RFC 7323 section 2.2): by how many bits the windows are

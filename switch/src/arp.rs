@@ -22,7 +22,7 @@ pub struct Arp {
 }
 
 /// Reads the ARP packet of an untagged frame. `None` when it is truncated or speaks of anything
-/// but Ethernet and IPv4.
+/// but Ethernet and IPv4, and of a sender that is a group (RFC 1812 section 3.3.2).
 pub fn parse(frame: &[u8]) -> Option<Arp> {
     parse_at(frame, ETHERNET_HEADER)
 }
@@ -36,9 +36,10 @@ pub fn parse_at(frame: &[u8], at: usize) -> Option<Arp> {
         && arp.get_proto_addr_len() == 4;
     let operation = arp.get_operation();
     let known = operation == ArpOperations::Request || operation == ArpOperations::Reply;
-    (spoken && known).then(|| Arp {
+    let sender_mac = MacAddr(arp.get_sender_hw_addr().octets());
+    (spoken && known && sender_mac.is_unicast()).then(|| Arp {
         is_request: operation == ArpOperations::Request,
-        sender_mac: MacAddr(arp.get_sender_hw_addr().octets()),
+        sender_mac,
         sender: arp.get_sender_proto_addr(),
         target: arp.get_target_proto_addr(),
     })

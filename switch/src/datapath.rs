@@ -8,7 +8,8 @@
 //!  Uplink ─────────────────────────────────────────────► gateway ─► nat ─► Container
 //! ```
 //!
-//! Before all that `offload` sees to what a frame leaves to the kernel that sends it out.
+//! Before all that `layers` finds out what a frame is, and `offload` sees to what it leaves to the
+//! kernel that sends it out. Every frame that comes from a stage to the next has no priority tag.
 //!
 //! [`Datapath`] is what all workers share. A [`Pass`] carries one vector of frames through the
 //! stages; each stage either names the egress or the reason of the drop.
@@ -33,6 +34,7 @@ use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
 use crate::icmp::{self, Complaint};
 use crate::io::{Queue, Silence};
+use crate::layers::{self, Layers};
 use crate::multicast::groups::Row as GroupRow;
 use crate::multicast::querier;
 use crate::neighbor::Neighbors;
@@ -443,12 +445,15 @@ impl Pass<'_> {
                 DropReason::Malformed
             });
         }
-        offload::settle(frame)?;
+        layers::drop_priority_tags(frame);
+        let layers = Layers::of(frame.bytes())?;
+        offload::settle(frame, layers)?;
         match self.topology.role(ingress) {
             Role::Container { network, endpoint } => {
                 let segment = &self.topology.networks[network];
                 let endpoint = &self.topology.endpoints[endpoint];
-                let egress = self.forward_from_container(segment, endpoint, ingress, frame)?;
+                let egress =
+                    self.forward_from_container(segment, endpoint, ingress, frame, layers)?;
                 match segment.network.internal {
                     true => self.keep_from_host(segment, frame, egress),
                     false => Ok(egress),
@@ -480,16 +485,17 @@ impl Pass<'_> {
         endpoint: &Endpoint,
         ingress: PortId,
         frame: &mut Frame,
+        layers: Layers,
     ) -> Result<Egress, DropReason> {
         if endpoint.guard {
-            guard::check(endpoint, frame.bytes())?;
+            guard::check(endpoint, frame.bytes(), layers)?;
         }
         bridge::learn(self.now, segment, (ingress, endpoint.mac), frame.bytes())?;
         let destination = frame::destination(frame.bytes()).ok_or(DropReason::Malformed)?;
         if destination == segment.network.gateway_mac {
             return self.gateway_from_inside(segment, ingress, frame);
         }
-        if resolver::is_for_loopback(frame.bytes()) {
+        if resolver::is_for_loopback(frame.bytes(), layers) {
             return Err(DropReason::Martian);
         }
         if destination.is_multicast() {

@@ -9,6 +9,9 @@ use nat::Refused;
 pub enum DropReason {
     PortUnassigned,
     Malformed,
+    TooManyTags,
+    Encapsulated,
+    SourceRouted,
     MisplacedChecksum,
     SpoofedSource,
     RogueRouter,
@@ -54,6 +57,9 @@ const OWN: &[DropReason] = {
     &[
         PortUnassigned,
         Malformed,
+        TooManyTags,
+        Encapsulated,
+        SourceRouted,
         MisplacedChecksum,
         SpoofedSource,
         RogueRouter,
@@ -126,11 +132,20 @@ impl fmt::Display for DropReason {
         f.write_str(match self {
             Self::PortUnassigned => "the port belongs to no network (yet, or any more)",
             Self::Malformed => "a header is truncated or contradicts the frame's length",
+            Self::TooManyTags => "VLAN tags behind two others, which might hide anything",
+            Self::Encapsulated => {
+                "IP, ARP or a VLAN tag wrapped in LLC/SNAP instead of Ethernet II"
+            }
+            Self::SourceRouted => {
+                "its sender chose its route (an IPv4 option or an IPv6 routing header of type 0)"
+            }
             Self::MisplacedChecksum => {
                 "the checksum that it leaves to the sending kernel would be written elsewhere"
             }
             Self::SpoofedSource => "the source MAC or address is not the sender's own",
-            Self::RogueRouter => "a container spoke as a router (advertisement or redirect)",
+            Self::RogueRouter => {
+                "a container spoke as a router (advertisement, redirect, multicast query)"
+            }
             Self::RogueDhcp => "a container answered as a DHCP server",
             Self::ReservedAddress => {
                 "sent to a link-local group that bridges do not forward (802.1D)"

@@ -17,6 +17,8 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::layers::Layers;
+
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_HEADER: usize = 14;
 
@@ -35,6 +37,8 @@ pub const VNET_HEADER: usize = 10;
 pub mod ethertype {
     pub const IPV4: u16 = 0x0800;
     pub const ARP: u16 = 0x0806;
+    /// Reverse ARP (RFC 903).
+    pub const RARP: u16 = 0x8035;
     pub const IPV6: u16 = 0x86dd;
     /// 802.1Q customer tag.
     pub const VLAN: u16 = 0x8100;
@@ -253,11 +257,13 @@ impl Frame {
     /// Puts a VLAN tag between the MACs and the rest, as the frame had on the wire. Moves the 22
     /// bytes in front of the tag, not the payload, and keeps the vnet header's offsets right.
     ///
-    /// Does nothing when there is no room: a runt, a third tag, a frame of the largest size.
+    /// A frame for whose tag there is no room (a runt, a third tag, a frame of the largest size) is
+    /// left empty: without its tag it would be another frame.
     pub(crate) fn insert_vlan(&mut self, tpid: u16, tci: u16) {
         const MACS: usize = 12;
         if self.len < MACS || self.len + VLAN_TAG > MAX_FRAME || self.base - self.start >= HEADROOM
         {
+            self.len = 0;
             return;
         }
         let old = self.start;
@@ -275,6 +281,30 @@ impl Frame {
         if header.hdr_len != 0 {
             header.hdr_len = header.hdr_len.saturating_add(VLAN_TAG as u16);
         }
+        self.set_vnet(header);
+    }
+
+    /// Takes so many bytes of tags from behind the MACs, and keeps the vnet header's offsets right.
+    /// The frame has them.
+    pub(crate) fn remove_tags(&mut self, bytes: usize) {
+        const MACS: usize = 12;
+        let mut header = self.vnet();
+        if self.base - self.start >= bytes {
+            // Inserted here: the payload lies where it belongs.
+            let old = self.start;
+            self.start += bytes;
+            self.buffer
+                .copy_within(old..old + VNET_HEADER + MACS, self.start);
+        } else {
+            self.bytes_mut().copy_within(MACS + bytes.., MACS);
+        }
+        self.len -= bytes;
+        // Tags beyond what 16 bits count are in front of no checksum of this frame.
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        if header.needs_csum() {
+            header.csum_start = header.csum_start.saturating_sub(bytes);
+        }
+        header.hdr_len = header.hdr_len.saturating_sub(bytes);
         self.set_vnet(header);
     }
 
@@ -406,7 +436,7 @@ fn mac_at(frame: &[u8], at: usize) -> Option<MacAddr> {
     frame.get(at..)?.first_chunk().map(|bytes| MacAddr(*bytes))
 }
 
-fn word_at(frame: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn word_at(frame: &[u8], at: usize) -> Option<u16> {
     frame
         .get(at..)?
         .first_chunk()
@@ -444,26 +474,13 @@ pub fn ethertype_of(frame: &[u8]) -> Option<u16> {
 
 /// The address that a frame's IP packet is for, behind tags too; none in other frames.
 pub(crate) fn destination_ip(frame: &[u8]) -> Option<IpAddr> {
-    let (ethertype, at) = ethertype_behind_tags(frame)?;
+    let Layers { ethertype, at } = Layers::of(frame).ok()?;
     let packet = frame.get(at..)?;
     match ethertype {
         ethertype::IPV4 => Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?)),
         ethertype::IPV6 => Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?)),
         _ => None,
     }
-}
-
-/// The EtherType behind up to two VLAN tags, and the offset of the byte after it, where the network
-/// header starts. None when the frame ends first.
-pub fn ethertype_behind_tags(frame: &[u8]) -> Option<(u16, usize)> {
-    let mut at = 12;
-    for _ in 0..2 {
-        match word_at(frame, at)? {
-            ethertype::VLAN | ethertype::SERVICE_VLAN => at += VLAN_TAG,
-            other => return Some((other, at + 2)),
-        }
-    }
-    Some((word_at(frame, at)?, at + 2))
 }
 
 #[cfg(test)]
@@ -541,16 +558,21 @@ mod tests {
 
         frame.insert_vlan(ethertype::SERVICE_VLAN, 5);
         assert_eq!(ethertype_of(frame.bytes()), Some(ethertype::SERVICE_VLAN));
-        assert_eq!(
-            ethertype_behind_tags(frame.bytes()),
-            Some((ethertype::IPV4, 22))
-        );
         let mut copy = Frame::new();
         copy.copy_from(&frame);
         assert_eq!(copy.raw(), frame.raw());
 
+        for tags in [1, 2] {
+            let mut bare = frame.clone();
+            bare.remove_tags(tags * VLAN_TAG);
+            assert_eq!(bare.bytes()[..12], before[..12]);
+            assert_eq!(bare.bytes()[12..], frame.bytes()[12 + tags * VLAN_TAG..]);
+            let header = (bare.vnet().csum_start, bare.vnet().hdr_len);
+            assert_eq!(header, (42 - 4 * tags as u16, 62 - 4 * tags as u16));
+        }
+
         frame.insert_vlan(ethertype::VLAN, 6);
-        assert_eq!(frame.raw(), copy.raw(), "no room for a third tag");
+        assert!(frame.is_empty(), "no room for a third tag");
         frame.space_mut();
         frame.set_bytes(&before);
         assert_eq!(frame.bytes(), before);
@@ -563,14 +585,11 @@ mod tests {
             assert_eq!(destination(&bytes).is_some(), len >= 6);
             assert_eq!(source(&bytes).is_some(), len >= 12);
             assert_eq!(ethertype_of(&bytes).is_some(), len >= 14);
-            ethertype_behind_tags(&bytes);
             set_destination(&mut bytes, MacAddr::BROADCAST);
             set_source(&mut bytes, MacAddr::BROADCAST);
             let mut frame = Frame::from_bytes(&bytes);
             frame.insert_vlan(ethertype::VLAN, 1);
         }
-        let tagged = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x81, 0x00, 0, 1];
-        assert_eq!(ethertype_behind_tags(&tagged), None);
     }
 
     #[test]

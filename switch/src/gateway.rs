@@ -412,13 +412,28 @@ impl Pass<'_> {
 /// The IP packet of an untagged frame.
 pub(crate) fn parse(frame: &mut Frame) -> Result<Packet<'_>, DropReason> {
     let vnet = frame.vnet();
+    let kind = frame::ethertype_of(frame.bytes());
     let bytes = frame.bytes_mut().get_mut(ETHERNET_HEADER..);
     let mut packet = Packet::parse(bytes.unwrap_or_default(), Checksum::Complete)
         .map_err(|_| DropReason::Malformed)?;
+    // The receiver would go by the EtherType, and find another packet.
+    let version = if packet.is_ipv4() {
+        ethertype::IPV4
+    } else {
+        ethertype::IPV6
+    };
+    if kind != Some(version) {
+        return Err(DropReason::Malformed);
+    }
     // A checksum left open further in belongs to a tunnelled packet; the outer one is then whole.
     let transport = ETHERNET_HEADER + packet.header_len();
     if vnet.needs_csum() && usize::from(vnet.csum_start) == transport {
         packet.set_checksum(Checksum::Partial);
+    }
+    // A router that goes along carries packets past its own rules (RFC 7126 sections 4.3, 4.4; RFC
+    // 5095), and the addresses in the route are not translated.
+    if packet.is_source_routed() {
+        return Err(DropReason::SourceRouted);
     }
     // No device sums or cuts over the borders of a packet, so no kernel asks for it.
     if packet.is_fragment() && (vnet.needs_csum() || vnet.is_gso()) {

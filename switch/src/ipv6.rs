@@ -3,18 +3,15 @@
 
 use std::net::Ipv6Addr;
 
+use nat::Layout;
+use nat::layout::{Fragment, Version};
+
 use crate::frame::MacAddr;
 
 /// Bytes of the fixed header (RFC 8200 section 3).
 pub(crate) const HEADER: usize = 40;
 
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
-
-/// Extension headers walked before giving up. RFC 8200 section 4.1 knows seven, each of which
-/// should occur once; more than eight is an attempt to make us work.
-const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// The link-local address that an interface with this MAC gives itself: fe80::/64 and the MAC as a
 /// modified EUI-64 (RFC 4291 appendix A).
@@ -61,52 +58,24 @@ pub(crate) enum Payload<'a> {
     LaterFragment,
 }
 
-/// Walks the extension headers of a packet, which may end with link padding. None when the packet
-/// or one of its headers is cut off, or when there are too many.
-///
-/// It goes through every header that RFC 7045 lists, whatever it says, so that nothing hides behind
-/// one that a receiver may skip (RFC 7113 section 3).
+/// Finds what a packet carries, which may end with link padding. None when the packet or one of its
+/// headers is cut off, or when there are too many: see [`Layout`].
 pub(crate) fn payload(packet: &[u8]) -> Option<Payload<'_>> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const AUTHENTICATION: u8 = 51;
-    const DESTINATION: u8 = 60;
-    const HIP: u8 = 139;
-    const SHIM6: u8 = 140;
-
-    let length = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
-    let mut next = *packet.get(6)?;
-    let mut bytes = packet.get(HEADER..HEADER + length)?;
-    let mut fragmented = false;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        let header_len = match next {
-            HOP_BY_HOP | ROUTING | DESTINATION | HIP | SHIM6 => {
-                (usize::from(*bytes.get(1)?) + 1) * 8
-            }
-            // RFC 4302 section 2.2: in 4-byte units, less two.
-            AUTHENTICATION => (usize::from(*bytes.get(1)?) + 2) * 4,
-            FRAGMENT => {
-                fragmented = true;
-                // The upper 13 bits are the offset.
-                if u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]) & 0xfff8 != 0 {
-                    return Some(Payload::LaterFragment);
-                }
-                8
-            }
-            protocol => {
-                return Some(Payload::Upper {
-                    protocol,
-                    at: HEADER + length - bytes.len(),
-                    bytes,
-                    fragmented,
-                });
-            }
-        };
-        next = *bytes.first()?;
-        bytes = bytes.get(header_len..)?;
+    let layout = Layout::of(packet).ok()?;
+    if layout.version != Version::Six {
+        return None;
     }
-    None
+    let layout = match layout.fragment {
+        Fragment::None | Fragment::Atomic => layout,
+        Fragment::First => layout.head(packet).ok()?,
+        Fragment::Later => return Some(Payload::LaterFragment),
+    };
+    Some(Payload::Upper {
+        protocol: layout.upper.protocol.0,
+        at: layout.upper.at,
+        bytes: packet.get(layout.upper.at..layout.end)?,
+        fragmented: layout.fragment != Fragment::None,
+    })
 }
 
 #[cfg(test)]
@@ -184,7 +153,7 @@ mod tests {
         let later = packet(&[(44, &[0, 0, 0, 8, 0, 0, 0, 7])], ICMPV6);
         assert_eq!(payload(&later), Some(Payload::LaterFragment));
         let eight: (u8, &[u8]) = (60, &[0; 8]);
-        assert!(payload(&packet(&[eight; 8], UDP)).is_some());
-        assert_eq!(payload(&packet(&[eight; 9], UDP)), None);
+        assert!(payload(&packet(&[eight; 8], 17)).is_some());
+        assert_eq!(payload(&packet(&[eight; 9], 17)), None);
     }
 }

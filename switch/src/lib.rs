@@ -6,7 +6,7 @@
 //! - `crew`: how many threads work, which queues each serves, and when it sleeps.
 //! - [`worker`]: the work: read a vector of frames, forward each, write them out.
 //! - [`datapath`]: the page that strings the stages together. Start here.
-//! - `offload`, `guard`, `bridge`, `gateway`: the stages. What a frame may leave to be done to it; who
+//! - [`layers`], `offload`, `guard`, `bridge`, `gateway`: the stages. What a frame is; what it may leave to be done to it; who
 //!   may speak; which port a MAC is behind; what is routed, and how it is translated (by the `nat`
 //!   crate).
 //! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
@@ -35,6 +35,7 @@ mod icmp;
 mod internal;
 pub mod io;
 pub mod ipv6;
+pub mod layers;
 mod limit;
 mod mtu;
 pub mod multicast;

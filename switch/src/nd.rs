@@ -168,9 +168,11 @@ pub(crate) fn options_from(mut rest: &[u8]) -> impl Iterator<Item = Option<(u8, 
     })
 }
 
-/// The MAC in a link-layer option; none when it is of another kind of link (RFC 2464 section 6).
+/// The MAC in a link-layer option; none when it is of another kind of link (RFC 2464 section 6), or
+/// no station's.
 pub(crate) fn link_layer_address(value: &[u8]) -> Option<MacAddr> {
-    <[u8; 6]>::try_from(value).ok().map(MacAddr)
+    let mac = <[u8; 6]>::try_from(value).ok().map(MacAddr)?;
+    mac.is_unicast().then_some(mac)
 }
 
 /// Turns the solicitation in `frame` into the answer that `asked.target`, a router, is at `mac`.

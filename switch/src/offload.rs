@@ -9,11 +9,10 @@
 //! That of SCTP is no sum but a CRC (RFC 9260 section 6.8), and no vnet header can say so. Linux
 //! leaves it to a veth all the same (NETIF_F_SCTP_CRC), so it is made up for here.
 
-use pnet_packet::ipv4::Ipv4Packet;
-
 use crate::drop::DropReason;
-use crate::frame::{self, Frame, VnetHeader, ethertype};
-use crate::ipv6::{self, Payload};
+use crate::frame::{Frame, VnetHeader, ethertype};
+use crate::ipv6;
+use crate::layers::{self, Layers};
 
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
@@ -24,31 +23,28 @@ const SCTP: u8 = 132;
 /// Where SCTP has its checksum, in bytes from the start of its header.
 const SCTP_CHECKSUM: usize = 8;
 
-/// What an IP packet carries, in bytes from the packet's start.
-struct Transport {
-    protocol: u8,
-    start: usize,
-    end: usize,
-}
-
 /// Passes a frame whose checksum, if it is partial, goes where a checksum may be. That of SCTP is
 /// then whole.
-pub(crate) fn settle(frame: &mut Frame) -> Result<(), DropReason> {
+pub(crate) fn settle(frame: &mut Frame, layers: Layers) -> Result<(), DropReason> {
     let vnet = frame.vnet();
     if !vnet.needs_csum() {
         return Ok(());
     }
-    let bytes = frame.bytes();
-    let (ethertype, at) = frame::ethertype_behind_tags(bytes).ok_or(DropReason::Malformed)?;
+    let Layers { ethertype, at } = layers;
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
-    let fits = match transport(ethertype, &bytes[at..])? {
-        Some(transport) => match (transport.protocol, start.checked_sub(at + transport.start)) {
+    let fits = match layers::packet(frame.bytes(), layers)? {
+        // The sum would be over a piece.
+        Some((packet, _)) if packet.is_fragment() => false,
+        Some((packet, _)) => match (
+            packet.upper.protocol.0,
+            start.checked_sub(at + packet.upper.at),
+        ) {
             (_, None) => false,
             (TCP, Some(behind)) => (behind, offset) == (0, 16),
             (ICMP | IGMP | ipv6::ICMPV6, Some(behind)) => (behind, offset) == (0, 2),
             (SCTP, Some(behind)) => {
                 let is_its_own = (behind, offset) == (0, SCTP_CHECKSUM);
-                is_its_own && complete_sctp(frame, start, at + transport.end)
+                is_its_own && complete_sctp(frame, start, at + packet.end)
             }
             (UDP, Some(0)) => offset == 6,
             // In a tunnel: behind the header of UDP, and behind whatever may have ports.
@@ -63,39 +59,6 @@ pub(crate) fn settle(frame: &mut Frame) -> Result<(), DropReason> {
         Ok(())
     } else {
         Err(DropReason::MisplacedChecksum)
-    }
-}
-
-/// The transport of an IP packet; none in what is no IP.
-fn transport(ethertype: u16, packet: &[u8]) -> Result<Option<Transport>, DropReason> {
-    match ethertype {
-        ethertype::IPV4 => {
-            let packet = Ipv4Packet::new(packet).ok_or(DropReason::Malformed)?;
-            let start = usize::from(packet.get_header_length()) * 4;
-            if start < Ipv4Packet::minimum_packet_size() {
-                return Err(DropReason::Malformed);
-            }
-            Ok(Some(Transport {
-                protocol: packet.get_next_level_protocol().0,
-                start,
-                end: usize::from(packet.get_total_length()),
-            }))
-        }
-        ethertype::IPV6 => match ipv6::payload(packet).ok_or(DropReason::Malformed)? {
-            Payload::Upper {
-                protocol,
-                at: start,
-                bytes,
-                ..
-            } => Ok(Some(Transport {
-                protocol,
-                start,
-                end: start + bytes.len(),
-            })),
-            // The sum would be over a piece.
-            Payload::LaterFragment => Err(DropReason::MisplacedChecksum),
-        },
-        _ => Ok(None),
     }
 }
 
@@ -129,6 +92,11 @@ mod tests {
 
     const ETHERNET: usize = 14;
 
+    fn settle(frame: &mut Frame) -> Result<(), DropReason> {
+        let layers = Layers::of(frame.bytes())?;
+        super::settle(frame, layers)
+    }
+
     /// A frame of this EtherType, with a partial checksum.
     fn frame(kind: u16, packet: &[u8], start: usize, offset: usize) -> Frame {
         let mut bytes = vec![2; 12];
@@ -148,6 +116,7 @@ mod tests {
     fn ipv4(protocol: u8, options: usize) -> Vec<u8> {
         let mut packet = vec![0; 20 + options * 4];
         packet[0] = 0x45 + options as u8;
+        packet[3] = 20 + 4 * options as u8 + 64;
         packet[9] = protocol;
         packet
     }
@@ -214,7 +183,7 @@ mod tests {
         assert_eq!(settle(&mut frame(ethertype::VLAN, &tagged, 38, 16)), Ok(()));
         let beside = settle(&mut frame(ethertype::VLAN, &tagged, 34, 16));
         assert_eq!(beside, Err(DropReason::MisplacedChecksum));
-        for len in 0..14 + 20 {
+        for len in 14..14 + 20 {
             let mut cut = frame(ethertype::IPV6, &ipv6(TCP), 62, 16);
             cut.set_len(len);
             assert_eq!(settle(&mut cut), Err(DropReason::Malformed));

@@ -15,15 +15,13 @@ use nat::{Packet, Protocol, Tuple};
 
 use crate::frame::{self, ETHERNET_HEADER, Frame, ethertype};
 use crate::gateway::parse;
+use crate::layers::Layers;
 
 /// Where containers ask.
 const ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
 
 /// Of an IPv4 packet in an untagged frame.
 const SOURCE: usize = ETHERNET_HEADER + 12;
-const DESTINATION: usize = ETHERNET_HEADER + 16;
-/// Of an IPv6 packet in an untagged frame.
-const DESTINATION_V6: usize = ETHERNET_HEADER + 24;
 /// Without options, which no answer has.
 const SOURCE_PORT: usize = ETHERNET_HEADER + 20;
 
@@ -74,13 +72,12 @@ fn has_ports(protocol: Protocol) -> bool {
 }
 
 /// Whether a frame has a packet for a loopback address, which none on a wire may be for (RFC 1122
-/// section 3.2.1.3, RFC 4291 section 2.5.3).
-pub(crate) fn is_for_loopback(frame: &[u8]) -> bool {
-    match frame::ethertype_of(frame) {
-        Some(ethertype::IPV4) => frame.get(DESTINATION) == Some(&127),
-        Some(ethertype::IPV6) => {
-            frame.get(DESTINATION_V6..DESTINATION_V6 + 16) == Some(&Ipv6Addr::LOCALHOST.octets())
-        }
+/// section 3.2.1.3, RFC 4291 section 2.5.3), tagged or not.
+pub(crate) fn is_for_loopback(frame: &[u8], layers: Layers) -> bool {
+    let destination = |at: usize, length: usize| frame.get(layers.at + at..)?.get(..length);
+    match layers.ethertype {
+        ethertype::IPV4 => destination(16, 1) == Some(&[127]),
+        ethertype::IPV6 => destination(24, 16) == Some(&Ipv6Addr::LOCALHOST.octets()),
         _ => false,
     }
 }

@@ -3,10 +3,10 @@
 
 use super::{Nat, Path, Translated};
 use crate::fragment::{Key, Lead, Place};
+use crate::layout::is_extension;
 use crate::packet::{Content, Packet};
 use crate::refused::Refused;
 use crate::time::Time;
-use crate::tuple::Protocol;
 
 impl Nat {
     /// Translates a fragment in place; a whole packet too, as [`translate`](Nat::translate) does.
@@ -35,7 +35,7 @@ impl Nat {
         // Nothing would be translated, and there is no flow to find: it just passes. Behind an
         // extension header of IPv6 the protocol is not known yet, so there the first one decides.
         if matches!(path, Path::Outbound { .. })
-            && !is_extension(packet.protocol())
+            && (packet.is_ipv4() || !is_extension(packet.protocol()))
             && let Ok(passed) = self.pass(path, packet, Refused::Fragment)
         {
             return Ok(Some(passed));
@@ -100,9 +100,4 @@ impl Nat {
             _ => self.translate(now, path, &mut head),
         }
     }
-}
-
-/// Whether the number stands for an extension header of IPv6 that Linux and we walk past.
-fn is_extension(protocol: Protocol) -> bool {
-    matches!(protocol.0, 0 | 43 | 44 | 60)
 }

@@ -261,7 +261,9 @@ impl Wire {
                 // A verification tag, and a checksum that knows no addresses.
                 transport.extend([1, 2, 3, 4, 5, 6, 7, 8]);
             }
-            Body::Gre | Body::Other => transport.extend(*b"something"),
+            Body::Gre => transport.extend(*b"something"),
+            // An authentication header of 12 bytes with no next header behind it.
+            Body::Other => transport.extend([59, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]),
             Body::Fragment => {
                 transport.extend(*b"the rest");
                 fragment = Some(185);

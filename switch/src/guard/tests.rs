@@ -6,6 +6,10 @@ use crate::frame::{ETHERNET_HEADER, Frame, MacAddr};
 use crate::ipv6::link_local;
 use crate::nd;
 
+fn check(endpoint: &Endpoint, frame: &[u8]) -> Result<(), DropReason> {
+    super::check(endpoint, frame, Layers::of(frame)?)
+}
+
 const MINE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 fn endpoint() -> Endpoint {
@@ -206,7 +210,7 @@ fn extension_headers_and_fragments_hide_no_router() {
     let rogue = Err(DropReason::RogueRouter);
     let own = link_local(MINE).to_string();
     let hop_by_hop = [58, 0, 5, 2, 0, 0, 1, 0];
-    let routing_then_destination = [60, 0, 0, 1, 0, 0, 0, 0, 58, 0, 1, 4, 0, 0, 0, 0];
+    let routing_then_destination = [60, 0, 4, 1, 0, 0, 0, 0, 58, 0, 1, 4, 0, 0, 0, 0];
     let atomic = [58, 0, 0, 0, 0, 0, 0, 7];
     let first_piece = [58, 0, 0, 1, 0, 0, 0, 7];
     for kind in [nd::ROUTER_ADVERTISEMENT, nd::REDIRECT] {
@@ -249,6 +253,8 @@ fn only_the_control_plane_gives_addresses() {
     let hidden = udp6([2, 35, 2, 34], &options, 60);
     assert_eq!(hidden, Err(DropReason::RogueDhcp));
     assert_eq!(udp6([2, 34, 2, 35], &[], 17), Ok(()));
+    // Clients look at their own port alone.
+    assert_eq!(udp6([9, 9, 2, 34], &[], 17), Err(DropReason::RogueDhcp));
 
     let udp4 = |ports: [u8; 4]| {
         let mut frame = ipv4(MINE, [10, 0, 0, 2]);
@@ -258,4 +264,101 @@ fn only_the_control_plane_gives_addresses() {
     };
     assert_eq!(udp4([0, 67, 0, 68]), Err(DropReason::RogueDhcp));
     assert_eq!(udp4([0, 68, 0, 67]), Ok(()));
+    assert_eq!(udp4([9, 9, 0, 68]), Err(DropReason::RogueDhcp));
+    let mut reverse = ipv4(MINE, [10, 0, 0, 2]);
+    reverse[12..14].copy_from_slice(&ethertype::RARP.to_be_bytes());
+    assert_eq!(judge(&reverse), Err(DropReason::RogueDhcp));
+}
+
+/// A packet of MINE's, of this protocol, with these options and this message.
+fn packet4(protocol: u8, options: &[u8], flags: u16, message: &[u8]) -> Vec<u8> {
+    let mut frame = ipv4(MINE, [10, 0, 0, 2]);
+    frame[14] += (options.len() / 4) as u8;
+    frame[17] = (20 + options.len() + message.len()) as u8;
+    frame[20..22].copy_from_slice(&flags.to_be_bytes());
+    frame[23] = protocol;
+    frame.extend(options);
+    frame.extend(message);
+    frame
+}
+
+// Conforms: SWITCH-guard CVE-2020-13401
+#[test]
+fn nobody_speaks_as_a_router_of_ipv4() {
+    const MORE: u16 = 0x2000;
+    let rogue = Err(DropReason::RogueRouter);
+    for options in [&[][..], &[0x94, 4, 0, 0]] {
+        for flags in [0, MORE] {
+            for kind in [5, 9] {
+                assert_eq!(judge(&packet4(1, options, flags, &[kind; 8])), rogue);
+            }
+            assert_eq!(judge(&packet4(1, options, flags, &[8; 8])), Ok(()));
+        }
+        assert_eq!(judge(&packet4(2, options, 0, &[0x11; 8])), rogue);
+        assert_eq!(judge(&packet4(2, options, 0, &[0x16; 8])), Ok(()));
+    }
+    // Nobody could tell what they are when they are put together.
+    for flags in [MORE, 1] {
+        let piece = judge(&packet4(2, &[], flags, &[0x16; 8]));
+        assert_eq!(piece, Err(DropReason::Malformed));
+    }
+    let alert = [58, 0, 5, 2, 0, 0, 1, 0];
+    let query = discovery("fe80::9", "ff02::1", &alert, 0, &[130; 24]);
+    assert_eq!(judge(&query), rogue);
+    let pieces = [58, 0, 0, 1, 0, 0, 0, 7];
+    let report = discovery("fe80::9", "ff02::16", &pieces, 44, &[143; 8]);
+    assert_eq!(judge(&report), Err(DropReason::Malformed));
+}
+
+#[test]
+fn a_packet_takes_no_way_of_its_own() {
+    let routed = Err(DropReason::SourceRouted);
+    for kind in [131, 137] {
+        let options = [1, kind, 7, 4, 10, 0, 0, 9];
+        assert_eq!(judge(&packet4(17, &options, 0, &[0; 8])), routed);
+    }
+    let broken = packet4(17, &[131, 0, 0, 0], 0, &[0; 8]);
+    assert_eq!(judge(&broken), Err(DropReason::Malformed));
+    let header = [17, 0, 0, 1, 0, 0, 0, 0];
+    let frame = discovery("fd00::2", "fd00::3", &header, 43, &[0; 8]);
+    assert_eq!(judge(&frame), routed);
+}
+
+#[test]
+fn the_ethertype_and_the_version_agree() {
+    // The addresses of one version are other bytes than those of the other.
+    let mut six = ipv4(MINE, [10, 0, 0, 2]);
+    six.extend([0; 20]);
+    six[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, 59, 64]);
+    assert_eq!(judge(&six), Err(DropReason::Malformed));
+    let mut four = ipv6(address("fd00::2"), 59, 0);
+    four[14..24].copy_from_slice(&[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17]);
+    assert_eq!(judge(&four), Err(DropReason::Malformed));
+}
+
+#[test]
+fn arp_of_other_kinds_is_malformed() {
+    let mut frame = Frame::new();
+    let own = Ipv4Addr::new(10, 0, 0, 2);
+    arp::ask(&mut frame, (MINE, own), own);
+    assert_eq!(judge(frame.bytes()), Ok(()));
+    // Hardware and protocol types and lengths; reverse and inverse ARP; a group as the sender.
+    for (at, byte) in [
+        (15, 6),
+        (17, 1),
+        (18, 8),
+        (19, 16),
+        (21, 3),
+        (21, 8),
+        (22, 0xff),
+    ] {
+        let mut other = frame.bytes().to_vec();
+        other[at] = byte;
+        assert_eq!(judge(&other), Err(DropReason::Malformed), "{at}");
+    }
+    // An answer from nobody is no probe.
+    let mut answer = frame.bytes().to_vec();
+    answer[21] = 2;
+    answer[28..32].fill(0);
+    assert_eq!(judge(&answer), SPOOFED);
 }

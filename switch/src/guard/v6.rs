@@ -7,8 +7,9 @@
 //! | neighbour and router solicitations | their link-layer option is its MAC; from `::`, their target its own address |
 //! | neighbour advertisements | their target is its own address, and their link-layer option its MAC |
 //! | router advertisements, redirects | never (RFC 6105, CVE-2020-13401) |
-//! | any of these in fragments | never (RFC 6980) |
-//! | answers of a DHCPv6 server | never (RFC 7610) |
+//! | MLD queries | never: they make it the querier (RFC 3810 section 7.6.2) |
+//! | any of these, or MLD, in fragments | never (RFC 6980) |
+//! | UDP to port 546, the answers of a DHCPv6 server | never (RFC 7610) |
 //!
 //! Extension headers hide nothing: they are walked (RFC 7113), and where they are cut off, by the
 //! packet's end or by its first fragment's (RFC 7112), nobody need guess what they hid.
@@ -20,45 +21,48 @@
 
 use std::net::Ipv6Addr;
 
+use nat::layout::Fragment;
+use nat::{Layout, Protocol};
 use pnet_packet::ipv6::Ipv6Packet;
 
 use super::{owns, verdict};
 use crate::config::Endpoint;
 use crate::drop::DropReason;
 use crate::frame::MacAddr;
-use crate::ipv6::{self, Payload};
+use crate::ipv6;
 use crate::nd;
+
+/// RFC 2710 section 3.1, RFC 3810 section 5.
+const MLD_QUERY: u8 = 130;
+const MLD_REPORT: u8 = 131;
+const MLD_DONE: u8 = 132;
+const MLD_REPORT_V2: u8 = 143;
 
 /// A router solicitation's options begin behind type, code, checksum and a reserved word.
 const ROUTER_SOLICITATION_HEADER: usize = 8;
 
-pub(super) fn check(endpoint: &Endpoint, packet: &[u8]) -> Result<(), DropReason> {
+pub(super) fn check(endpoint: &Endpoint, layout: Layout, packet: &[u8]) -> Result<(), DropReason> {
     let header = Ipv6Packet::new(packet).ok_or(DropReason::Malformed)?;
     let source = header.get_source();
     verdict(is_own(endpoint, source) || source.is_unspecified())?;
-    let next_header = header.get_next_header().0;
-    if next_header == ipv6::TCP && !source.is_unspecified() {
-        return Ok(());
-    }
-    let payload = ipv6::payload(packet).ok_or(DropReason::Malformed)?;
+    let layout = match layout.fragment {
+        Fragment::First => layout.head(packet).map_err(|_| DropReason::Malformed)?,
+        _ => layout,
+    };
+    let protocol = layout.upper.protocol;
     if source.is_unspecified() {
-        let is_icmp =
-            matches!(payload, Payload::Upper { protocol, .. } if protocol == ipv6::ICMPV6);
+        let is_icmp = protocol == Protocol::ICMPV6 && layout.fragment != Fragment::Later;
         verdict(is_icmp && header.get_destination().is_multicast())?;
     }
-    match payload {
-        Payload::Upper {
-            protocol: ipv6::ICMPV6,
-            bytes,
-            fragmented,
-            ..
-        } => check_icmp(endpoint, source, bytes, fragmented),
-        Payload::Upper {
-            protocol: ipv6::UDP,
-            bytes,
-            ..
-        } => check_udp(bytes),
-        Payload::Upper { .. } | Payload::LaterFragment => Ok(()),
+    let message = &packet[layout.upper.at..layout.end];
+    match protocol {
+        _ if layout.fragment == Fragment::Later => Ok(()),
+        Protocol::ICMPV6 => {
+            let fragmented = layout.fragment != Fragment::None;
+            check_icmp(endpoint, source, message, fragmented)
+        }
+        Protocol::UDP => check_udp(message),
+        _ => Ok(()),
     }
 }
 
@@ -77,7 +81,8 @@ fn check_icmp(
 ) -> Result<(), DropReason> {
     let &kind = message.first().ok_or(DropReason::Malformed)?;
     match kind {
-        nd::ROUTER_ADVERTISEMENT | nd::REDIRECT => Err(DropReason::RogueRouter),
+        nd::ROUTER_ADVERTISEMENT | nd::REDIRECT | MLD_QUERY => Err(DropReason::RogueRouter),
+        MLD_REPORT | MLD_DONE | MLD_REPORT_V2 if fragmented => Err(DropReason::Malformed),
         nd::ROUTER_SOLICITATION | nd::SOLICITATION | nd::ADVERTISEMENT if fragmented => {
             Err(DropReason::Malformed)
         }
@@ -119,10 +124,10 @@ fn check_options<'a>(
 }
 
 fn check_udp(datagram: &[u8]) -> Result<(), DropReason> {
-    /// From 547 to 546, RFC 8415 section 7.2.
-    const ANSWER: [u8; 4] = [2, 35, 2, 34];
-    match datagram.first_chunk() {
-        Some(&ANSWER) => Err(DropReason::RogueDhcp),
+    /// RFC 8415 section 7.2: the port of a client, which takes an answer from any other.
+    const DHCP_CLIENT: [u8; 2] = [2, 34];
+    match datagram.get(2..4) {
+        Some(port) if port == DHCP_CLIENT => Err(DropReason::RogueDhcp),
         Some(_) => Ok(()),
         None => Err(DropReason::Malformed),
     }

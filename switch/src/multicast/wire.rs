@@ -107,10 +107,14 @@ fn read_ipv4(frame: &Frame) -> Option<Heard<'_>> {
     let bytes = &frame.bytes()[ETHERNET_HEADER..];
     let ip = Ipv4Packet::new(bytes)?;
     let ordinary = packet(ip.get_destination().into());
-    // A fragment tells nothing: bit 0 is "more fragments".
+    // Bit 0 is "more fragments".
     let fragmented = ip.get_fragment_offset() != 0 || ip.get_flags() & 1 != 0;
-    if ip.get_next_level_protocol() != IpNextHeaderProtocols::Igmp || fragmented {
+    if ip.get_next_level_protocol() != IpNextHeaderProtocols::Igmp {
         return Some(ordinary);
+    }
+    // Its receivers would put it together, and take it for what was not seen here.
+    if fragmented {
+        return None;
     }
     let header = usize::from(ip.get_header_length()) * 4;
     let message = bytes.get(header..usize::from(ip.get_total_length()))?;

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use switch::frame::{Frame, MAX_FRAME, ethertype, ethertype_behind_tags};
+use switch::frame::{Frame, MAX_FRAME, ethertype};
+use switch::layers::Layers;
 
 use crate::harness::*;
 
@@ -138,8 +139,8 @@ fn vlan_tags_are_carried() {
             for (from, to) in [(port, inside), (inside, port)] {
                 assert_eq!(from.transmit(&[frame]).sent, 1);
                 let got = receive_some(to, |frame| {
-                    ethertype_behind_tags(frame.bytes()).is_some_and(|(kind, at)| {
-                        kind == ethertype::IPV4 && at > 14 && frame.len() > 120
+                    Layers::of(frame.bytes()).is_ok_and(|layers| {
+                        layers.ethertype == ethertype::IPV4 && layers.at > 14 && frame.len() > 120
                     })
                 });
                 assert_eq!(got.len(), 1, "{frame:?}");

@@ -332,16 +332,30 @@ fn ethernet(side: Side, to: To, tag: Option<u16>, packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The bytes of the packet in an untagged frame of IP.
+/// The bytes of the packet in a frame of IP without a tag of a VLAN.
 fn packet(frame: &[u8]) -> Option<&[u8]> {
-    let kind = switch::frame::ethertype_of(frame)?;
-    matches!(kind, ethertype::IPV4 | ethertype::IPV6).then(|| &frame[ETHERNET_HEADER..])
+    packet_at(frame).map(|at| &frame[at..])
+}
+
+/// Where it begins. Priority tags, of VLAN 0, are taken off on the way.
+fn packet_at(frame: &[u8]) -> Option<usize> {
+    let mut at = ETHERNET_HEADER;
+    loop {
+        match frame.get(at - 2..at)? {
+            [0x08, 0x00] | [0x86, 0xdd] => return Some(at),
+            [0x81, 0x00] | [0x88, 0xa8] if sums::word(frame.get(at..at + 2)?, 0) & 0xfff == 0 => {
+                at += 4;
+            }
+            _ => return None,
+        }
+    }
 }
 
 fn errors(frame: &Frame) -> Option<sums::Errors> {
-    let packet = packet(frame.bytes())?;
+    let at = packet_at(frame.bytes())?;
+    let packet = &frame.bytes()[at..];
     let vnet = frame.vnet();
-    let transport = ETHERNET_HEADER + sums::parts(packet)?.transport;
+    let transport = at + sums::parts(packet)?.transport;
     let partial = vnet.needs_csum() && usize::from(vnet.csum_start) == transport;
     sums::errors(packet, partial)
 }
@@ -358,7 +372,8 @@ fn partial(frame: &mut Frame, gso_size: u16) -> VnetHeader {
         (17, _) => (VnetHeader::GSO_UDP_L4, 6),
         _ => return VnetHeader::default(),
     };
-    let start = ETHERNET_HEADER + parts.transport;
+    let at = packet_at(frame.bytes()).unwrap_or(ETHERNET_HEADER);
+    let start = at + parts.transport;
     let sum = sums::partial(&parts);
     let field = start + usize::from(csum_offset);
     if let Some(bytes) = frame.bytes_mut().get_mut(field..field + 2) {
