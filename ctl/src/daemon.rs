@@ -34,6 +34,7 @@ use crate::ipam;
 use crate::netns::Netns;
 
 mod access;
+mod command;
 mod config;
 mod container;
 mod events;
@@ -340,6 +341,13 @@ impl Daemon {
             self.note_uplinks(&before, &after);
             self.apply();
         }
+    }
+
+    /// What SIGHUP asks for: looks at the host again, past what is followed anyway.
+    fn reload(&mut self) {
+        tracing::info!("SIGHUP: the host's network and its servers for names are read again");
+        self.resolver.forget();
+        self.read_host();
     }
 
     /// Asks for the host's state now: news of what was done just before takes a moment.

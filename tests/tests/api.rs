@@ -200,7 +200,7 @@ fn answers_are_as_the_document_says() {
 
     // The end of a command, which is its supervisor's to tell.
     scene.run_detached("sleeper", &[], &["sleep", "1000"]);
-    let stop = json!({"signal": "STOP"});
+    let stop = json!({"signal": "NONE"});
     ask(
         "post /v1/containers/{name}/kill",
         &["sleeper"],

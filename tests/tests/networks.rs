@@ -80,6 +80,25 @@ fn connects_and_disconnects(port_kind: &'static str) {
     flow.exchange().unwrap();
     let absent = scene.pontoon(&["network", "disconnect", "back", "web"]);
     assert!(absent.failure().contains("not on network back"));
+
+    // `ps` tells what it is on now.
+    let told = || {
+        let rows = scene.json(&["ps"]);
+        let rows = rows.as_array().expect("rows").iter();
+        let mut rows = rows.filter(|row| row["name"] == "web");
+        rows.next().expect("web runs")["mode"].clone()
+    };
+    assert_eq!(told(), serde_json::json!({"network": "front"}));
+    scene
+        .pontoon(&["network", "disconnect", "front", "web"])
+        .success();
+    assert_eq!(told(), "none");
+    let rows = scene.pontoon(&["ps"]).success();
+    assert!(!rows.contains("front"), "{rows}");
+    scene
+        .pontoon(&["network", "connect", "back", "web"])
+        .success();
+    assert_eq!(told(), serde_json::json!({"network": "back"}));
 }
 
 // Feature: several-networks networks

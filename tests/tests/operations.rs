@@ -177,11 +177,10 @@ fn kill_sends_what_it_is_told() {
         std::fs::read_to_string(&note).map_err(|error| error.to_string())
     });
     assert_eq!(row(&scene, "web")["status"], "running");
-    let error = scene.pontoon(&["kill", "-s", "STOP", "web"]).failure();
-    assert!(
-        error.contains("SIGSTOP") && error.contains("SIGKILL"),
-        "{error}"
-    );
+    // Any signal there is; what is stopped can be killed.
+    scene.pontoon(&["kill", "-s", "STOP", "web"]).success();
+    let error = scene.pontoon(&["kill", "-s", "NONE", "web"]).failure();
+    assert!(error.contains("NONE"), "{error}");
     let waiting = {
         let mut wait = scene.host_command(pontoon_tests::pontoon());
         wait.args(["wait", "web"]).stdout(Stdio::piped());

@@ -23,7 +23,8 @@ pub(crate) enum Mode {
     Container(String),
 }
 
-/// The namespace to attach, as the client sees it.
+/// The namespace to attach. A process is named by its number in the PID namespace of the client
+/// in a request, and by that in the daemon's in an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Target {
@@ -79,6 +80,10 @@ pub(crate) struct Attach {
     /// ended.
     #[serde(default)]
     pub supervised: bool,
+    /// The command's process: a child of the target, by its number in the PID namespace of the
+    /// client.
+    #[serde(default)]
+    pub process: Option<u32>,
 }
 
 /// A network that a container is to have an endpoint on.
@@ -173,6 +178,9 @@ pub(crate) struct Container {
     pub name: String,
     pub mode: Mode,
     pub target: Target,
+    /// Inode of its network namespace: what the target leads to must have it, or is another one.
+    #[serde(default)]
+    pub netns: u64,
     pub command: Vec<String>,
     pub created: u64,
     pub status: Status,

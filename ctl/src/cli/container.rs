@@ -126,6 +126,7 @@ impl ContainerArgs {
             command,
             remove_on_exit,
             supervised: false,
+            process: None,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser, TypedValueParser};
 
 use super::engine::EngineArgs;
 use crate::api::PortKind;
@@ -22,7 +22,13 @@ pub(super) struct DaemonArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/pontoon")]
     run_dir: PathBuf,
     /// The API's Unix socket [default: RUN_DIR/pontoon.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PONTOON_SOCKET",
+        hide_env_values = true,
+        value_parser = NonEmptyStringValueParser::new().map(PathBuf::from)
+    )]
     socket: Option<PathBuf>,
     /// The group whose members may use the socket, to look but not to change anything [default:
     /// pontoon if there is such a group, else the daemon's own]

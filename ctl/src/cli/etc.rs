@@ -127,14 +127,6 @@ impl Etc {
         }
     }
 
-    pub(super) fn to_json(&self) -> String {
-        serde_json::json!(self).to_string()
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Etc, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
-    }
-
     /// Covers the files in /etc, in this process's own mount namespace.
     ///
     /// # Errors
@@ -290,16 +282,5 @@ mod tests {
         for bad in ["", "a b", "a\nb", &"a".repeat(65)] {
             assert!(hostname(bad).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn it_passes_through_a_command_line() {
-        let etc = Etc {
-            hostname: "web".to_owned(),
-            hosts: "127.0.0.1\tlocalhost\n".to_owned(),
-            resolv_conf: None,
-        };
-        assert_eq!(Etc::parse(&etc.to_json()), Ok(etc));
-        assert!(Etc::parse("web").is_err());
     }
 }

@@ -8,7 +8,8 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::etc::Etc;
-use super::start::{NotStarted, isolate, replace_process};
+use super::run::let_go_of_descriptors;
+use super::start::{Isolation, NotStarted, replace_process};
 use super::{OWN_ERROR, complain};
 use crate::api::{Container, Status, Target};
 use crate::netns::Netns;
@@ -21,6 +22,10 @@ pub(super) struct ExecArgs {
     /// Name, id or beginning of an id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
+    /// Pass on this many descriptors from 3 on; without it, the command has its input, output and
+    /// error output alone
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    preserve_fds: u32,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -38,6 +43,7 @@ pub(super) fn run(args: ExecArgs) -> ExitCode {
 }
 
 fn enter(args: &ExecArgs) -> anyhow::Result<()> {
+    let_go_of_descriptors(args.preserve_fds)?;
     let client = args.client.client()?;
     let container = client.container(&args.name)?;
     if container.status == Status::Exited {
@@ -49,16 +55,25 @@ fn enter(args: &ExecArgs) -> anyhow::Result<()> {
     let etc = Etc::of(&client, &container);
     namespace(&container)?.enter()?;
     if let Some(etc) = etc {
-        isolate(&etc);
+        Isolation::new().furnish(&etc);
     }
     Ok(())
 }
 
 /// The network namespace of a running container.
 pub(super) fn namespace(container: &Container) -> anyhow::Result<Netns> {
-    match &container.target {
+    let opened = match &container.target {
         Target::Pid(pid) => Netns::of_pid(*pid),
         Target::Netns(path) => Netns::open(path),
-    }
-    .with_context(|| format!("cannot open the namespace of container {}", container.name))
+    };
+    let failed = || format!("cannot open the namespace of container {}", container.name);
+    let netns = opened.with_context(failed)?;
+    // Numbers of processes are the daemon's, and paths lead elsewhere in other mounts.
+    anyhow::ensure!(
+        netns.inode() == container.netns,
+        "{}: what is seen of it from here is another one's: do it in the daemon's own PID and \
+         mount namespaces",
+        failed()
+    );
+    Ok(netns)
 }

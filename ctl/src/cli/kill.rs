@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use nix::sys::signal::Signal;
 
 use super::output::OutputArgs;
 use crate::api::{Container, Exit, Kill, Status};
 use crate::client::{Client, ClientError, container_path};
-use crate::signals;
+use crate::signals::{self, SignalNumber};
 
 #[derive(Args)]
 pub(super) struct StopArgs {
@@ -23,7 +22,7 @@ pub(super) struct StopArgs {
     time: u32,
     /// What it is told to end by
     #[arg(short, long, value_name = "SIGNAL", default_value = "TERM", value_parser = signals::signal)]
-    signal: Signal,
+    signal: SignalNumber,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -35,9 +34,9 @@ pub(super) struct KillArgs {
     /// Names, ids or beginnings of ids
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
-    /// By name or number
+    /// By name or number: TERM, 15, RTMIN+3
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signals::signal)]
-    signal: Signal,
+    signal: SignalNumber,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -69,13 +68,14 @@ pub(super) fn stop(args: StopArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn stop_one(
     client: &Client,
     name: &str,
-    signal: Signal,
+    signal: SignalNumber,
     seconds: u32,
 ) -> anyhow::Result<Container> {
     let container = client.container(name)?;
     if send(client, &container.id, signal)? {
         let limit = Duration::from_secs(seconds.into());
-        if !ends(client, &container.id, limit)? && send(client, &container.id, Signal::SIGKILL)? {
+        if !ends(client, &container.id, limit)? && send(client, &container.id, SignalNumber::KILL)?
+        {
             anyhow::ensure!(
                 ends(client, &container.id, AFTER_KILL)?,
                 "container {} is killed and still not gone: it waits in the kernel (ps: state D)",
@@ -87,7 +87,7 @@ pub(super) fn stop_one(
 }
 
 /// Whether a signal was sent; not, if the container has ended by itself.
-fn send(client: &Client, id: &str, signal: Signal) -> Result<bool, ClientError> {
+fn send(client: &Client, id: &str, signal: SignalNumber) -> Result<bool, ClientError> {
     match signal_container(client, id, signal) {
         Ok(_) => Ok(true),
         Err(error) if error.is_not_found() => Ok(false),
@@ -116,9 +116,13 @@ pub(super) fn kill(args: KillArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn signal_container(client: &Client, name: &str, signal: Signal) -> Result<Container, ClientError> {
+fn signal_container(
+    client: &Client,
+    name: &str,
+    signal: SignalNumber,
+) -> Result<Container, ClientError> {
     let request = Kill {
-        signal: signal.as_str().to_owned(),
+        signal: signal.to_string(),
     };
     client.post(&format!("{}/kill", container_path(name)), &request)
 }

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use nix::sys::signal::Signal;
 
 use super::kill::stop_one;
 use super::output::OutputArgs;
 use crate::api::{Container, Status};
 use crate::client::{Client, deletion_path};
+use crate::signals::SignalNumber;
 
 #[derive(Args)]
 pub(super) struct RmArgs {
@@ -47,7 +47,7 @@ fn remove(client: &Client, name: &str, force: bool) -> anyhow::Result<Container>
         );
         // Of an attached one, what runs in it is not ours to end.
         if !container.command.is_empty() {
-            stop_one(client, &container.id, Signal::SIGKILL, 0)?;
+            stop_one(client, &container.id, SignalNumber::KILL, 0)?;
         }
     }
     // By id: the name may belong to another container by now.

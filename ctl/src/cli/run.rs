@@ -15,13 +15,14 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::Context;
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use switch::io::close_on_exec_from;
 
 use super::container::ContainerArgs;
 use super::etc::{Covered, Etc, NameArgs};
 use super::exec::namespace;
 use super::output::{show_json, show_lines};
 use super::start::NotStarted;
-use super::supervise::{Supervised, spawn};
+use super::supervise::{Supervised, prepare};
 use super::{OWN_ERROR, complain};
 use crate::api::{Attach, Container, Exit, Exited, Mode, Status, Target};
 use crate::client::{Client, container_path, deletion_path};
@@ -47,6 +48,10 @@ pub(super) struct RunArgs {
     /// This process is the supervisor that `--detach` started
     #[arg(long = BACKGROUND, hide = true, requires = "detach")]
     background: bool,
+    /// Pass on this many descriptors from 3 on; without it, the command has its input, output and
+    /// error output alone
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    preserve_fds: u32,
     #[command(flatten)]
     names: NameArgs,
     #[command(flatten)]
@@ -59,6 +64,10 @@ pub(super) struct RunArgs {
 const BACKGROUND: &str = "background-supervisor";
 
 pub(super) fn run(args: RunArgs) -> ExitCode {
+    if let Err(error) = let_go_of_descriptors(args.preserve_fds) {
+        complain(&error);
+        return ExitCode::from(OWN_ERROR);
+    }
     if args.background {
         return supervise_in_background(args);
     }
@@ -71,6 +80,11 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
         complain(&error);
         ExitCode::from(failure_code(&error))
     })
+}
+
+/// A lock, a pipe or a directory that whoever started this has open is not the container's.
+pub(super) fn let_go_of_descriptors(preserved: u32) -> anyhow::Result<()> {
+    close_on_exec_from(preserved.saturating_add(3)).context("cannot let go of descriptors")
 }
 
 /// Docker's codes for a container that did not come up.
@@ -109,14 +123,6 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         .iter()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let target = Target::Pid(std::process::id());
-    let mut request = Attach {
-        supervised: true,
-        ..args.container.attach(target, command, args.rm)?
-    };
-    args.names.complete(&mut request.names);
-    let container: Container = client.post("/v1/containers", &request)?;
-
     let (input, output, errors) = match output {
         Output::Inherited => (Stdio::inherit(), Stdio::inherit(), Stdio::inherit()),
         Output::Nowhere => (Stdio::null(), Stdio::null(), Stdio::null()),
@@ -127,10 +133,24 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
             (Stdio::null(), file.into(), again.into())
         }
     };
+    let mode = args.container.mode()?;
+    let isolate = mode != Mode::Host;
+    // Before the daemon is asked, which has to know it to be able to end it.
+    let process = prepare(&args.command, isolate, [input, output, errors])?;
+    let target = Target::Pid(std::process::id());
+    let mut request = Attach {
+        supervised: true,
+        process: Some(process.pid()),
+        ..args.container.attach(target, command, args.rm)?
+    };
+    args.names.complete(&mut request.names);
+    let container: Container = client.post("/v1/containers", &request)?;
+
     let etc = Etc::of(&client, &container);
-    match spawn(&args.command, etc.as_ref(), [input, output, errors]) {
+    let pid = process.pid();
+    match process.start(etc.as_ref()) {
         Ok(process) => Ok(Running {
-            covered: etc.and_then(|etc| Covered::of(process.pid(), &etc)),
+            covered: etc.and_then(|etc| Covered::of(pid, &etc)),
             client,
             container,
             process,

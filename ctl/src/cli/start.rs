@@ -6,8 +6,8 @@
 //! in the child, and a second `execve` is the way to run it without `unsafe`.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -25,7 +25,10 @@ use nix::unistd::{Pid, close, getppid};
 
 use super::OWN_ERROR;
 use super::etc::Etc;
-use super::supervise::forwarded_signals;
+use crate::signals;
+
+/// What it says when the command can be started.
+pub(super) const READY: &str = "ready";
 
 /// The hidden subcommand.
 pub(super) const NAME: &str = "start-container-command";
@@ -41,16 +44,20 @@ pub(super) struct NotStarted {
 
 #[derive(Args)]
 pub(super) struct StartArgs {
-    /// A descriptor that is told why the command was not started: one line, `CODE MESSAGE`. It
-    /// closes without one when the command runs.
+    /// A descriptor that is told of the progress: the line `READY`, and then, if the command was
+    /// not started, why, as `CODE MESSAGE`. It closes without that when the command runs.
     #[arg(long)]
     status_fd: RawFd,
+    /// A descriptor that says when to start: one line, the container's name and files (JSON), or
+    /// `null`. If it closes without one, the command is not started.
+    #[arg(long)]
+    order_fd: RawFd,
+    /// Isolate mounts and host name
+    #[arg(long)]
+    isolate: bool,
     /// The supervisor's process id
     #[arg(long)]
     supervisor: i32,
-    /// Isolate mounts and host name, and give the container this name and these files (JSON)
-    #[arg(long, value_parser = Etc::parse)]
-    etc: Option<Etc>,
     #[arg(required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 }
@@ -59,15 +66,17 @@ impl StartArgs {
     /// The command line that `run` reads back into arguments, without the program.
     pub(super) fn words(
         status_fd: RawFd,
-        etc: Option<&Etc>,
+        order_fd: RawFd,
+        isolate: bool,
         command: &[OsString],
     ) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![
             NAME.into(),
             format!("--status-fd={status_fd}").into(),
+            format!("--order-fd={order_fd}").into(),
             format!("--supervisor={}", Pid::this()).into(),
         ];
-        words.extend(etc.map(|etc| format!("--etc={}", etc.to_json()).into()));
+        words.extend(isolate.then(|| "--isolate".into()));
         words.push("--".into());
         words.extend(command.iter().cloned());
         words
@@ -76,26 +85,30 @@ impl StartArgs {
 
 /// Returns only when the command was not started.
 pub(super) fn run(args: StartArgs) -> ExitCode {
-    let mut status = match adopt(args.status_fd) {
-        Ok(status) => status,
-        Err(error) => {
+    let adopted = (
+        adopt(args.status_fd, File::options().write(true)),
+        adopt(args.order_fd, File::options().read(true)),
+    );
+    let (mut status, order) = match adopted {
+        (Ok(status), Ok(order)) => (status, order),
+        (Err(error), _) | (_, Err(error)) => {
             super::complain(&anyhow::Error::from(error).context("cannot reach the supervisor"));
             return ExitCode::from(OWN_ERROR);
         }
     };
-    let NotStarted { code, message } = become_command(&args);
+    let NotStarted { code, message } = become_command(&args, &mut status, order);
     // The supervisor reads until the pipe closes; if it is gone, nobody is left to tell.
     let _ = write!(status, "{code} {message}");
     ExitCode::from(code)
 }
 
-fn become_command(args: &StartArgs) -> NotStarted {
+fn become_command(args: &StartArgs, status: &mut File, order: File) -> NotStarted {
     let own_error = |message: String| NotStarted {
         code: OWN_ERROR,
         message,
     };
-    // A supervisor that is killed outright can't end its command, so the kernel does. Processes
-    // that the command starts are its own affair.
+    // A supervisor that is killed outright can't end its command, so the kernel does, unless the
+    // command changes its user; then the daemon does.
     if let Err(errno) = set_pdeathsig(Signal::SIGKILL) {
         return own_error(format!("cannot tie the command to its supervisor: {errno}"));
     }
@@ -103,23 +116,29 @@ fn become_command(args: &StartArgs) -> NotStarted {
     if getppid() != Pid::from_raw(args.supervisor) {
         return own_error("the supervisor is gone".to_owned());
     }
-    if let Some(etc) = &args.etc {
-        isolate(etc);
+    let isolation = args.isolate.then(Isolation::new);
+    let mut line = String::new();
+    let ordered =
+        writeln!(status, "{READY}").and_then(|()| BufReader::new(order).read_line(&mut line));
+    let etc: Option<Etc> = match (ordered, serde_json::from_str(&line)) {
+        (Ok(_), Ok(etc)) => etc,
+        _ => return own_error("the supervisor has changed its mind".to_owned()),
+    };
+    if let (Some(isolation), Some(etc)) = (isolation, &etc) {
+        isolation.furnish(etc);
     }
     // Blocked in the supervisor, which reads them from a descriptor, and inherited from it.
-    if let Err(errno) = forwarded_signals().thread_unblock() {
+    if let Err(errno) = signals::forwarded().thread_unblock() {
         return own_error(format!("cannot unblock signals: {errno}"));
     }
     replace_process(&args.command)
 }
 
 /// Takes over an inherited descriptor so that it closes when the command starts.
-fn adopt(descriptor: RawFd) -> io::Result<File> {
+fn adopt(descriptor: RawFd, options: &OpenOptions) -> io::Result<File> {
     // A number can't become an owned descriptor safely; opening it anew through /proc can, and
     // sets close-on-exec.
-    let file = File::options()
-        .write(true)
-        .open(format!("/proc/self/fd/{descriptor}"))?;
+    let file = options.open(format!("/proc/self/fd/{descriptor}"))?;
     close(descriptor)?;
     Ok(file)
 }
@@ -148,16 +167,32 @@ pub(super) fn replace_process(command: &[OsString]) -> NotStarted {
     NotStarted { code, message }
 }
 
-/// Gives this process mounts and a host name of its own, in so far as it is permitted to: a command
+/// Mounts and a host name of a process's own, in so far as it is permitted to have them: a command
 /// runs without them too.
-pub(super) fn isolate(etc: &Etc) {
-    if unshare(CloneFlags::CLONE_NEWUTS).is_ok() {
-        // Fails on a name longer than the kernel's 64 bytes: the host's name stays.
-        let _ = nix::unistd::sethostname(&etc.hostname);
+pub(super) struct Isolation {
+    host_name: bool,
+    mounts: bool,
+}
+
+impl Isolation {
+    /// Separates the calling process's from those of all others.
+    pub(super) fn new() -> Isolation {
+        Isolation {
+            host_name: unshare(CloneFlags::CLONE_NEWUTS).is_ok(),
+            mounts: unshare_mounts().is_ok(),
+        }
     }
-    if unshare_mounts().is_ok() {
-        let _ = etc.cover();
-        let _ = mount_own_sysfs();
+
+    /// Gives the process what a container finds.
+    pub(super) fn furnish(self, etc: &Etc) {
+        if self.host_name {
+            // Fails on a name longer than the kernel's 64 bytes: the host's name stays.
+            let _ = nix::unistd::sethostname(&etc.hostname);
+        }
+        if self.mounts {
+            let _ = etc.cover();
+            let _ = mount_own_sysfs();
+        }
     }
 }
 

@@ -118,10 +118,8 @@ fn daemon_takes_several_uplinks() {
 #[test]
 fn the_start_step_reads_what_its_caller_writes() {
     let command = ["sh", "--", "-c", "--hostname=x"].map(OsString::from);
-    let etc = r#"{"hostname":"-web","hosts":"127.0.0.1\tlocalhost\n","resolv_conf":null}"#;
-    let etc = etc::Etc::parse(etc).unwrap();
-    for etc in [None, Some(&etc)] {
-        let words = start::StartArgs::words(7, etc, &command);
+    for isolate in [false, true] {
+        let words = start::StartArgs::words(7, 8, isolate, &command);
         let words = std::iter::once(OsString::from("pontoon")).chain(words);
         match Cli::try_parse_from(words).map(|cli| cli.command) {
             Ok(Command::Start(args)) => assert_eq!(args.command, command),
@@ -215,6 +213,7 @@ fn ps_as_printed() {
         name: "web".into(),
         mode: api::Mode::Network("bridge".into()),
         target: api::Target::Pid(77),
+        netns: 0,
         command: vec![
             "redis-server".into(),
             "--port".into(),
@@ -237,6 +236,7 @@ fn ps_as_printed() {
         name: "idle".into(),
         mode: api::Mode::Container("web".into()),
         target: api::Target::Netns("/run/netns/idle".into()),
+        netns: 0,
         command: vec![],
         status: api::Status::Exited,
         exit_code: Some(137),

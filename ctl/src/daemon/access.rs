@@ -4,35 +4,101 @@
 //! Root, and the user that the daemon runs as, may do everything; everyone else who can connect,
 //! the socket's group, may look.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::serve::IncomingStream;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerPidfd;
 use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 
+use super::command;
+use super::failure::Failure;
 use super::server::forbidden;
 
-/// The user at the other end of a connection, by number; none if the kernel does not tell.
-#[derive(Clone, Copy, Debug)]
+/// The process at the other end of a connection, as the kernel knows it.
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
+    /// None if the kernel does not tell.
     uid: Option<u32>,
+    /// Its number as the daemon counts processes; none if it is in no PID namespace that the
+    /// daemon sees into.
+    pid: Option<u32>,
+    /// Keeps the number from being taken for a later process's. None before Linux 6.5.
+    process: Option<Arc<OwnedFd>>,
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        let credentials = stream.io().peer_cred();
+        let credentials = stream.io().peer_cred().ok();
+        let pid = credentials.as_ref().and_then(|it| it.pid());
         Peer {
-            uid: credentials.ok().map(|credentials| credentials.uid()),
+            uid: credentials.as_ref().map(|it| it.uid()),
+            pid: pid
+                .and_then(|pid| u32::try_from(pid).ok())
+                .filter(|pid| *pid != 0),
+            process: getsockopt(stream.io(), PeerPidfd).ok().map(Arc::new),
         }
     }
 }
 
 impl Peer {
-    fn may_change(self, owner: u32) -> bool {
+    fn may_change(&self, owner: u32) -> bool {
         self.uid.is_some_and(|uid| uid == 0 || uid == owner)
+    }
+}
+
+impl Peer {
+    /// The daemon's number of the process that the client calls `told`. The same in one PID
+    /// namespace; in another one, of a container or of `unshare --pid`, the client's numbers are
+    /// those of other processes here.
+    ///
+    /// # Errors
+    /// The client, or that process, can't be seen from the daemon's PID namespace.
+    pub(super) fn number(&self, told: u32) -> Result<u32, Failure> {
+        let unseen = |what: &str| {
+            Failure::Invalid(format!(
+                "{what} can't be seen from the daemon's PID namespace, in which its number would \
+                 be another process's: start it in the daemon's, or attach its network namespace \
+                 by path"
+            ))
+        };
+        let client = self.pid.ok_or_else(|| unseen("the client"))?;
+        let own = command::inode(std::process::id(), "pid");
+        let theirs = command::inode(client, "pid");
+        let levels = command::levels(client).ok_or_else(|| unseen("the client"))?;
+        if self.has_ended() {
+            return Err(unseen("a client that has ended"));
+        }
+        if own == theirs {
+            return Ok(told);
+        }
+        let level = levels.len();
+        let is_it = |pid: &u32| {
+            command::inode(*pid, "pid") == theirs
+                && command::levels(*pid).is_some_and(|it| it.get(level - 1) == Some(&told))
+        };
+        // Mostly it speaks of itself.
+        std::iter::once(client)
+            .chain(command::processes())
+            .find(is_it)
+            .ok_or_else(|| unseen(&format!("process {told} of the client")))
+    }
+
+    /// Whether the client has ended: its number may be another process's then. A pidfd turns
+    /// readable at the end of its process (pidfd_open(2)).
+    fn has_ended(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| {
+            let mut watched = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        })
     }
 }
 
@@ -64,8 +130,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_peer_of_the_same_pid_namespace_is_believed() {
+        let me = std::process::id();
+        let peer = |pid| Peer {
+            uid: Some(0),
+            pid,
+            process: None,
+        };
+        assert_eq!(peer(Some(me)).number(4711).unwrap(), 4711);
+        assert!(
+            peer(None).number(me).is_err(),
+            "its numbers mean nothing here"
+        );
+    }
+
+    #[test]
     fn root_and_the_owner_may_change() {
-        let may = |uid, owner| Peer { uid }.may_change(owner);
+        let may = |uid, owner| {
+            let (pid, process) = (None, None);
+            Peer { uid, pid, process }.may_change(owner)
+        };
         assert!(may(Some(0), 0) && may(Some(0), 1000) && may(Some(1000), 1000));
         assert!(!may(Some(1000), 0) && !may(Some(1001), 1000) && !may(None, 0));
     }

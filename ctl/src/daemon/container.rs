@@ -5,10 +5,10 @@
 use std::io;
 use std::sync::Arc;
 
-use nix::sys::signal::Signal;
 use switch::PortId;
 use tokio::runtime::Handle;
 
+use super::command::{self, CommandProcess};
 use super::events::event;
 use super::failure::Failure;
 use super::life::{self, Watch};
@@ -20,7 +20,7 @@ use super::{Daemon, names};
 use crate::api::{self, EventAction, EventKind, Status, Target};
 use crate::link;
 use crate::netns::Netns;
-use crate::signals::{self, FORWARDED};
+use crate::signals::{self, SignalNumber};
 
 mod adopt;
 mod attach;
@@ -51,8 +51,9 @@ pub(super) struct Plug {
 }
 
 impl Daemon {
-    /// Takes a container off its networks and forgets it. Its process goes on. One whose namespace
-    /// others share is detached only by `force`: they lose their network.
+    /// Takes a container off its networks and forgets it. What was attached goes on; a command that
+    /// `pontoon run` started ends, since nobody could end it by its container's name any more. One
+    /// whose namespace others share is detached only by `force`: they lose their network.
     pub(super) fn detach(&mut self, wanted: &str, force: bool) -> Result<api::Container, Failure> {
         let position = self.find_container(wanted)?;
         let id = self.containers[position].record.id.clone();
@@ -69,6 +70,10 @@ impl Daemon {
         self.record_leave(&plugs, |store| store.remove_container(&id))?;
         let container = self.containers.remove(position);
         tracing::info!("{} is detached", container.record.name);
+        let record = &container.record;
+        if record.status == Status::Running {
+            command::end(&record.identity.boot, &record.process);
+        }
         self.take_away(vec![container]);
         Ok(told)
     }
@@ -85,6 +90,14 @@ impl Daemon {
         let ended: Vec<Container> = ended
             .filter_map(|(id, why)| self.take_ended(&id, &why))
             .collect();
+        // A supervisor that told of the end has seen to the rest of its command.
+        let unsupervised = ended.iter().filter(|it| it.record.exit_code.is_none());
+        let commands: Vec<&CommandProcess> = unsupervised
+            .filter_map(|container| container.record.process.as_ref())
+            .collect();
+        if let Some(container) = ended.first() {
+            command::end(&container.record.identity.boot, commands);
+        }
         self.take_away(ended);
     }
 
@@ -150,17 +163,25 @@ impl Daemon {
                  them to end; pontoon detach takes its network away"
             )));
         };
-        if signal != Signal::SIGKILL && !FORWARDED.contains(&signal) {
-            let known: Vec<&str> = FORWARDED.iter().map(|it| it.as_str()).collect();
-            return Err(Failure::Invalid(format!(
-                "{signal} is not passed on to a container's command: choose SIGKILL or one of {}",
-                known.join(", ")
-            )));
-        }
-        life::send_signal(*pid, &record.identity, signal)?;
-        if signal == Signal::SIGKILL {
-            // The supervisor can't tell any more.
-            Arc::make_mut(record).exit_code = Some(KILLED);
+        let supervisor = |signal| match record.identity.started {
+            Some(started) => life::send_signal(*pid, started, signal),
+            None => Err(Failure::NotFound(format!("there is no process {pid}"))),
+        };
+        match &record.process {
+            Some(command) => {
+                command.send(signal)?;
+                if signal == SignalNumber::KILL {
+                    // It may be stopped, as from a terminal, and is to tell of the end.
+                    let _ = supervisor(SignalNumber::CONTINUE);
+                }
+            }
+            None => {
+                supervisor(signal)?;
+                if signal == SignalNumber::KILL {
+                    // The supervisor can't tell any more.
+                    Arc::make_mut(record).exit_code = Some(KILLED);
+                }
+            }
         }
         tracing::info!("{} is sent {signal}", record.name);
         let id = record.id.clone();

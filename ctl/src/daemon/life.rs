@@ -9,13 +9,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use switch::io::{signal_descriptor, signal_process};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ use tokio::task::AbortHandle;
 use super::failure::Failure;
 use crate::api::Target;
 use crate::netns::Netns;
+use crate::signals::SignalNumber;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
@@ -106,24 +108,21 @@ pub(super) fn find_namespace(identity: &Identity) -> Option<Netns> {
     (netns.inode() == identity.netns).then_some(netns)
 }
 
-/// Sends a signal to the process that was attached as `identity`, and to no other that may have its
-/// number by now.
-pub(super) fn send_signal(pid: u32, identity: &Identity, signal: Signal) -> Result<(), Failure> {
+/// Sends a signal to the process that began at `started`, and to no other that may have its number
+/// by now.
+pub(super) fn send_signal(pid: u32, started: u64, signal: SignalNumber) -> Result<(), Failure> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let number = rustix::process::Signal::from_named_raw(signal as i32);
-    let (Some(raw), Some(number)) = (raw, number) else {
-        return Err(Failure::Invalid(format!("{signal} can't be sent to {pid}")));
-    };
+    let raw = raw.ok_or_else(|| Failure::Invalid(format!("{pid} is not a process id")))?;
     let descriptor = pidfd_open(raw, PidfdFlags::empty());
     // Looked at after the opening: the descriptor stays that process's.
-    if let Some(why) = why_gone(&Target::Pid(pid), identity) {
-        return Err(Failure::NotFound(why));
+    if start_time(pid).ok() != Some(started) {
+        return Err(Failure::NotFound(format!("process {pid} has ended")));
     }
     let sent = match descriptor {
-        Ok(descriptor) => pidfd_send_signal(descriptor, number),
+        Ok(descriptor) => signal_descriptor(descriptor.as_fd(), signal.raw()),
         // A kernel before 5.3 leaves an instant in which the number may change hands.
-        Err(Errno::NOSYS) => kill_process(raw, number),
-        Err(error) => Err(error),
+        Err(Errno::NOSYS) => signal_process(raw.as_raw_nonzero().get(), signal.raw()),
+        Err(error) => Err(error.into()),
     };
     sent.map_err(|error| {
         Failure::Internal(format!("can't send {signal} to process {pid}: {error}"))
@@ -188,7 +187,7 @@ fn no_process(pid: u32) -> Failure {
 }
 
 /// Read once: it is another one only after this process.
-fn boot_id() -> io::Result<&'static str> {
+pub(super) fn boot_id() -> io::Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = ID.get() {
         return Ok(id);
@@ -205,7 +204,7 @@ fn inode_at(path: &Path) -> Option<u64> {
 }
 
 /// Start time of a living process; a zombie counts as ended.
-fn start_time(pid: u32) -> io::Result<u64> {
+pub(super) fn start_time(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_start_time(&stat).ok_or_else(|| io::Error::other(format!("process {pid} has ended")))
 }
@@ -268,14 +267,11 @@ mod tests {
             .spawn()
             .unwrap();
         let (_, identity) = identify(&Target::Pid(child.id())).unwrap();
-        let earlier = Identity {
-            started: identity.started.map(|time| time - 1),
-            ..identity.clone()
-        };
-        let refused = send_signal(child.id(), &earlier, Signal::SIGKILL);
+        let started = identity.started.unwrap();
+        let refused = send_signal(child.id(), started - 1, SignalNumber::KILL);
         assert!(matches!(refused, Err(Failure::NotFound(_))));
         assert_eq!(child.try_wait().unwrap(), None, "it lives");
-        send_signal(child.id(), &identity, Signal::SIGKILL).unwrap();
+        send_signal(child.id(), started, SignalNumber::KILL).unwrap();
         assert!(!child.wait().unwrap().success());
     }
 

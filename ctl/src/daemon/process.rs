@@ -64,6 +64,13 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The end of the terminal that it was started from, and what others use to have a log rotated.
+    let mut reload = signal(SignalKind::hangup())?;
+    let _ignored = [
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+        signal(SignalKind::alarm())?,
+    ];
 
     let start = options.clone();
     let Started {
@@ -100,6 +107,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+            Some(()) = reload.recv() => change(&daemon, |daemon| { daemon.reload(); Ok(()) }).await,
             Some(served) = server.join_next() => {
                 served?.context("the API's socket failed")?;
                 bail!("the API's socket was closed");

@@ -71,6 +71,11 @@ impl NameService {
         Some(*address)
     }
 
+    /// Forgets what other servers have answered, and reads again which they are.
+    pub(super) fn forget(&self) {
+        self.resolver.forget();
+    }
+
     /// How often [`Self::led_to`] may have changed for a network that was there before.
     pub(super) fn retries(&self) -> u64 {
         self.retries

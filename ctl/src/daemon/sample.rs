@@ -83,6 +83,7 @@ pub(super) fn container(name: &str, port: Option<u32>, network: &str) -> Contain
             published: Vec::new(),
             remove_on_exit: false,
             supervised: false,
+            process: None,
         }),
         plugs: port.map(plug).into_iter().collect(),
         published: Vec::new(),

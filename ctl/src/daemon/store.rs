@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use switch::frame::MacAddr;
 
+use super::command::CommandProcess;
 use super::life::Identity;
 use super::names::random;
 use crate::api::{
@@ -73,9 +74,12 @@ pub(super) struct ContainerRecord {
     #[serde(default)]
     pub names: NameSettings,
     pub remove_on_exit: bool,
-    /// The target is a `pontoon run`, which passes signals on.
+    /// The target is a `pontoon run`, which tells how its command ended.
     #[serde(default)]
     pub supervised: bool,
+    /// The command of a supervisor; none of one that an earlier version attached.
+    #[serde(default)]
+    pub process: Option<CommandProcess>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -386,6 +390,7 @@ mod tests {
             names: NameSettings::default(),
             remove_on_exit: true,
             supervised: false,
+            process: None,
         }
     }
 

@@ -131,6 +131,10 @@ struct Entry {
 }
 
 impl Cache {
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
     /// An answer that may still be told, and its age in seconds.
     pub(super) fn get(&self, question: &Question, now: Instant) -> Option<(Arc<Answer>, u32)> {
         let entry = self.entries.get(question)?;

@@ -38,6 +38,12 @@ impl Forwarder {
         self.cache.lock().get(question, Instant::now())
     }
 
+    /// Forgets answers, and which servers were silent: the network is another one.
+    pub(super) fn forget(&self) {
+        self.cache.lock().clear();
+        self.suspects.lock().clear();
+    }
+
     /// The answer of the first server that has one; a failure if none has.
     pub(super) async fn ask(self: &Arc<Self>, question: Question) -> Arc<Answer> {
         let mut answer = self.asking(question);

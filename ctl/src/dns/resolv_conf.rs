@@ -87,6 +87,13 @@ impl Upstreams {
         Upstreams::Followed(path, Mutex::new(None))
     }
 
+    /// Has the file read again by the next question.
+    pub(super) fn forget(&self) {
+        if let Upstreams::Followed(_, seen) = self {
+            *seen.lock() = None;
+        }
+    }
+
     /// The servers at this moment. Looks at the file at most once a second, without waiting for
     /// anything but a file system's cache; none while there is no file.
     pub(super) fn servers(&self, now: Instant) -> Arc<[SocketAddr]> {

@@ -154,6 +154,12 @@ impl Resolver {
         })
     }
 
+    /// Forgets what other servers have answered, and reads again which they are.
+    pub(crate) fn forget(&self) {
+        self.upstreams.forget();
+        self.forwarder.forget();
+    }
+
     /// Answers at these sockets, for who asks on a network. Must be called in a runtime.
     ///
     /// # Errors

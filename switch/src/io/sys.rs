@@ -321,3 +321,61 @@ pub(super) fn send_batch(fd: BorrowedFd<'_>, frames: &[&Frame]) -> io::Result<us
     })?;
     Ok(sent as usize)
 }
+
+/// pidfd_send_signal(2): sends the process behind a pidfd a signal, real-time ones too. ENOSYS
+/// before Linux 5.1.
+pub fn signal_descriptor(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let no_info: *const libc::siginfo_t = ptr::null();
+    // SAFETY: all arguments are passed by value; a null siginfo means the one that kill(2) makes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            no_info,
+            0,
+        )
+    };
+    check(result as c_int).map(drop)
+}
+
+/// kill(2) of one process, by any signal number.
+///
+/// # Errors
+/// EINVAL if `pid` is not above 0, which would mean a group of processes.
+pub fn signal_process(pid: i32, signal: c_int) -> io::Result<()> {
+    if pid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: both arguments are passed by value.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Marks all descriptors from `first` on to be closed by execve(2): close_range(2), or one by one
+/// before Linux 5.11.
+///
+/// # Errors
+/// The kernel has no such call, and /proc is not there.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: all arguments are passed by value, and no descriptor is closed here.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|it| it.parse().ok());
+        let Some(number) = number.filter(|number: &u32| *number >= first) else {
+            continue;
+        };
+        // SAFETY: by value; a number that is no descriptor any more is an error (EBADF).
+        unsafe { libc::fcntl(number as c_int, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}

@@ -11,6 +11,7 @@ use super::endpoint::Place;
 use super::{Container, Plug, remove_tap};
 use crate::api::{EventAction, EventKind, Status};
 use crate::daemon::Daemon;
+use crate::daemon::command;
 use crate::daemon::events::event;
 use crate::daemon::failure::Failure;
 use crate::daemon::interface;
@@ -39,6 +40,8 @@ impl Daemon {
                 ended.reason = Some(why.to_string());
                 self.news.push(ended);
                 // Before the record: who dies in between finds it once more.
+                let command = record.process.iter().filter(|it| it.is_alive());
+                command::end(&record.identity.boot, command);
                 self.remove_remains(&record);
                 if let Some(exited) = self.record_end(&record) {
                     self.containers.push(exited);

@@ -9,6 +9,7 @@ use super::Container;
 use super::endpoint::Place;
 use super::ports::no_way_in;
 use crate::api::{self, Attach, Connect, Mode, NameSettings, Status, Target};
+use crate::daemon::command::CommandProcess;
 use crate::daemon::failure::Failure;
 use crate::daemon::life::{self, Identity};
 use crate::daemon::network::{by_id, list};
@@ -26,6 +27,7 @@ struct Candidate {
     name: String,
     netns: Netns,
     identity: Identity,
+    process: Option<CommandProcess>,
     request: Attach,
 }
 
@@ -46,6 +48,7 @@ impl Candidate {
             names: self.request.names.clone(),
             remove_on_exit: self.request.remove_on_exit,
             supervised: self.request.supervised,
+            process: self.process.clone(),
         }
     }
 
@@ -103,6 +106,12 @@ impl Daemon {
     /// Attaches a namespace as a new container.
     pub(in crate::daemon) fn attach(&mut self, request: Attach) -> Result<api::Container, Failure> {
         let (netns, identity) = life::identify(&request.target)?;
+        let process = match (&request.target, request.process) {
+            (Target::Pid(supervisor), Some(told)) if request.supervised => {
+                Some(CommandProcess::child_of(*supervisor, told)?)
+            }
+            _ => None,
+        };
         self.reap_predecessors(&request, &identity);
         self.clear(identity.netns);
         let name = self.choose_name(request.name.as_deref())?;
@@ -111,6 +120,7 @@ impl Daemon {
             name,
             netns,
             identity,
+            process,
             request,
         };
         let watch = self.watch(&candidate.id, &candidate.request.target)?;

@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use nix::sys::signal::Signal;
 use switch::PortId;
 use switch::frame::MacAddr;
 
@@ -26,6 +25,7 @@ use crate::daemon::{Daemon, limits, names};
 use crate::ipam::{self, IpamError};
 use crate::link::{self, ContainerLink};
 use crate::netns::Netns;
+use crate::signals::SignalNumber;
 
 /// Aliases of one endpoint; a name server answers for each.
 const ALIASES_MAX: usize = 64;
@@ -186,7 +186,8 @@ impl Daemon {
             if let (Target::Pid(pid), true) = (&record.target, record.supervised)
                 && record.status == Status::Running
                 && record.identity.netns == netns
-                && let Err(error) = life::send_signal(*pid, &record.identity, Signal::SIGCHLD)
+                && let Some(started) = record.identity.started
+                && let Err(error) = life::send_signal(*pid, started, SignalNumber::CHILD)
             {
                 tracing::debug!("{} keeps its /etc/hosts: {error}", record.name);
             }

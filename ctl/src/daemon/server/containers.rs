@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -11,7 +11,10 @@ use utoipa_axum::routes;
 
 use super::exchange::{Asked, Body, Name, Refusal, Refused, gone};
 use super::{Answer, Api, NAMED};
-use crate::api::{Attach, Connect, Container, EventAction, EventKind, Exit, Exited, Kill, Status};
+use crate::api::{
+    Attach, Connect, Container, EventAction, EventKind, Exit, Exited, Kill, Status, Target,
+};
+use crate::daemon::access::Peer;
 use crate::daemon::failure::Failure;
 use crate::daemon::names;
 use crate::daemon::view::View;
@@ -59,8 +62,18 @@ pub(super) fn find_container(view: &View, name: &str) -> Result<Arc<Container>, 
     (status = 200, description = "The container", body = Container),
     Refused
 ))]
-async fn attach(State(api): State<Api>, Body(request): Body<Attach>) -> Answer<Container> {
-    api.change(|daemon| daemon.attach(request)).await
+async fn attach(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Body(mut request): Body<Attach>,
+) -> Answer<Container> {
+    api.change(move |daemon| {
+        if let Target::Pid(pid) = &mut request.target {
+            *pid = peer.number(*pid)?;
+        }
+        daemon.attach(request)
+    })
+    .await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -71,7 +84,8 @@ struct Force {
     force: bool,
 }
 
-/// Takes a container off its networks and forgets it; its process goes on.
+/// Takes a container off its networks and forgets it. What was attached goes on; a command that
+/// `pontoon run` started is killed.
 #[utoipa::path(delete, path = "/v1/containers/{name}", params(("name" = String, Path, description = NAMED), Force), responses(
     (status = 200, description = "The container as it was", body = Container),
     Refused

@@ -85,9 +85,10 @@ pub(super) fn container(
     api::Container {
         id: record.id.clone(),
         name: record.name.clone(),
-        mode: record.mode.clone(),
+        mode: tell_mode(record, &endpoints),
         target: record.target.clone(),
         command: record.command.clone(),
+        netns: record.identity.netns,
         created: record.created,
         status: record.status,
         exit_code: record.exit_code.filter(|_| record.status == Status::Exited),
@@ -124,6 +125,17 @@ pub(super) fn joins(containers: &[Container]) -> BTreeMap<&str, Vec<&ContainerRe
 }
 
 /// The names of those who are in this container's namespace, and not in that of one before it.
+/// What it is on now, whatever it began with: a running container that was taken off all of its
+/// networks is on none.
+fn tell_mode(record: &ContainerRecord, endpoints: &[api::Endpoint]) -> Mode {
+    match (&record.mode, record.status) {
+        (Mode::Network(_), Status::Running) => endpoints.first().map_or(Mode::None, |endpoint| {
+            Mode::Network(endpoint.network.clone())
+        }),
+        (mode, _) => mode.clone(),
+    }
+}
+
 fn tell_joined(record: &ContainerRecord, joined: &[&ContainerRecord]) -> Vec<String> {
     let here = |other: &&&ContainerRecord| other.identity.netns == record.identity.netns;
     let names = joined.iter().filter(here).map(|other| other.name.clone());
