@@ -14,6 +14,7 @@
 //! has not yet heard of a new deal and one that has do no harm to each other.
 
 mod balance;
+mod turns;
 mod watch;
 
 use std::io;
@@ -23,16 +24,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use nat::Time;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
 use self::balance::Balance;
+use self::turns::{Turn, Turns};
 use self::watch::Watch;
 use crate::config::PortId;
 use crate::datapath::Datapath;
-use crate::io::{NoHalt, Poller, Sleeper, Waker};
+use crate::io::{NoHalt, Poller, Sleeper, Waker, set_cpu_turn};
 use crate::patience::Patience;
 use crate::port::Port;
-use crate::worker::Worker;
+use crate::worker::{Carried, Worker};
 
 /// How long after the last frame CPUs are let halt again.
 const LET_HALT_AFTER: Duration = Duration::from_millis(10);
@@ -55,12 +59,43 @@ pub(crate) struct Crew {
 
 struct Lane {
     poller: Poller,
-    worker: Mutex<Worker>,
-    /// Nanoseconds that threads were busy with it since the start.
+    work: Mutex<Work>,
+    /// Nanoseconds that threads were busy with it since the start, but for what could have waited.
     busy: AtomicU64,
-    /// When the worker has a frame to carry on that was held back, in nanoseconds.
+    /// When the worker has a frame to carry on that was held back, or a port has rested, in
+    /// nanoseconds.
     due: AtomicU64,
 }
+
+/// What one thread at a time does for a lane.
+struct Work {
+    worker: Worker,
+    turns: Turns,
+}
+
+/// What a look at a lane found.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    frames: usize,
+    /// Frames carried besides, because nothing else was to be done.
+    meanwhile: usize,
+}
+
+/// How a thread looks at a lane.
+#[derive(Clone, Copy)]
+struct Look {
+    /// It polls, and would look again at once.
+    awake: bool,
+    /// Nobody else wants its CPU, and frames are not about to come.
+    idle: bool,
+}
+
+/// The turns on a CPU that a thread asks for: the shortest there are.
+const CPU_TURN: Duration = Duration::from_micros(100);
+/// How long after frames the next ones of a conversation come: both ends answer within it.
+const A_WHILE: Duration = Duration::from_micros(25);
+/// A CPU that a thread gave up was wanted by nobody if it is back so soon.
+const NOBODY_ELSE: Duration = Duration::from_micros(5);
 
 /// [`Lane::due`] when no frame is held back.
 const NEVER: u64 = u64::MAX;
@@ -80,10 +115,14 @@ impl Crew {
     ///
     /// No descriptors are left.
     pub(crate) fn new(datapath: &Arc<Datapath>, busy_poll: Duration) -> io::Result<Crew> {
+        let light = Arc::default();
         let lane = |index| {
             Ok(CachePadded::new(Lane {
                 poller: Poller::new()?,
-                worker: Mutex::new(Worker::new(Arc::clone(datapath), index)),
+                work: Mutex::new(Work {
+                    worker: Worker::new(Arc::clone(datapath), index),
+                    turns: Turns::new(Arc::clone(&light)),
+                }),
                 busy: AtomicU64::new(0),
                 due: AtomicU64::new(NEVER),
             }))
@@ -147,11 +186,16 @@ impl Crew {
     /// CPUs are kept from halting if there is a `no_halt`.
     pub(crate) fn serve(&self, me: usize, mut no_halt: Option<NoHalt>) {
         let thread = &self.threads[me];
+        // A wish: without it a thread that wakes for a frame may wait for a process that never
+        // sleeps, for a whole tick (4 ms).
+        let _ = set_cpu_turn(CPU_TURN.as_nanos() as u64);
         let mut ready = Vec::new();
         let mut sleeper = Sleeper::default();
         let mut patience = Patience::new(self.busy_poll);
         let mut watches = vec![Watch::default(); self.lanes.len()];
         let mut now = self.now();
+        let mut idle = false;
+        let mut last = now;
         for round in 0usize.. {
             let active = self.active();
             if active == NONE {
@@ -174,7 +218,7 @@ impl Crew {
                 }
                 now = self.now();
             }
-            let mut came = false;
+            let mut found = Found::default();
             for (place, lane) in self.lanes_of(me, active).enumerate() {
                 let watch = &mut watches[lane];
                 let look = if awake {
@@ -186,16 +230,23 @@ impl Crew {
                 if !look && !lane.is_due(now) {
                     continue;
                 }
-                if lane.serve(now, watch, &mut ready, awake) {
+                let idle = idle && now - last >= A_WHILE;
+                let clock = || self.now();
+                let here = lane.serve(now, clock, watch, &mut ready, Look { awake, idle });
+                if here.frames + here.meanwhile > 0 {
                     let after = self.now();
-                    lane.busy
-                        .fetch_add((after - now).as_nanos() as u64, Ordering::Relaxed);
+                    if here.frames > 0 {
+                        lane.busy
+                            .fetch_add((after - now).as_nanos() as u64, Ordering::Relaxed);
+                    }
                     now = after;
-                    came = true;
+                    found.frames += here.frames;
+                    found.meanwhile += here.meanwhile;
                 }
             }
             thread.rounds.fetch_add(1, Ordering::Relaxed);
-            if came {
+            if found.frames > 0 {
+                last = now;
                 patience.saw_frames(now);
                 if patience.is_awake()
                     && let Some(no_halt) = &mut no_halt
@@ -205,12 +256,17 @@ impl Crew {
                 self.balance(now);
             } else if awake {
                 thread.in_vain.fetch_add(1, Ordering::Relaxed);
+                if found.meanwhile > 0 {
+                    patience.was_busy(now);
+                }
                 now = self.now();
                 patience.saw_nothing(now);
                 // Whom the last frame woke may be waiting for this very CPU: the scheduler likes
                 // to keep those together who wake each other.
                 std::thread::yield_now();
+                let before = now;
                 now = self.now();
+                idle = now - before < NOBODY_ELSE;
             }
         }
     }
@@ -260,53 +316,135 @@ impl Crew {
 }
 
 impl Lane {
-    /// Carries what waits, a vector of each port at the most; false when nothing did.
-    fn serve(&self, now: Time, watch: &mut Watch, ready: &mut Vec<u64>, awake: bool) -> bool {
+    /// Carries what waits, a turn of each port at the most.
+    fn serve(
+        &self,
+        now: Time,
+        clock: impl Fn() -> Time,
+        watch: &mut Watch,
+        ready: &mut Vec<u64>,
+        look: Look,
+    ) -> Found {
+        let mut work = self.work.lock();
+        let Work { worker, turns } = &mut *work;
         watch.look();
-        if !(awake && watch.guess(ready)) {
+        turns.look();
+        let mut resumed = false;
+        while let Some(port) = turns.rested(now) {
+            resumed = true;
+            self.listen(worker, port, true);
+        }
+        if resumed || !(look.awake && watch.guess(ready)) {
             if let Err(error) = self.poller.wait(ready, Some(Duration::ZERO)) {
                 panic!("{error}");
             }
             watch.learn(ready);
         }
-        let mut frames = 0;
-        if self.is_due(now) {
-            let mut worker = self.worker.lock();
-            frames += worker.release(now);
-            self.note_due(&worker);
+        let mut found = Found::default();
+        if worker.due().is_some_and(|due| due <= now) {
+            found.frames += worker.release(now);
         }
+        let (mut at, alone) = (now, ready.len() == 1);
         for &port in &*ready {
             let port = PortId(port as u32);
-            let appetite = watch.appetite(port);
-            let mut worker = self.worker.lock();
-            match worker.poll_some(now, port, appetite) {
-                Ok(0) => {}
-                Ok(received) => {
-                    watch.saw(port);
-                    frames += received;
-                }
-                Err(lost) => {
-                    // Fails when the control plane has just removed the port: as good.
-                    let _ = self.poller.remove(worker.queue(&lost.port).fd());
-                    worker.tell_of(&lost);
-                }
+            let asked = turns.grant(at, port, watch.appetite(port), alone);
+            if asked == 0 {
+                continue;
             }
-            self.note_due(&worker);
+            let Some((carried, turn)) = self.turn(worker, turns, port, asked, &mut at, &clock)
+            else {
+                continue;
+            };
+            if carried.frames > 0 {
+                watch.saw(port);
+                found.frames += carried.frames;
+            }
+            let turn = Turn {
+                peers: worker.peers(),
+                ..turn
+            };
+            let mut rest = turns.charge(at, port, &turn);
+            if let Some(until) = carried.closed_until {
+                rest = Some(turns.rest(port, until));
+            }
+            if rest.is_some() {
+                self.listen(worker, port, false);
+            }
         }
-        watch.found(frames > 0);
-        frames > 0
+        if found.frames == 0
+            && look.awake
+            && look.idle
+            && let Some((port, asked)) = turns.meanwhile()
+            && let Some((carried, turn)) = self.turn(worker, turns, port, asked, &mut at, &clock)
+        {
+            found.meanwhile = carried.frames;
+            turns.charge_meanwhile(port, &turn);
+        }
+        watch.found(found.frames);
+        let dues = [worker.due(), turns.due()];
+        let due = dues.into_iter().flatten().min();
+        self.due
+            .store(due.map_or(NEVER, Time::as_nanos), Ordering::Relaxed);
+        found
     }
+
+    /// Carries so many frames of a port, and moves the time on. None if the port is gone.
+    fn turn(
+        &self,
+        worker: &mut Worker,
+        turns: &Turns,
+        port: PortId,
+        asked: usize,
+        at: &mut Time,
+        clock: impl Fn() -> Time,
+    ) -> Option<(Carried, Turn<'static>)> {
+        let before = turns.is_suspect(port).then(cpu_time);
+        let carried = match worker.poll_some(*at, port, asked) {
+            Ok(carried) => carried,
+            Err(lost) => {
+                // Fails when the control plane has just removed the port: as good.
+                let _ = self.poller.remove(worker.queue(&lost.port).fd());
+                worker.tell_of(&lost);
+                return None;
+            }
+        };
+        let after = clock();
+        let turn = Turn {
+            asked,
+            frames: carried.frames,
+            bytes: carried.bytes,
+            took: after - *at,
+            cpu: before.map(|before| cpu_time().saturating_sub(before)),
+            peers: &[],
+            shared: carried.shared,
+        };
+        *at = after;
+        Some((carried, turn))
+    }
+
+    /// Whether the poller is to report frames of a port.
+    fn listen(&self, worker: &Worker, port: PortId, listen: bool) {
+        worker.with_queue(port, |queue| {
+            let (fd, token) = (queue.fd(), u64::from(port.0));
+            // Fails when the control plane has just removed the port: as good.
+            let _ = match listen {
+                true => self.poller.resume(fd, token),
+                false => self.poller.pause(fd, token),
+            };
+        });
+    }
+}
+
+/// How long this thread had a CPU so far.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    Duration::from(time.unwrap_or(TimeSpec::new(0, 0)))
 }
 
 impl Lane {
     /// Whether a frame that was held back is to go on.
     fn is_due(&self, now: Time) -> bool {
         now.as_nanos() >= self.due.load(Ordering::Relaxed)
-    }
-
-    fn note_due(&self, worker: &Worker) {
-        let due = worker.due().map_or(NEVER, Time::as_nanos);
-        self.due.store(due, Ordering::Relaxed);
     }
 }
 

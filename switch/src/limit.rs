@@ -79,6 +79,14 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    /// Until when every frame is refused; none if there is room now.
+    pub(crate) fn closed_until(&self, now: Time) -> Option<Time> {
+        let clocks = [&self.packets, &self.bytes].into_iter().flatten();
+        clocks.filter_map(|clock| clock.closed_until(now)).max()
+    }
+}
+
 /// When a link of one rate will be free.
 #[derive(Debug)]
 struct Clock {
@@ -117,6 +125,11 @@ impl Clock {
     fn time_of(&self, units: u64) -> u64 {
         let exact = u128::from(units) * u128::from(self.share * SECOND);
         u64::try_from(exact / u128::from(self.per_second)).unwrap_or(u64::MAX)
+    }
+
+    fn closed_until(&self, now: Time) -> Option<Time> {
+        let opens = self.free.load(Ordering::Relaxed).saturating_sub(self.queue);
+        (opens > now.as_nanos()).then(|| Time::from_nanos(opens))
     }
 
     /// When so many units may go; None when that is too late.

@@ -64,6 +64,11 @@ impl Patience {
         self.looked = now;
     }
 
+    /// A look found only what can wait: no reason to stay awake, and none to sleep at once.
+    pub(crate) fn was_busy(&mut self, now: Time) {
+        self.looked = now;
+    }
+
     /// A look found nothing.
     pub(crate) fn saw_nothing(&mut self, now: Time) {
         if self.awake && now - self.looked >= LOST_CPU {

@@ -98,6 +98,11 @@ impl Way {
         })
     }
 
+    /// Until when every frame is refused by the limit; none if it has room now.
+    pub(crate) fn closed_until(&self, now: Time) -> Option<Time> {
+        self.limiter.closed_until(now)
+    }
+
     /// Counts a frame that is to be held, if there is room for it.
     pub(crate) fn hold(&self, frame: &Frame) -> Result<(), DropReason> {
         let more = frame.len() + HOLDING;

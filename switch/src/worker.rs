@@ -19,7 +19,7 @@ use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::io::{Queue, Sent};
 use crate::port::Port;
-use crate::topology::Topology;
+use crate::topology::{Role, Topology};
 use crate::treatment::Treatment;
 
 /// Frames read from one port at a time: enough to share the costs of a vector, few enough that
@@ -41,6 +41,19 @@ pub struct Worker {
     followers: Vec<Box<[u8]>>,
     /// Frames that go on later.
     delayed: Delayed,
+    /// The ports that frames of the last vector left by.
+    peers: Vec<PortId>,
+}
+
+/// What [`Worker::poll_some`] carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
+    /// Its port is shared by many: an uplink.
+    pub(crate) shared: bool,
+    /// The port's limit has room again at this time, and before it for nothing.
+    pub(crate) closed_until: Option<Time>,
 }
 
 impl Worker {
@@ -56,6 +69,7 @@ impl Worker {
             released: Vec::new(),
             followers: Vec::new(),
             delayed: Delayed::default(),
+            peers: Vec::new(),
         }
     }
 
@@ -67,6 +81,7 @@ impl Worker {
     /// nobody knows (any more) has nothing waiting.
     pub fn poll(&mut self, now: Time, port: PortId) -> Result<usize, Lost> {
         self.poll_some(now, port, VECTOR)
+            .map(|carried| carried.frames)
     }
 
     /// As [`poll`](Worker::poll), but carries at most so many frames, and a vector at the most.
@@ -75,12 +90,13 @@ impl Worker {
         now: Time,
         port: PortId,
         most: usize,
-    ) -> Result<usize, Lost> {
+    ) -> Result<Carried, Lost> {
         // First what is due, so that nothing that comes now overtakes it.
         self.release(now);
+        self.peers.clear();
         let topology = self.datapath.topology();
         let Some(ingress) = topology.port(port) else {
-            return Ok(0);
+            return Ok(Carried::default());
         };
         let room = &mut self.frames[..most.min(VECTOR)];
         let received = match ingress.queue(self.index).receive(room) {
@@ -91,7 +107,7 @@ impl Worker {
             }
         };
         if received == 0 {
-            return Ok(0);
+            return Ok(Carried::default());
         }
         let bytes = self.frames[..received].iter().map(Frame::len).sum();
         ingress.count_received(self.index, received, bytes);
@@ -99,9 +115,24 @@ impl Worker {
             None => received,
             Some(treatment) => self.admit(now, ingress, treatment, received),
         };
+        let refused = admitted == 0 && received == VECTOR;
+        let closed_until = match topology.treatment(port) {
+            Some(treatment) if refused => treatment.from.closed_until(now),
+            _ => None,
+        };
         self.forward(now, &topology, port, admitted);
         self.send(now, &topology);
-        Ok(received)
+        Ok(Carried {
+            frames: received,
+            bytes,
+            shared: matches!(topology.role(port), Role::Uplink { .. }),
+            closed_until,
+        })
+    }
+
+    /// The ports that frames of the last vector left by.
+    pub(crate) fn peers(&self) -> &[PortId] {
+        &self.peers
     }
 
     /// When a frame that was held back goes on, if one is: [`release`](Worker::release) is then to
@@ -182,6 +213,13 @@ impl Worker {
         port.queue(self.index)
     }
 
+    /// Does something with its queue of a port, if there is such a port.
+    pub(crate) fn with_queue(&self, port: PortId, act: impl FnOnce(&Queue)) {
+        if let Some(port) = self.datapath.topology().port(port) {
+            act(self.queue(port));
+        }
+    }
+
     /// Tells the control plane of a port that is gone, once for all queues.
     pub(crate) fn tell_of(&self, lost: &Lost) {
         if lost.port.lose() {
@@ -257,6 +295,7 @@ impl Worker {
             for (slot, &(_, index)) in batch.iter_mut().zip(run) {
                 *slot = &self.frames[index as usize];
             }
+            self.peers.push(run[0].0);
             exit.send(run[0].0, &mut batch[..run.len()]);
         }
         self.departures.clear();

@@ -22,6 +22,8 @@ pub(super) struct Watch {
     seen: Vec<u32>,
     /// Looks since frames last came.
     in_vain: u32,
+    /// Whether the last look found more than a conversation has under way.
+    many: bool,
     /// Tokens of the ports where frames are expected, those found last first.
     expected: Vec<u64>,
 }
@@ -39,7 +41,9 @@ impl Watch {
 
     /// Replaces `ready` by where frames are expected, if it is known and not time to ask again.
     pub(super) fn guess(&self, ready: &mut Vec<u64>) -> bool {
-        let guesses = !self.expected.is_empty() && !self.looks.is_multiple_of(NOW_AND_THEN as u32);
+        let guesses = !self.expected.is_empty()
+            && !self.many
+            && !self.looks.is_multiple_of(NOW_AND_THEN as u32);
         if guesses {
             ready.clone_from(&self.expected);
         }
@@ -79,9 +83,10 @@ impl Watch {
         self.seen[port] = self.looks;
     }
 
-    /// Ends a look.
-    pub(super) fn found(&mut self, frames: bool) {
-        if frames {
+    /// Ends a look, which found so many frames.
+    pub(super) fn found(&mut self, frames: usize) {
+        self.many = frames > EXPECTED;
+        if frames > 0 {
             self.in_vain = 0;
             return;
         }

@@ -44,6 +44,7 @@ pub use reserve::{
     reserve,
 };
 pub(crate) use silence::Silence;
+pub(crate) use sys::set_cpu_turn;
 pub use sys::{close_on_exec_from, signal_descriptor, signal_process};
 pub use tap::{TapOptions, TapQueue, open_tap};
 

@@ -44,6 +44,31 @@ impl Poller {
             .map_err(|error| context("add to an epoll set", error))
     }
 
+    /// Reports a descriptor of the set no more, until it is added to it again by
+    /// [`resume`](Poller::resume); but for one that is wrong or has ended.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor is not in the set.
+    pub(crate) fn pause(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.modify(fd, EpollEvent::new(EpollFlags::empty(), token))
+    }
+
+    /// Reports a descriptor again.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor is not in the set.
+    pub(crate) fn resume(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.modify(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+    }
+
+    fn modify(&self, fd: BorrowedFd<'_>, mut event: EpollEvent) -> io::Result<()> {
+        self.epoll
+            .modify(fd, &mut event)
+            .map_err(|error| context("change an epoll set", error))
+    }
+
     /// Removes a descriptor. Closing it removes it too, unless it was duplicated.
     ///
     /// # Errors
