@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use switch::io::filter::local_only_filter;
 use switch::io::has_ipv6;
 use switch::{Event, PortId, Settings, Switch};
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Event as ApiEvent, EventAction, EventKind, PortKind};
 use crate::host::{self, HostLink, HostState};
-use crate::ipam;
+use crate::ipam::{self, AddressPool};
 use crate::netns::Netns;
 
 mod access;
@@ -100,6 +100,11 @@ pub(crate) struct DaemonOptions {
     pub port_kind: Option<PortKind>,
     /// Whether new networks have IPv6 unless told otherwise; if the host uses it when absent.
     pub ipv6: Option<bool>,
+    /// Where networks without a subnet of their own get one from; those that Docker's users know,
+    /// and a prefix of unique local addresses of the daemon's own, for a family without any.
+    pub pools: Vec<AddressPool>,
+    /// Subnets of the network `bridge`, when it is made; chosen from the pools for a family without.
+    pub bridge_subnets: Vec<IpNet>,
     /// Lower the TCP segment size announced over an uplink to what fits its MTU.
     pub clamp_mss: bool,
     /// Bounds of the connection table.
@@ -122,6 +127,8 @@ struct Daemon {
     ipv6: bool,
     /// The IPv6 subnets of networks are cut from this.
     ula: Ipv6Net,
+    /// See [`DaemonOptions::pools`].
+    pools: Vec<AddressPool>,
     /// Inode of the namespace that the daemon is in.
     netns: u64,
     host: HostState,
@@ -202,6 +209,7 @@ impl Daemon {
             port_kind,
             ipv6: options.ipv6.unwrap_or_else(host::uses_ipv6),
             ula,
+            pools: options.pools.clone(),
             netns: Netns::current()?.inode(),
             host: watched.borrow().clone(),
             networks: Vec::new(),
@@ -254,7 +262,7 @@ impl Daemon {
         }
         daemon.apply_as(EventAction::Adopted);
         daemon
-            .ensure_bridge()
+            .ensure_bridge(&options.bridge_subnets)
             .context("can't make the network bridge")?;
         for record in containers {
             daemon.adopt(record);

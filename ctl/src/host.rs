@@ -12,6 +12,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use switch::frame::MacAddr;
 
+use crate::ipam::Occupied;
+
 mod follow;
 mod message;
 
@@ -177,12 +179,16 @@ impl HostState {
             .collect()
     }
 
-    /// Every subnet that the host has an address in or a route to, for choosing others.
-    pub(crate) fn subnets(&self) -> Vec<IpNet> {
-        let addresses = self.addresses.iter().map(|address| address.net.trunc());
-        let routes = self.routes.iter().map(|route| route.destination);
-        let subnets: BTreeSet<IpNet> = addresses.chain(routes).collect();
-        subnets.into_iter().collect()
+    /// What the host has an address in or a route to, for choosing the subnets of networks.
+    pub(crate) fn occupied(&self) -> Occupied {
+        let addresses = self.addresses.iter();
+        let routers = self.routes.iter().filter_map(|route| route.via);
+        Occupied {
+            networks: Vec::new(),
+            routes: self.routes.iter().map(|it| it.destination).collect(),
+            connected: addresses.clone().map(|it| it.net.trunc()).collect(),
+            hosts: addresses.map(|it| it.net.addr()).chain(routers).collect(),
+        }
     }
 }
 

@@ -5,18 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 use switch::frame::MacAddr;
+
+mod subnet;
+
+pub(crate) use subnet::{
+    AddressPool, Occupied, check_subnet, choose_subnet, choose_ula, ula_prefix,
+};
 
 /// Why there is no subnet or no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum IpamError {
     #[error(
-        "no private subnet is free: each of 172.17-31.0.0/16, 192.168.0.0/16 and 10.0.0.0/8 \
-         overlaps a route of the host or another network; name one with --subnet"
+        "no subnet is free in {0}: each overlaps a route of the host or another network; name one \
+         with --subnet, or give the daemon other pools (--pool)"
     )]
-    NoSubnetFree,
+    NoSubnetFree(String),
     #[error(
         "no IPv6 subnet is free: each /64 of this daemon's {0} overlaps a route of the host or \
          another network; name one with --subnet, or do without (--ipv6=false)"
@@ -51,132 +58,9 @@ pub(crate) enum IpamError {
     Full { subnet: IpNet, held: u128 },
 }
 
-/// Chooses the subnet of a new network: the first candidate that overlaps nothing in `taken`, the
-/// routes and addresses of the host and the subnets of the other networks.
-///
-/// The candidates, in this order, are those that Docker's users know: 172.17.0.0/16 to
-/// 172.31.0.0/16, then 192.168.0.0/20 to 192.168.240.0/20, then 10.0.0.0/16 to 10.127.0.0/16, all
-/// of RFC 1918; and where that is not enough 10.128.0.0/20 to 10.255.240.0/20, two thousand more.
-///
-/// Default routes overlap everything and so say nothing; the same goes for the two halves of one
-/// (0.0.0.0/1 and 128.0.0.0/1) that VPN clients lay over it.
-pub(crate) fn choose_subnet(taken: &[IpNet]) -> Result<Ipv4Net, IpamError> {
-    let taken = Taken::new(taken);
-    candidates()
-        .find(|candidate| !taken.overlaps(IpNet::V4(*candidate)))
-        .ok_or(IpamError::NoSubnetFree)
-}
-
-/// Chooses the IPv6 subnet of a new network: the first /64 of `prefix` that overlaps nothing in
-/// `taken`. They go by number, `fd12:3456:789a:0::/64` first.
-pub(crate) fn choose_ula(prefix: Ipv6Net, taken: &[IpNet]) -> Result<Ipv6Net, IpamError> {
-    let candidates = prefix
-        .subnets(64)
-        .map_err(|_| IpamError::NoUlaFree(prefix))?;
-    let taken = Taken::new(taken);
-    candidates
-        .into_iter()
-        .find(|candidate| !taken.overlaps(IpNet::V6(*candidate)))
-        .ok_or(IpamError::NoUlaFree(prefix))
-}
-
-/// The site prefix of a daemon: `fd00::/8` with a global id that it drew at random (RFC 4193
-/// clause 3.2), so that two daemons' networks may be joined one day. Of `global_id` the last 40
-/// bits count.
-pub(crate) fn ula_prefix(global_id: u64) -> Ipv6Net {
-    let bits = 0xfd_u128 << 120 | u128::from(global_id & 0xff_ffff_ffff) << 80;
-    Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), 48)
-}
-
-/// Checks a subnet that the user named for a new network against the host's routes and addresses
-/// and the other networks, and hands it back without its host bits.
-pub(crate) fn check_subnet(
-    wanted: IpNet,
-    host: &[IpNet],
-    networks: &[IpNet],
-) -> Result<IpNet, IpamError> {
-    let wanted = wanted.trunc();
-    let first = wanted.network();
-    // A link-local address means another host on every link.
-    let link_local = match first {
-        IpAddr::V4(first) => first.is_link_local(),
-        IpAddr::V6(first) => first.is_unicast_link_local(),
-    };
-    if first.is_loopback() || first.is_multicast() || link_local || wanted.prefix_len() == 0 {
-        return Err(IpamError::NotUnicast(wanted));
-    }
-    if wanted.max_prefix_len() - wanted.prefix_len() < 2 {
-        return Err(IpamError::TooSmall(wanted));
-    }
-    if let Some(other) = overlapping(wanted, networks) {
-        return Err(IpamError::Overlap {
-            wanted,
-            other,
-            what: "the subnet of another network",
-        });
-    }
-    if let Some(other) = overlapping(wanted, host) {
-        return Err(IpamError::Overlap {
-            wanted,
-            other,
-            what: "which the host reaches already",
-        });
-    }
-    Ok(wanted)
-}
-
 /// The gateway of a network unless the user names one: the first address of its hosts.
 pub(crate) fn default_gateway(subnet: IpNet) -> IpAddr {
     nth(subnet, 1)
-}
-
-fn candidates() -> impl Iterator<Item = Ipv4Net> {
-    let docker = (17..=31).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
-    let small = (0..16).map(|step| (Ipv4Addr::new(192, 168, step * 16, 0), 20));
-    let large = (0..128).map(|second| (Ipv4Addr::new(10, second, 0, 0), 16));
-    let first = Ipv4Addr::new(10, 128, 0, 0).to_bits();
-    let many = (0..2048).map(move |step| (Ipv4Addr::from_bits(first + (step << 12)), 20));
-    docker
-        .chain(small)
-        .chain(large)
-        .chain(many)
-        .filter_map(|(address, prefix_len)| Ipv4Net::new(address, prefix_len).ok())
-}
-
-fn overlapping(wanted: IpNet, taken: &[IpNet]) -> Option<IpNet> {
-    let mut taken = taken.iter().copied().filter(says_something);
-    taken.find(|other| other.contains(&wanted.network()) || wanted.contains(&other.network()))
-}
-
-/// Default routes overlap everything.
-fn says_something(net: &IpNet) -> bool {
-    net.prefix_len() > 1
-}
-
-/// What is not to be overlapped, for many questions: there are thousands of candidates, and a router
-/// knows many routes.
-struct Taken {
-    /// None overlaps another.
-    sorted: Vec<IpNet>,
-}
-
-impl Taken {
-    fn new(taken: &[IpNet]) -> Taken {
-        let taken = taken.iter().copied().filter(says_something);
-        let mut sorted = IpNet::aggregate(&taken.collect());
-        sorted.sort();
-        Taken { sorted }
-    }
-
-    fn overlaps(&self, wanted: IpNet) -> bool {
-        // Of those that begin before `wanted` ends the last one ends last.
-        let later = self
-            .sorted
-            .partition_point(|net| net.network() <= wanted.broadcast());
-        self.sorted[..later]
-            .last()
-            .is_some_and(|net| net.broadcast() >= wanted.network())
-    }
 }
 
 /// The addresses of one network and who holds them: a pool a subnet, IPv4 ones first.
@@ -198,16 +82,14 @@ impl Pools {
     /// `reserved` ones to nobody.
     pub(crate) fn limit(&mut self, ranges: &[IpNet], reserved: &[IpAddr]) -> Result<(), IpamError> {
         let subnets = self.subnets();
-        for range in ranges {
-            let mut pools = self.0.iter_mut();
-            let pool = pools.find(|it| it.subnet.contains(range)).ok_or_else(|| {
-                let (range, subnets) = (*range, subnets.clone());
-                IpamError::RangeOutside { range, subnets }
-            })?;
-            let base = bits(pool.subnet.network());
-            pool.first = (bits(range.network()) - base).max(1);
-            pool.last = (bits(range.broadcast()) - base).min(pool.last);
-            pool.next = pool.first;
+        if let Some(&range) = ranges
+            .iter()
+            .find(|range| !self.0.iter().any(|it| it.subnet.contains(*range)))
+        {
+            return Err(IpamError::RangeOutside { range, subnets });
+        }
+        for pool in &mut self.0 {
+            pool.limit(ranges);
         }
         for &address in reserved {
             let mut pools = self.0.iter_mut();
@@ -329,10 +211,10 @@ impl Pools {
 struct Allocator {
     subnet: IpNet,
     gateway: IpAddr,
-    /// Distances from the network address of the first and the last one that are given to those
-    /// who name none, and of the one to try next.
-    first: u128,
-    last: u128,
+    /// The addresses that are given to endpoints that name none, as distances from the network
+    /// address: ranges in ascending order without overlaps, at least one.
+    ranges: Vec<RangeInclusive<u128>>,
+    /// The distance to try next.
     next: u128,
     /// Nobody's.
     reserved: BTreeSet<IpAddr>,
@@ -350,8 +232,7 @@ impl Allocator {
         let allocator = Allocator {
             subnet,
             gateway,
-            first: 1,
-            last: last(subnet),
+            ranges: vec![1..=last(subnet)],
             next: 1,
             reserved: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -370,22 +251,54 @@ impl Allocator {
 
     /// The address at this distance, if an endpoint may have it.
     fn at(&self, distance: u128) -> Option<IpAddr> {
-        let given = (self.first..=self.last).contains(&distance);
+        let given = self.ranges.iter().any(|range| range.contains(&distance));
         let address = given.then(|| nth(self.subnet, distance))?;
         self.check(address).is_ok().then_some(address)
+    }
+
+    /// Gives endpoints that name no address those within `ranges` alone, as far as they are of this
+    /// subnet. A range that holds no address to give, as the network address alone, is left out.
+    fn limit(&mut self, ranges: &[IpNet]) {
+        let base = bits(self.subnet.network());
+        let own = ranges.iter().filter(|range| self.subnet.contains(*range));
+        let mut own: Vec<_> = own
+            .map(|range| {
+                let first = (bits(range.network()) - base).max(1);
+                first..=(bits(range.broadcast()) - base).min(last(self.subnet))
+            })
+            .filter(|range| !range.is_empty())
+            .collect();
+        own.sort_by_key(|range| *range.start());
+        // Of two CIDR blocks that overlap, one contains the other.
+        own.dedup_by(|later, earlier| later.end() <= earlier.end());
+        if let Some(first) = own.first() {
+            self.next = *first.start();
+            self.ranges = own;
+        }
+    }
+
+    /// How many addresses the ranges have.
+    fn size(&self) -> u128 {
+        let sizes = self.ranges.iter().map(|it| it.end() - it.start() + 1);
+        sizes.fold(0, u128::saturating_add)
+    }
+
+    /// The distance behind this one, round all ranges.
+    fn after(&self, distance: u128) -> u128 {
+        let later = self.ranges.iter().find(|range| *range.end() > distance);
+        match later {
+            Some(range) => (*range.start()).max(distance + 1),
+            None => *self.ranges[0].start(),
+        }
     }
 
     /// Gives `holder` the next free address.
     fn allocate(&mut self, holder: &str) -> Result<IpAddr, IpamError> {
         // Of so many in a row, one is neither held nor reserved nor the subnet's own.
         let enough = (self.held.len() + self.reserved.len() + 4) as u128;
-        for _ in 0..enough.min(self.last - self.first + 1) {
+        for _ in 0..enough.min(self.size()) {
             let address = nth(self.subnet, self.next);
-            self.next = if self.next >= self.last {
-                self.first
-            } else {
-                self.next + 1
-            };
+            self.next = self.after(self.next);
             if self.check(address).is_ok() && !self.held.contains_key(&address) {
                 self.held.insert(address, holder.to_owned());
                 return Ok(address);

@@ -50,7 +50,7 @@ const UDP: Section = Section {
         row("RFC4787-6", "what the inside sends refreshes a mapping"),
         row(
             "RFC4787-7",
-            "an inside subnet that overlaps one outside is refused, with a clear error",
+            "an inside subnet that clashes with one outside is refused, with a clear error",
         ),
         row(
             "RFC4787-8",

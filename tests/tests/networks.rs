@@ -433,3 +433,71 @@ fn networks_are_made_with_ranges_and_labels_and_pruned() {
     let left = scene.json(&["network", "ls"]);
     assert_eq!(left.as_array().map(Vec::len), Some(2));
 }
+
+/// A company's network, or a VPN: the host has routes to all private addresses.
+#[test]
+fn a_first_start_finds_room_within_routes_to_all_private_addresses() {
+    let Some(mut scene) = Scene::without_daemon("tap") else {
+        return;
+    };
+    for block in ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"] {
+        scene.host.ip(&format!("route add {block} via {OUTSIDE}"));
+    }
+    scene
+        .host
+        .ip(&format!("route add 172.17.0.0/17 via {OUTSIDE}"));
+    scene.start_daemon();
+    // What a route names more precisely stays the route's.
+    let bridge = scene.json(&["network", "inspect", "bridge"]);
+    assert_eq!(bridge["subnets"][0], "172.18.0.0/16");
+    let web = scene.container("web", &[]);
+    assert!(answers(&scene.host, web.address));
+    // The user's word, within a route; but not in the place of one.
+    let create =
+        |name: &str, subnet: &str| scene.pontoon(&["network", "create", name, "--subnet", subnet]);
+    create("own", "10.200.7.0/24").success();
+    let clash = create("other", "172.17.0.0/16").failure();
+    assert!(clash.contains("172.17.0.0/17"), "{clash}");
+}
+
+#[test]
+fn subnets_come_from_the_pools_of_the_daemon() {
+    let options = [
+        "--pool=10.201.0.0/24,size=26",
+        "--pool=10.202.0.0/16",
+        "--pool=fd20:1::/48",
+        "--bridge-subnet=10.200.0.0/24",
+        "--ipv6=true",
+    ];
+    let Some(scene) = Scene::with_daemon_options(&options) else {
+        return;
+    };
+    let subnets = |name: &str| scene.json(&["network", "inspect", name])["subnets"].clone();
+    let expected = serde_json::json!(["10.200.0.0/24", "fd20:1::/64"]);
+    assert_eq!(subnets("bridge"), expected);
+    for at in 0..5 {
+        let name = format!("n{at}");
+        scene.pontoon(&["network", "create", &name]).success();
+    }
+    assert_eq!(subnets("n3")[0], "10.201.0.192/26");
+    assert_eq!(subnets("n4")[0], "10.202.0.0/24");
+}
+
+#[test]
+fn addresses_come_from_every_range_of_a_subnet() {
+    let Some(scene) = Scene::new() else { return };
+    let ranges = ["10.61.0.16/31", "10.61.0.128/31"].map(|it| format!("--ip-range={it}"));
+    let [first, second] = &ranges;
+    let create = [
+        "network",
+        "create",
+        "n",
+        "--subnet=10.61.0.0/24",
+        first,
+        second,
+    ];
+    scene.pontoon(&create).success();
+    let given = ["a", "b", "c", "d"].map(|name| scene.container(name, &["--net=n"]).address);
+    let expected = [16, 17, 128, 129].map(|last| IpAddr::from([10, 61, 0, last]));
+    assert_eq!(given, expected);
+}

@@ -8,10 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser, TypedValueParser};
 
+use ipnet::IpNet;
+
 use super::engine::EngineArgs;
 use crate::api::PortKind;
 use crate::daemon::DaemonOptions;
 use crate::host::UplinkChoice;
+use crate::ipam::AddressPool;
 
 #[derive(Args)]
 pub(super) struct DaemonArgs {
@@ -62,6 +65,13 @@ pub(super) struct DaemonArgs {
     /// Whether new networks have IPv6 unless told otherwise [default: if the host has it]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv6: Option<bool>,
+    /// Addresses to choose the subnets of new networks from, in subnets of the given prefix length;
+    /// may be repeated [default: Docker's, and a unique local prefix for IPv6]
+    #[arg(long, value_name = "CIDR[,size=LENGTH]")]
+    pool: Vec<AddressPool>,
+    /// The subnet of the network bridge, when it is made; may be repeated [default: from the pools]
+    #[arg(long, value_name = "CIDR")]
+    bridge_subnet: Vec<IpNet>,
     /// Lower the segment size that TCP announces over an uplink to what fits its MTU; for paths
     /// that lose the messages by which the ends would find out
     #[arg(long)]
@@ -93,6 +103,8 @@ impl DaemonArgs {
             no_halt: self.no_halt,
             port_kind: self.port_kind,
             ipv6: self.ipv6,
+            pools: self.pool,
+            bridge_subnets: self.bridge_subnet,
             clamp_mss: self.clamp_mss,
             limits: self.engine.limits(),
             dns: self.dns,

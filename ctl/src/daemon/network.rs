@@ -133,17 +133,23 @@ fn add_host_port(record: &NetworkRecord, kind: PortKind, switch: &Switch) -> io:
 }
 
 impl Daemon {
-    /// Makes the network `bridge` unless the store has it.
-    pub(super) fn ensure_bridge(&mut self) -> Result<(), Failure> {
-        if self
-            .networks
-            .iter()
-            .any(|network| network.record.name == BRIDGE)
-        {
+    /// Makes the network `bridge` unless the store has it, of these subnets if there are any.
+    pub(super) fn ensure_bridge(&mut self, subnets: &[IpNet]) -> Result<(), Failure> {
+        let mut networks = self.networks.iter();
+        if let Some(bridge) = networks.find(|network| network.record.name == BRIDGE) {
+            let has = |subnet: &IpNet| bridge.record.subnets.contains(&subnet.trunc());
+            if !subnets.iter().all(has) {
+                tracing::warn!(
+                    "network {BRIDGE} keeps {}, which it was made of, not --bridge-subnet: \
+                     containers have addresses there",
+                    list(&bridge.record.subnets)
+                );
+            }
             return Ok(());
         }
         let request = CreateNetwork {
             name: BRIDGE.to_owned(),
+            subnets: subnets.to_vec(),
             ..Default::default()
         };
         self.create_network(request).map(|_| ())
@@ -409,7 +415,7 @@ pub(super) fn remove_interface(name: &str) {
 pub(super) fn refused(error: IpamError) -> Failure {
     let text = error.to_string();
     match error {
-        IpamError::NoSubnetFree
+        IpamError::NoSubnetFree(_)
         | IpamError::NoUlaFree(_)
         | IpamError::Overlap { .. }
         | IpamError::Held { .. }

@@ -104,7 +104,12 @@ fn changes_of_links_addresses_and_routes_are_seen() {
         };
         // No default route yet: whatever is up and has an address, but not what is ours.
         assert_eq!(names(&host), ["up0"]);
-        assert!(host.borrow().subnets().contains(&net("172.17.0.0/16")));
+        assert!(
+            host.borrow()
+                .occupied()
+                .routes
+                .contains(&net("172.17.0.0/16"))
+        );
 
         link::set_default_route(ip("192.0.2.1"), "up0").unwrap();
         until(&mut host, "a default route", |state| {

@@ -18,9 +18,13 @@ fn allocator(subnet: &str) -> Allocator {
 // Feature: disjoint-pools
 #[test]
 fn the_first_subnet_that_overlaps_nothing_is_chosen() {
+    // Other networks' subnets, which nothing may overlap.
     let chosen = |taken: &[&str]| {
-        let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
-        choose_subnet(&taken).map(|subnet| subnet.to_string())
+        let occupied = Occupied {
+            networks: taken.iter().map(|text| net(text)).collect(),
+            ..Default::default()
+        };
+        choose_subnet(&AddressPool::defaults(), &occupied).map(|subnet| subnet.to_string())
     };
     assert_eq!(chosen(&[]).unwrap(), "172.17.0.0/16");
     assert_eq!(chosen(&["172.17.0.0/16"]).unwrap(), "172.18.0.0/16");
@@ -43,7 +47,11 @@ fn the_first_subnet_that_overlaps_nothing_is_chosen() {
     let most = [&half[..], &["10.128.0.0/10", "10.192.0.0/11"]].concat();
     assert_eq!(chosen(&most).unwrap(), "10.224.0.0/20");
     let all = ["172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"];
-    assert_eq!(chosen(&all), Err(IpamError::NoSubnetFree));
+    let error = chosen(&all).unwrap_err().to_string();
+    assert!(
+        error.contains("10.128.0.0/9") && error.contains("--pool"),
+        "{error}"
+    );
     // Default routes, and IPv6, hinder nothing.
     assert_eq!(
         chosen(&["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "fd00::/8"]).unwrap(),
@@ -51,38 +59,151 @@ fn the_first_subnet_that_overlaps_nothing_is_chosen() {
     );
 }
 
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| net(text)).collect()
+}
+
+// Feature: disjoint-pools
+#[test]
+fn a_host_with_routes_to_all_private_addresses_has_room_within_them() {
+    let vpn = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"];
+    let mut occupied = Occupied {
+        routes: nets(&vpn),
+        connected: nets(&["172.17.3.0/24"]),
+        hosts: vec![ip("172.17.3.9"), ip("172.18.0.1")],
+        networks: nets(&["172.19.0.0/16"]),
+    };
+    let chosen = |occupied: &Occupied| {
+        let subnet = choose_subnet(&AddressPool::defaults(), occupied).unwrap();
+        subnet.to_string()
+    };
+    // Neither where the host is, nor where a router is, nor where a network is.
+    assert_eq!(chosen(&occupied), "172.20.0.0/16");
+    assert_eq!(
+        occupied.covering(net("172.20.0.0/16")),
+        Some(net("172.16.0.0/12"))
+    );
+    // Nor what a route names more precisely, or just so.
+    occupied
+        .routes
+        .extend(nets(&["172.20.7.0/24", "172.21.0.0/16"]));
+    assert_eq!(chosen(&occupied), "172.22.0.0/16");
+    // A block that nothing covers is preferred.
+    occupied
+        .routes
+        .retain(|route| *route != net("192.168.0.0/16"));
+    assert_eq!(chosen(&occupied), "192.168.0.0/20");
+    let ula = choose_ula(ula_prefix(1), &occupied).unwrap();
+    assert_eq!(ula, net("fd00:0:1::/64"));
+}
+
+#[test]
+fn pools_of_the_daemons_own() {
+    let pool = |text: &str| text.parse::<AddressPool>();
+    let chosen = |pools: &[&str], networks: &[&str]| {
+        let pools: Vec<AddressPool> = pools.iter().map(|text| pool(text).unwrap()).collect();
+        let occupied = Occupied {
+            networks: nets(networks),
+            ..Default::default()
+        };
+        choose_subnet(&pools, &occupied).map(|subnet| subnet.to_string())
+    };
+    assert_eq!(chosen(&["10.200.0.0/16"], &[]).unwrap(), "10.200.0.0/24");
+    let two = ["base=10.200.0.0/23,size=24", "10.201.0.0/26"];
+    let taken = ["10.200.0.0/24", "10.200.1.0/24"];
+    assert_eq!(chosen(&two, &taken[..1]).unwrap(), "10.200.1.0/24");
+    assert_eq!(chosen(&two, &taken).unwrap(), "10.201.0.0/26");
+    assert_eq!(chosen(&["fd07::/48"], &[]).unwrap(), "fd07::/64");
+    assert!(pool("fd07::/48").unwrap().is_ipv6());
+    // Of 2^56 subnets without a free one, an answer all the same.
+    assert!(chosen(&["fd00::/8,size=64"], &["fd00::/8"]).is_err());
+    for bad in [
+        "",
+        "10.0.0.0",
+        "10.0.0.0/33",
+        "10.0.0.0/16,24",
+        "10.0.0.0/16,size=",
+        "10.0.0.0/16,size=8",
+        "10.0.0.0/16,size=31",
+        "10.0.0.0/31",
+        "fd00::/48,size=127",
+    ] {
+        assert!(pool(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn several_ranges_of_a_subnet_are_used_in_turn() {
+    let subnets = nets(&["10.61.0.0/24", "fd00:61::/64"]);
+    let gateways = [ip("10.61.0.1"), ip("fd00:61::1")];
+    let mut pools = Pools::new(&subnets, &gateways).unwrap();
+    let ranges = nets(&[
+        "10.61.0.128/31",
+        "10.61.0.16/30",
+        "10.61.0.18/32",
+        "fd00:61::10/125",
+    ]);
+    pools.limit(&ranges, &[ip("10.61.0.17")]).unwrap();
+    let mut next = |holder: &str| {
+        let given = pools.allocate(&[], holder)?;
+        Ok::<_, IpamError>(given.iter().map(|net| net.addr()).collect::<Vec<_>>())
+    };
+    assert_eq!(next("a").unwrap(), [ip("10.61.0.16"), ip("fd00:61::10")]);
+    assert_eq!(next("b").unwrap(), [ip("10.61.0.18"), ip("fd00:61::12")]);
+    assert_eq!(next("c").unwrap(), [ip("10.61.0.19"), ip("fd00:61::13")]);
+    assert_eq!(next("d").unwrap()[0], ip("10.61.0.128"));
+    assert_eq!(next("e").unwrap()[0], ip("10.61.0.129"));
+    assert!(matches!(next("f"), Err(IpamError::Full { .. })));
+    pools.release(&nets(&["10.61.0.19/24"]));
+    assert_eq!(
+        pools.allocate(&[], "g").unwrap()[0].addr(),
+        ip("10.61.0.19")
+    );
+    // The network address alone gives nobody an address; the range says nothing then.
+    let mut pools = Pools::new(&subnets[..1], &gateways[..1]).unwrap();
+    pools.limit(&nets(&["10.61.0.0/32"]), &[]).unwrap();
+    assert_eq!(pools.allocate(&[], "a").unwrap()[0].addr(), ip("10.61.0.2"));
+}
+
 // Conforms: RFC4787-7
 #[test]
 fn a_subnet_of_the_users_own_is_checked() {
-    let host = [net("10.0.0.0/8"), net("0.0.0.0/0")];
-    let networks = [net("172.17.0.0/16")];
-    let check = |text| check_subnet(net(text), &host, &networks);
+    let occupied = Occupied {
+        networks: nets(&["172.17.0.0/16"]),
+        routes: nets(&["10.0.0.0/8", "10.9.0.0/24", "0.0.0.0/0", "0.0.0.0/1"]),
+        connected: nets(&["172.30.0.0/16"]),
+        hosts: vec![ip("172.30.0.5"), ip("172.30.0.1")],
+    };
+    let check = |text| check_subnet(net(text), &occupied);
     assert_eq!(check("192.168.5.9/24"), Ok(net("192.168.5.0/24")));
     assert_eq!(check("fd00:1::/64"), Ok(net("fd00:1::/64")));
-    let clash = check("10.3.0.0/16").unwrap_err().to_string();
-    assert!(
-        clash.contains("10.0.0.0/8") && clash.contains("host"),
-        "{clash}"
-    );
+    // Within a less specific route, and within the subnet of a link, the user's word holds.
+    assert_eq!(check("10.3.0.0/16"), Ok(net("10.3.0.0/16")));
+    assert_eq!(check("172.30.7.0/24"), Ok(net("172.30.7.0/24")));
+    for (wanted, other) in [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.8.0.0/15", "10.9.0.0/24"),
+        ("10.9.0.0/24", "10.9.0.0/24"),
+        ("172.30.0.0/15", "172.30.0.0/16"),
+        ("172.30.0.0/24", "172.30.0.5/32"),
+    ] {
+        let clash = check(wanted).unwrap_err().to_string();
+        assert!(clash.contains(other) && clash.contains("host"), "{clash}");
+    }
     let clash = check("172.16.0.0/12").unwrap_err().to_string();
     assert!(
         clash.contains("172.17.0.0/16, the subnet of another network"),
         "{clash}"
     );
+    let clash = check("172.17.9.0/24").unwrap_err().to_string();
+    assert!(clash.contains("another network"), "{clash}");
     assert!(matches!(
         check("192.168.0.0/31"),
         Err(IpamError::TooSmall(_))
     ));
-    assert!(matches!(
-        check("224.0.0.0/24"),
-        Err(IpamError::NotUnicast(_))
-    ));
-    assert!(matches!(
-        check("127.0.0.0/8"),
-        Err(IpamError::NotUnicast(_))
-    ));
-    assert!(matches!(check("0.0.0.0/0"), Err(IpamError::NotUnicast(_))));
-    assert!(matches!(check("::/0"), Err(IpamError::NotUnicast(_))));
+    for nobodys in ["224.0.0.0/24", "127.0.0.0/8", "0.0.0.0/0", "::/0"] {
+        assert!(matches!(check(nobodys), Err(IpamError::NotUnicast(_))));
+    }
 }
 
 #[test]
@@ -252,8 +373,11 @@ fn a_daemons_own_prefix_is_divided() {
     let prefix = ula_prefix(0xffff_ff12_3456_789a);
     assert_eq!(prefix.to_string(), "fd12:3456:789a::/48");
     let choose = |taken: &[&str]| {
-        let taken: Vec<IpNet> = taken.iter().map(|text| net(text)).collect();
-        choose_ula(prefix, &taken).map(|subnet| subnet.to_string())
+        let occupied = Occupied {
+            networks: nets(taken),
+            ..Default::default()
+        };
+        choose_ula(prefix, &occupied).map(|subnet| subnet.to_string())
     };
     assert_eq!(
         choose(&["::/0", "fd00::/64"]).unwrap(),
@@ -266,7 +390,7 @@ fn a_daemons_own_prefix_is_divided() {
     assert!(choose(&["fc00::/7"]).is_err());
     assert!(choose(&["fd12:3456:789a::/48"]).is_err());
     for link_local in ["fe80::/64", "169.254.0.0/16"] {
-        assert!(check_subnet(net(link_local), &[], &[]).is_err());
+        assert!(check_subnet(net(link_local), &Occupied::default()).is_err());
     }
 }
 

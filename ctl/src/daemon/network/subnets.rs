@@ -12,7 +12,7 @@ use switch::io::has_ipv6;
 
 use super::{Daemon, Failure, list, pools, refused};
 use crate::api::CreateNetwork;
-use crate::ipam::{self, IpamError};
+use crate::ipam::{self, AddressPool, IpamError};
 
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 clause 5). Linux turns it off below.
 const IPV6_MTU: u32 = 1280;
@@ -25,33 +25,51 @@ impl Daemon {
         mtu: u32,
     ) -> Result<Vec<(IpNet, IpAddr)>, Failure> {
         let (ipv4, ipv6) = self.choose_families(request, mtu)?;
-        let host = self.host.subnets();
-        let mut networks: Vec<IpNet> = self
-            .networks
-            .iter()
-            .flat_map(|network| network.record.subnets.clone())
-            .collect();
+        let mut occupied = self.host.occupied();
+        let networks = self.networks.iter();
+        let others = networks.flat_map(|network| network.record.subnets.iter().copied());
+        occupied.networks.extend(others);
         let mut subnets = Vec::new();
         for &subnet in &request.subnets {
-            let subnet = ipam::check_subnet(subnet, &host, &networks).map_err(refused)?;
-            networks.push(subnet);
+            let subnet = ipam::check_subnet(subnet, &occupied).map_err(refused)?;
+            occupied.networks.push(subnet);
             subnets.push(subnet);
         }
-        let taken = [host, networks].concat();
         if ipv4 && !subnets.iter().any(|subnet| subnet.addr().is_ipv4()) {
-            subnets.push(IpNet::V4(ipam::choose_subnet(&taken).map_err(refused)?));
+            let pools = self.pools(false).unwrap_or_else(AddressPool::defaults);
+            subnets.push(ipam::choose_subnet(&pools, &occupied).map_err(refused)?);
         }
         if ipv6 && !subnets.iter().any(|subnet| subnet.addr().is_ipv6()) {
-            match ipam::choose_ula(self.ula, &taken) {
-                Ok(subnet) => subnets.push(IpNet::V6(subnet)),
+            let chosen = match self.pools(true) {
+                Some(pools) => ipam::choose_subnet(&pools, &occupied),
+                None => ipam::choose_ula(self.ula, &occupied),
+            };
+            match chosen {
+                Ok(subnet) => subnets.push(subnet),
                 Err(error) if request.ipv6 == Some(true) || !ipv4 => return Err(refused(error)),
                 Err(error) => tracing::warn!("network {} is IPv4 only: {error}", request.name),
+            }
+        }
+        for &subnet in &subnets {
+            if let Some(route) = occupied.covering(subnet) {
+                tracing::warn!(
+                    "network {} takes {subnet} out of {route}, which the host reaches elsewhere; \
+                     name another one with --subnet if it is in use there",
+                    request.name
+                );
             }
         }
         subnets.sort_by_key(|subnet| subnet.addr().is_ipv6());
         let gateways = choose_gateways(&subnets, &request.gateways)?;
         pools(&subnets, &gateways, &request.options)?;
         Ok(subnets.into_iter().zip(gateways).collect())
+    }
+
+    /// The pools of a family that the daemon was given; none if it was given none.
+    fn pools(&self, is_ipv6: bool) -> Option<Vec<AddressPool>> {
+        let pools = self.pools.iter().copied();
+        let pools: Vec<_> = pools.filter(|pool| pool.is_ipv6() == is_ipv6).collect();
+        (!pools.is_empty()).then_some(pools)
     }
 
     /// Whether a new network has IPv4, and whether it has IPv6.
