@@ -12,7 +12,8 @@
 //! reset at once, or its datagrams go nowhere. Nobody on the host needs to be kept waiting.
 //!
 //! Descriptors are shared with the rest of the daemon, so the flows of all relays together take at
-//! most half of those that the process may have.
+//! most half of those that the process may have, and each published port and each user of it has a
+//! share of that ([`slots`]).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,17 +22,18 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nat::Sources;
-use nix::sys::resource::{Resource, getrlimit};
 use switch::io::{replace_filter, sock_filter};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+mod owner;
 mod pipe;
+mod slots;
 mod tcp;
 mod udp;
 mod watch;
@@ -63,7 +65,7 @@ pub(crate) struct RelayCounters {
     pub(crate) bytes_out: u64,
     /// UDP: datagrams that could not be passed on (a full buffer, a closed port).
     pub(crate) dropped: u64,
-    /// UDP: clients that were forgotten early to make room for others.
+    /// Connections and clients of UDP that were ended early to make room for others.
     pub(crate) evicted: u64,
     /// Connections and datagrams of clients whom the port is not for.
     pub(crate) refused: u64,
@@ -72,6 +74,8 @@ pub(crate) struct RelayCounters {
 /// What the relays of one mapping have in common.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
+    /// Tells one mapping from another.
+    id: u64,
     /// Whom they are for, by the address that a client has here.
     allow: tokio::sync::watch::Sender<Sources>,
     counters: Counters,
@@ -79,7 +83,9 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn new(allow: Sources) -> Arc<Common> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         Arc::new(Common {
+            id: LAST.fetch_add(1, Relaxed),
             allow: tokio::sync::watch::Sender::new(allow),
             counters: Counters::default(),
         })
@@ -400,18 +406,6 @@ impl Drop for Relay {
     fn drop(&mut self) {
         drop(self.close());
     }
-}
-
-/// One slot a flow, which has two descriptors at most: so flows take half of what the process
-/// may open, and the API, the switch and new listeners find some whatever a client does.
-fn slots() -> Arc<Semaphore> {
-    static SLOTS: OnceLock<Arc<Semaphore>> = OnceLock::new();
-    let slots = SLOTS.get_or_init(|| {
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let flows = usize::try_from(limit / 4).unwrap_or(usize::MAX);
-        Arc::new(Semaphore::new(flows.clamp(16, Semaphore::MAX_PERMITS)))
-    });
-    slots.clone()
 }
 
 #[cfg(test)]

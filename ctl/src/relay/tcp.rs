@@ -2,18 +2,22 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::owner::{Of, Owner};
 use super::pipe::Pipe;
-use super::{Active, Common, Counters, SCRATCH, Target, slots};
+use super::slots::{Share, Slot, slots};
+use super::{Active, Common, SCRATCH, Target};
 
 /// How long a container may take to accept a connection. A host on the same machine answers at
 /// once; this covers one whose accept queue is full.
@@ -64,19 +68,23 @@ async fn accept(
                     let _ = client.set_zero_linger();
                     continue;
                 }
-                // Later clients wait in the listener's backlog meanwhile. A semaphore that is
-                // never closed always gives in.
-                let Ok(slot) = slots().acquire_owned().await else {
-                    return;
+                let Some(slot) = slot_for(&client, address, common) else {
+                    common.counters.total.fetch_add(1, Relaxed);
+                    common.counters.failed.fetch_add(1, Relaxed);
+                    let _ = client.set_zero_linger();
+                    continue;
                 };
                 let target = target.for_client(address);
                 let active = Active::new(common);
                 flows.spawn(async move {
                     let common = active.0.clone();
                     tokio::select! {
-                        () = carry(client, target, active, slot) => {}
+                        () = carry(client, target, active, &slot) => {}
                         // The flow is dropped, and so reset.
                         () = common.banned(address) => {}
+                        () = slot.displaced() => {
+                            common.counters.evicted.fetch_add(1, Relaxed);
+                        }
                     }
                 });
             }
@@ -91,6 +99,15 @@ async fn accept(
             }
         }
     }
+}
+
+/// A place for one more connection; none if its client has more than a share.
+fn slot_for(client: &TcpStream, address: SocketAddr, common: &Common) -> Option<Slot> {
+    let here = client.local_addr().ok()?;
+    slots().take(Share {
+        port: common.id,
+        owner: Owner::of(Of::Tcp, address, here),
+    })
 }
 
 /// Both ends of a connection. Unless they come to an orderly end they are reset when dropped,
@@ -116,7 +133,7 @@ impl Drop for Flow {
 }
 
 /// Connects and copies; the connection counts and holds its slot for as long.
-async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: OwnedSemaphorePermit) {
+async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: &Slot) {
     let mut flow = Flow {
         client,
         server: None,
@@ -139,25 +156,25 @@ async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: Owne
     // Whoever wrote in small pieces meant it: don't add the delay of Nagle's algorithm.
     let _ = flow.client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    match copy_both(&mut flow.client, server, counters).await {
+    match copy_both(&mut flow.client, server, &active, slot).await {
         Ok(()) => flow.complete = true,
         Err(error) => tracing::debug!("a connection to {target} was cut: {error}"),
     }
-    drop(flow);
-    drop(slot);
 }
 
 /// Copies in both directions until both have ended.
 async fn copy_both(
     client: &mut TcpStream,
     server: &mut TcpStream,
-    counters: &Counters,
+    active: &Active,
+    slot: &Slot,
 ) -> io::Result<()> {
+    let counters = active.counters();
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        copy(from_client, to_server, &counters.bytes_in),
-        copy(from_server, to_client, &counters.bytes_out),
+        copy(from_client, to_server, &counters.bytes_in, slot),
+        copy(from_server, to_client, &counters.bytes_out, slot),
     )?;
     Ok(())
 }
@@ -168,6 +185,7 @@ async fn copy(
     from: tokio::net::tcp::ReadHalf<'_>,
     mut to: tokio::net::tcp::WriteHalf<'_>,
     moved: &AtomicU64,
+    slot: &Slot,
 ) -> io::Result<()> {
     use tokio::io::AsyncWriteExt;
 
@@ -177,7 +195,7 @@ async fn copy(
         let pipe = if bulk { Pipe::take() } else { None };
         let carried = match pipe {
             Some(pipe) => splice_some(from.as_ref(), to.as_ref(), pipe).await?,
-            None => copy_some(&from, &mut to).await?,
+            None => copy_some(from.as_ref(), to.as_ref()).await?,
         };
         match carried {
             None => continue,
@@ -185,37 +203,57 @@ async fn copy(
             Some(length) => {
                 bulk = length >= BULK;
                 moved.fetch_add(length as u64, Relaxed);
+                slot.touch();
             }
         }
     }
 }
 
-/// Copies what one read gives, and tells how much that is; none if nothing has come after all.
-async fn copy_some(
-    from: &tokio::net::tcp::ReadHalf<'_>,
-    to: &mut tokio::net::tcp::WriteHalf<'_>,
-) -> io::Result<Option<usize>> {
-    use tokio::io::AsyncWriteExt;
-
-    // What the other side would not take at once.
-    let mut rest = Vec::new();
-    let length = SCRATCH.with_borrow_mut(|buffer| {
-        let length = match from.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+/// Copies what one read gives, and tells how much that is; none if nothing went after all.
+///
+/// Only what the other side takes is read: the rest waits in the kernel's buffer, whose size the
+/// kernel bounds and shares out, so a receiver that is slow, or stopped, costs the daemon no memory.
+async fn copy_some(from: &TcpStream, to: &TcpStream) -> io::Result<Option<usize>> {
+    let outcome = SCRATCH.with_borrow_mut(|buffer| {
+        let peeked = from.try_io(Interest::READABLE, || {
+            Ok(recv(from.as_raw_fd(), buffer, MsgFlags::MSG_PEEK)?)
+        });
+        let length = match peeked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
             outcome => outcome?,
         };
-        let data = &buffer[..length];
-        let written = match to.try_write(data) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        if length == 0 {
+            return Ok(Step::Moved(0));
+        }
+        let written = match to.try_write(&buffer[..length]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Full),
             outcome => outcome?,
         };
-        rest.extend_from_slice(&data[written..]);
-        io::Result::Ok(Some(length))
+        // Those are there, so it takes them all; without copying them (tcp(7), MSG_TRUNC).
+        recv(
+            from.as_raw_fd(),
+            &mut buffer[..written],
+            MsgFlags::MSG_TRUNC,
+        )?;
+        io::Result::Ok(Step::Moved(written))
     })?;
-    if !rest.is_empty() {
-        to.write_all(&rest).await?;
+    match outcome {
+        Step::Nothing => Ok(None),
+        Step::Moved(length) => Ok(Some(length)),
+        Step::Full => {
+            to.writable().await?;
+            Ok(None)
+        }
     }
-    Ok(length)
+}
+
+/// What one try to copy has done.
+enum Step {
+    Nothing,
+    /// So many bytes went; 0 at the end of what there is.
+    Moved(usize),
+    /// The other side takes nothing now.
+    Full,
 }
 
 /// As [`copy_some`], through a pipe.

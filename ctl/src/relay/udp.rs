@@ -17,11 +17,13 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Active, Common, Counters, SCRATCH, Target, slots};
+use super::owner::{Of, Owner};
+use super::slots::{Share, Slot, slots};
+use super::{Active, Common, Counters, SCRATCH, Target};
 
 /// Clients of one published port at the same time.
 pub(super) const MAX_CLIENTS: usize = 1024;
@@ -50,7 +52,7 @@ struct Path {
     /// When a datagram last went either way: milliseconds since the relay started.
     last_active: AtomicU64,
     active: Active,
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 /// How long clients are remembered, and how many.
@@ -76,12 +78,14 @@ pub(super) struct Server {
     target: Target,
     terms: Terms,
     started: Instant,
+    local_port: u16,
 }
 
 impl Server {
     /// For a socket that was [asked for destinations](ask_for_destinations).
     pub(super) fn new(socket: Arc<UdpSocket>, target: Target, terms: Terms) -> Server {
         Server {
+            local_port: socket.local_addr().map_or(0, |address| address.port()),
             socket,
             target,
             terms,
@@ -133,6 +137,7 @@ impl Server {
                         continue;
                     };
                     path.last_active.store(self.elapsed(), Relaxed);
+                    path.slot.touch();
                     match send(&path.upstream, &buffer[..length], counters) {
                         Ok(()) => counters.bytes_in.fetch_add(length as u64, Relaxed),
                         Err(_) => counters.dropped.fetch_add(1, Relaxed),
@@ -171,10 +176,19 @@ impl Server {
         if paths.len() >= self.terms.max_clients.max(1) {
             evict(paths, counters);
         }
-        let slot = slots().try_acquire_owned().ok().or_else(|| {
-            // The slot is free once the evicted task is dropped, so perhaps for the next datagram.
+        let here = SocketAddr::new(
+            client
+                .dialled
+                .map_or(unspecified_like(client.address), |(ip, _)| ip),
+            self.local_port,
+        );
+        let share = Share {
+            port: common.id,
+            owner: Owner::of(Of::Udp, client.address, here),
+        };
+        let slot = slots().take(share).or_else(|| {
             evict(paths, counters);
-            None
+            slots().take(share)
         });
         let target = self.target.for_client(client.address);
         let opened = slot.and_then(|slot| match connect(target) {
@@ -194,7 +208,7 @@ impl Server {
             client,
             last_active: AtomicU64::new(self.elapsed()),
             active: Active::new(common),
-            _slot: slot,
+            slot,
         });
         let answering = Answering {
             path: path.clone(),
@@ -256,6 +270,10 @@ impl Answering {
             tokio::select! {
                 _ = path.upstream.readable() => {}
                 () = &mut banned => return path.client,
+                () = path.slot.displaced() => {
+                    counters.evicted.fetch_add(1, Relaxed);
+                    return path.client;
+                }
                 () = sleep_until(wake) => match remaining(path, self.idle, self.started) {
                     Some(left) => {
                         wake = Instant::now() + left;
@@ -284,6 +302,14 @@ impl Answering {
                 _ => {}
             }
         }
+    }
+}
+
+/// An address of the family of `client` that stands for none.
+fn unspecified_like(client: SocketAddr) -> IpAddr {
+    match client.ip().to_canonical() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
