@@ -250,14 +250,27 @@ impl Nat {
     /// moment.
     pub fn connections(&self, now: Time) -> Vec<ConnectionInfo> {
         let mut all = Vec::with_capacity(self.len());
-        for shard in &self.shards {
-            let shard = shard.lock();
-            let live = shard
-                .iter()
-                .filter(|(_, connection)| !connection.is_expired(now));
-            all.extend(live.map(|(_, connection)| connection.info(now)));
+        for shard in 0..self.shards() {
+            all.extend(self.connections_of(now, shard));
         }
         all
+    }
+
+    /// In how many parts the table can be listed.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The live connections of one part of the table; none of one that is not there.
+    pub fn connections_of(&self, now: Time, shard: usize) -> Vec<ConnectionInfo> {
+        let Some(shard) = self.shards.get(shard) else {
+            return Vec::new();
+        };
+        let shard = shard.lock();
+        let live = shard
+            .iter()
+            .filter(|(_, connection)| !connection.is_expired(now));
+        live.map(|(_, connection)| connection.info(now)).collect()
     }
 
     /// What each publish rule in force has carried, by its id; one that nobody has used is left out.

@@ -1,27 +1,33 @@
-//! Who may ask what: the socket's mode says who may connect at all, and the kernel's word on the
+//! Who may ask what, and how much of it at once: the socket's mode says who may connect at all, and the kernel's word on the
 //! peer (SO_PEERCRED, unix(7)) who may change something.
 //!
 //! Root, and the user that the daemon runs as, may do everything; everyone else who can connect,
 //! the socket's group, may look.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request};
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
+use hyper::body::{Frame, SizeHint};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerPidfd;
 use nix::unistd::geteuid;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 
 use super::command;
 use super::failure::Failure;
-use super::server::forbidden;
+use super::server::{busy, forbidden};
+use super::shares::{Holder, Permit, Shares};
+
+/// The path of the one answer that has no end.
+const EVENTS: &str = "/v1/events";
 
 /// The process at the other end of a connection, as the kernel knows it.
 #[derive(Clone, Debug)]
@@ -35,21 +41,27 @@ pub(super) struct Peer {
     process: Option<Arc<OwnedFd>>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        let credentials = stream.io().peer_cred().ok();
+impl Peer {
+    pub(super) fn of(stream: &UnixStream) -> Peer {
+        let credentials = stream.peer_cred().ok();
         let pid = credentials.as_ref().and_then(|it| it.pid());
         Peer {
             uid: credentials.as_ref().map(|it| it.uid()),
             pid: pid
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid != 0),
-            process: getsockopt(stream.io(), PeerPidfd).ok().map(Arc::new),
+            process: getsockopt(stream, PeerPidfd).ok().map(Arc::new),
         }
     }
-}
 
-impl Peer {
+    /// Whom what it has of the API is counted against.
+    pub(super) fn holder(&self) -> Holder {
+        match self.may_change(geteuid().as_raw()) {
+            true => Holder::Owner,
+            false => Holder::Other(self.uid),
+        }
+    }
+
     fn may_change(&self, owner: u32) -> bool {
         self.uid.is_some_and(|uid| uid == 0 || uid == owner)
     }
@@ -102,8 +114,35 @@ impl Peer {
     }
 }
 
-/// Lets through what only looks, and what comes from someone who may do more.
+/// An answer whose place is free again once it is handed over.
+struct Held {
+    body: Body,
+    _permit: Permit,
+}
+
+impl hyper::body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Lets through what only looks, and what comes from someone who may do more; in its turn.
 pub(super) async fn guard(
+    State(shares): State<Arc<Shares>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     request: Request,
     next: Next,
@@ -111,7 +150,21 @@ pub(super) async fn guard(
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     let owner = geteuid().as_raw();
     if looks || peer.may_change(owner) {
-        return next.run(request).await;
+        let permit = match request.uri().path() {
+            // Changes wait for each other anyway, and their answers are small.
+            _ if !looks => return next.run(request).await,
+            EVENTS => shares.listener(peer.holder()),
+            _ => shares.request(peer.holder()).await,
+        };
+        return match permit {
+            None => busy("requests"),
+            Some(permit) => next.run(request).await.map(|body| {
+                Body::new(Held {
+                    body,
+                    _permit: permit,
+                })
+            }),
+        };
     }
     let who = peer
         .uid

@@ -17,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
 use super::server::{self, change};
-use super::{Daemon, DaemonOptions, Started, access, lock, service};
+use super::shares::Shares;
+use super::{Daemon, DaemonOptions, Started, listener, lock, service};
 use crate::api;
 
 /// How often it is looked whether what nothing watches still lives.
@@ -92,10 +93,11 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     };
     let daemon = Arc::clone(&api.daemon);
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let router = server::router(api).into_make_service_with_connect_info::<access::Peer>();
+    let shares = Shares::new();
+    let router = server::router(api, Arc::clone(&shares));
     // A task of its own: it answers while a change is under way here.
     let mut server = JoinSet::new();
-    server.spawn(axum::serve(listener, router).into_future());
+    server.spawn(listener::serve(listener, router, shares));
     tracing::info!("pontoon answers on {}", options.socket.display());
     service::ready("containers' networks are up");
     let mut watchdog = service::watchdog();
@@ -109,7 +111,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
             _ = interrupt.recv() => break "SIGINT",
             Some(()) = reload.recv() => change(&daemon, |daemon| { daemon.reload(); Ok(()) }).await,
             Some(served) = server.join_next() => {
-                served?.context("the API's socket failed")?;
+                served.context("the API's socket failed")?;
                 bail!("the API's socket was closed");
             }
             changed = host.changed() => {

@@ -23,6 +23,7 @@ use super::Daemon;
 use super::access::guard;
 use super::events::Events;
 use super::failure::Failure;
+use super::shares::Shares;
 use super::view::View;
 use crate::api::{Engine, ErrorBody, Event, Info, PortKind};
 
@@ -34,8 +35,8 @@ mod ports;
 mod traffic;
 mod treatment;
 
-pub(super) use exchange::forbidden;
 use exchange::{Asked, MAX_BODY, Refusal, Refused, unknown, wrong_method};
+pub(super) use exchange::{busy, forbidden};
 
 /// One JSON object a line.
 const EVENTS_TYPE: &str = "application/x-ndjson";
@@ -59,13 +60,13 @@ pub(super) struct Api {
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
-pub(super) fn router(api: Api) -> Router {
+pub(super) fn router(api: Api, shares: Arc<Shares>) -> Router {
     documented()
         .split_for_parts()
         .0
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(shares, guard))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
@@ -219,7 +220,7 @@ mod tests {
                 let told = operation["summary"].as_str().is_some();
                 let answers = operation["responses"].as_object().unwrap();
                 assert!(told && answers.contains_key("200"), "{method} {path}");
-                assert_eq!(answers.len(), 8, "{method} {path}: {answers:?}");
+                assert_eq!(answers.len(), 9, "{method} {path}: {answers:?}");
             }
         }
     }

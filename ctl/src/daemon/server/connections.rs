@@ -1,16 +1,18 @@
 //! The connections that the NAT engine tracks: listed, and ended.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use ipnet::IpNet;
 use nat::{ConnectionInfo, Protocol, Tuple};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::containers::find_container;
-use super::exchange::{Asked, Refusal, Refused};
+use super::exchange::{Asked, Refusal, Refused, listed};
 use super::{Answer, Api};
 use crate::api::{Connection, ConnectionFilter, Flow, Flushed};
 use crate::daemon::failure::Failure;
@@ -29,12 +31,13 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 async fn connections(
     State(api): State<Api>,
     Asked(filter): Asked<ConnectionFilter>,
-) -> Answer<Vec<Connection>> {
+) -> Result<Response, Refusal> {
     let meant = Meant::new(&filter, &api.view())?;
-    let all = api.switch.nat().connections(api.switch.now()).into_iter();
-    Ok(Json(
-        all.filter(|it| meant.includes(it)).map(tell).collect(),
-    ))
+    let switch = Arc::clone(&api.switch);
+    let shards = 0..switch.nat().shards();
+    let all = shards.flat_map(move |shard| switch.nat().connections_of(switch.now(), shard));
+    let meant = all.filter(move |connection| meant.includes(connection));
+    Ok(listed(meant.map(tell)))
 }
 
 /// Ends connections: what comes of them next is new, or nothing.

@@ -1,12 +1,17 @@
 //! Requests as handlers take them, and answers to those that nothing can be done with.
 
+use std::io;
+
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body as ResponseBody, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoResponses;
 
@@ -47,6 +52,9 @@ pub(super) enum Refused {
     /// The host refused what was needed: no memory, no permission, a full disk.
     #[response(status = 500)]
     Internal(ErrorBody),
+    /// The caller has too much under way already.
+    #[response(status = 503)]
+    Busy(ErrorBody),
 }
 
 /// Nothing is at this path, in this version of the API or because it is another one's.
@@ -84,6 +92,13 @@ pub(super) async fn wrong_method(request: Request) -> Refusal {
 /// The answer to someone who may not do what was asked.
 pub(in crate::daemon) fn forbidden(error: String) -> Response {
     let status = StatusCode::FORBIDDEN;
+    Refusal { status, error }.into_response()
+}
+
+/// The answer to someone who has as much under way as anyone may have.
+pub(in crate::daemon) fn busy(what: &str) -> Response {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let error = format!("too many {what} of yours are under way: end some, or try again later");
     Refusal { status, error }.into_response()
 }
 
@@ -157,6 +172,67 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// A list that is answered piece by piece: what is not sent yet is not written yet, so its length costs
+/// no memory. A short one goes as a whole, and has a length.
+pub(super) fn listed<T, I>(items: I) -> Response
+where
+    T: Serialize,
+    I: Iterator<Item = T> + Send + 'static,
+{
+    let mut pieces = Pieces {
+        items,
+        begun: false,
+        ended: false,
+    }
+    .peekable();
+    let first = pieces.next().unwrap_or_default();
+    let body = match pieces.peek() {
+        None => ResponseBody::from(first),
+        Some(_) => {
+            let pieces = std::iter::once(first).chain(pieces).map(io::Result::Ok);
+            ResponseBody::from_stream(stream::iter(pieces))
+        }
+    };
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A list's JSON in pieces.
+struct Pieces<I> {
+    items: I,
+    begun: bool,
+    ended: bool,
+}
+
+impl<T: Serialize, I: Iterator<Item = T>> Iterator for Pieces<I> {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        /// Bytes after which a piece ends.
+        const PIECE: usize = 64 * 1024;
+        if self.ended {
+            return None;
+        }
+        let mut piece = Vec::new();
+        if !self.begun {
+            piece.push(b'[');
+        }
+        while piece.len() < PIECE {
+            let Some(item) = self.items.next() else {
+                self.ended = true;
+                piece.push(b']');
+                break;
+            };
+            if std::mem::replace(&mut self.begun, true) {
+                piece.push(b',');
+            }
+            // Into memory, and of types that are made for it: nothing can fail.
+            let _ = serde_json::to_writer(&mut piece, &item);
+        }
+        self.begun = true;
+        Some(piece)
+    }
+}
+
 /// The name in a path.
 pub(super) struct Name<T = String>(pub T);
 
@@ -187,5 +263,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
                 status: StatusCode::BAD_REQUEST,
                 error: format!("the query can't be read: {}", rejection.body_text()),
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_is_whole_however_long() {
+        for count in [0usize, 1, 2, 50_000] {
+            let response = listed((0..count).map(|n| format!("number {n}")));
+            let body = response.into_body();
+            let exact = hyper::body::Body::size_hint(&body).exact();
+            assert_eq!(exact.is_some(), count < 1000, "{count}");
+            let bytes = body.collect().await.unwrap().to_bytes();
+            let list: Vec<String> = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(list.len(), count);
+        }
     }
 }

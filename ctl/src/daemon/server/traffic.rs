@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::exchange::Refused;
+use super::exchange::{Refused, listed};
 use crate::api::{Counters, DropCounter, FdbEntry, NatRules, PortCounters};
 use crate::daemon::metrics;
 
@@ -25,16 +25,16 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     (status = 200, description = "What was asked for", body = Vec<FdbEntry>),
     Refused
 ))]
-async fn fdb(State(api): State<Api>) -> Json<Vec<FdbEntry>> {
+async fn fdb(State(api): State<Api>) -> Response {
     let view = api.view();
-    let rows = api.switch.fdb().into_iter().map(|row| FdbEntry {
+    let rows = api.switch.fdb().into_iter().map(move |row| FdbEntry {
         network: view.network_name(row.network.0),
         mac: row.mac.to_string(),
         port: row.port.0,
         owner: view.owner(row.port.0),
         age_seconds: row.age.map(|age| age.as_secs()),
     });
-    Json(rows.collect())
+    listed(rows)
 }
 
 /// The rules of address translation.
