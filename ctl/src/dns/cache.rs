@@ -1,17 +1,19 @@
 //! Answers of upstream servers, remembered for as long as they allow.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// Most answers remembered.
-const ENTRIES_MAX: usize = 4096;
-/// Most records of an answer that is remembered: with this the cache stays below some 16 MiB.
-const RECORDS_MAX: usize = 64;
+/// Bytes of the answers remembered, with what each costs besides.
+const BYTES_MAX: usize = 8 << 20;
+/// Bytes of one answer that is remembered. Larger ones are rare, and asked for again.
+const ANSWER_MAX: usize = 8 << 10;
+/// What an answer costs beyond its bytes and its name: keys, sizes, times.
+const OVERHEAD: usize = 512;
 /// An answer is not remembered for longer, whatever it allows.
 const POSITIVE_MAX: u32 = 86_400;
 /// RFC 2308 clause 5 lets hours pass; somebody may be waiting for the name to appear.
@@ -32,24 +34,32 @@ pub(super) struct Question {
 }
 
 /// What an upstream server said, or the failure to hear from any.
+///
+/// The records stay as they came, in bytes: taken apart they may need fifty times the memory (a text
+/// of one-byte strings, names that compression makes long), and they are so only while a reply is
+/// written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    pub(super) code: ResponseCode,
+    code: ResponseCode,
     /// The server says that it has verified the records (RFC 4035 clause 3.2.3).
-    pub(super) authentic: bool,
-    pub(super) answers: Vec<Record>,
-    pub(super) authorities: Vec<Record>,
-    pub(super) additionals: Vec<Record>,
+    authentic: bool,
+    /// A message with the records; empty for none.
+    records: Box<[u8]>,
+    /// For how many seconds it may be remembered; 0 for not at all.
+    lifetime: u32,
 }
 
 impl Answer {
     pub(super) fn new(message: Message) -> Answer {
+        let Ok(records) = message.to_vec() else {
+            // No answer that came in a message is too large for one.
+            return Answer::failure();
+        };
         Answer {
             code: message.metadata.response_code,
             authentic: message.metadata.authentic_data,
-            answers: message.answers,
-            authorities: message.authorities,
-            additionals: message.additionals,
+            lifetime: lifetime(&message),
+            records: records.into(),
         }
     }
 
@@ -58,76 +68,74 @@ impl Answer {
         Answer {
             code: ResponseCode::ServFail,
             authentic: false,
-            answers: Vec::new(),
-            authorities: Vec::new(),
-            additionals: Vec::new(),
+            records: Box::default(),
+            lifetime: FAILURE,
         }
     }
 
     /// Puts the records into `reply`, `age` seconds after they came.
     pub(super) fn fill(&self, reply: &mut Message, age: u32) {
-        let aged = |records: &[Record]| -> Vec<Record> {
-            let mut records = records.to_vec();
+        reply.metadata.response_code = self.code;
+        reply.metadata.authentic_data = self.authentic;
+        let Ok(message) = Message::from_vec(&self.records) else {
+            return;
+        };
+        let aged = |mut records: Vec<Record>| {
             for record in &mut records {
                 record.decrement_ttl(age);
             }
             records
         };
-        reply.metadata.response_code = self.code;
-        reply.metadata.authentic_data = self.authentic;
-        reply.answers = aged(&self.answers);
-        reply.authorities = aged(&self.authorities);
-        reply.additionals = aged(&self.additionals);
-    }
-
-    /// For how many seconds it may be remembered; 0 for not at all.
-    fn lifetime(&self) -> u32 {
-        let records = self.answers.len() + self.authorities.len() + self.additionals.len();
-        if records > RECORDS_MAX {
-            return 0;
-        }
-        match self.code {
-            // RFC 2308 clause 5: without SOA a negative answer is not for keeping.
-            ResponseCode::NXDomain | ResponseCode::NoError if !self.is_positive() => {
-                let soa = self
-                    .authorities
-                    .iter()
-                    .find_map(|record| match &record.data {
-                        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-                        _ => None,
-                    });
-                soa.unwrap_or(0).min(NEGATIVE_MAX)
-            }
-            ResponseCode::NoError => {
-                let shortest = self.answers.iter().map(|record| record.ttl).min();
-                shortest.unwrap_or(0).min(POSITIVE_MAX)
-            }
-            _ => FAILURE,
-        }
-    }
-
-    /// A chain of aliases may end in nothing: it is negative then (RFC 2308 clause 2.2).
-    fn is_positive(&self) -> bool {
-        let cname = |record: &Record| record.record_type() == RecordType::CNAME;
-        self.code == ResponseCode::NoError
-            && !self.answers.is_empty()
-            && !(self.answers.iter().all(cname)
-                && self
-                    .authorities
-                    .iter()
-                    .any(|it| it.record_type() == RecordType::SOA))
+        reply.answers = aged(message.answers);
+        reply.authorities = aged(message.authorities);
+        reply.additionals = aged(message.additionals);
     }
 }
 
+fn lifetime(message: &Message) -> u32 {
+    match message.metadata.response_code {
+        // RFC 2308 clause 5: without SOA a negative answer is not for keeping.
+        ResponseCode::NXDomain | ResponseCode::NoError if !is_positive(message) => {
+            let mut authorities = message.authorities.iter();
+            let soa = authorities.find_map(|record| match &record.data {
+                RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+                _ => None,
+            });
+            soa.unwrap_or(0).min(NEGATIVE_MAX)
+        }
+        ResponseCode::NoError => {
+            let shortest = message.answers.iter().map(|record| record.ttl).min();
+            shortest.unwrap_or(0).min(POSITIVE_MAX)
+        }
+        _ => FAILURE,
+    }
+}
+
+/// A chain of aliases may end in nothing: it is negative then (RFC 2308 clause 2.2).
+fn is_positive(message: &Message) -> bool {
+    let cname = |record: &Record| record.record_type() == RecordType::CNAME;
+    let soa = |record: &Record| record.record_type() == RecordType::SOA;
+    message.metadata.response_code == ResponseCode::NoError
+        && !message.answers.is_empty()
+        && !(message.answers.iter().all(cname) && message.authorities.iter().any(soa))
+}
+
+/// Answers by question. The room is shared out among those who asked: who has most of it makes room.
 #[derive(Default)]
 pub(super) struct Cache {
     entries: HashMap<Question, Entry>,
+    bytes: usize,
+    /// Bytes of each asker's answers.
+    of: HashMap<IpAddr, usize>,
 }
 
 struct Entry {
     answer: Arc<Answer>,
     since: Instant,
     until: Instant,
+    /// Whom it was asked for first.
+    asker: IpAddr,
+    cost: usize,
 }
 
 impl Cache {
@@ -145,47 +153,91 @@ impl Cache {
         Some((Arc::clone(&entry.answer), u32::try_from(age).unwrap_or(0)))
     }
 
-    pub(super) fn put(&mut self, question: Question, answer: Arc<Answer>, now: Instant) {
-        let lifetime = answer.lifetime();
-        if lifetime == 0 {
-            self.entries.remove(&question);
+    pub(super) fn put(
+        &mut self,
+        question: Question,
+        answer: Arc<Answer>,
+        asker: IpAddr,
+        now: Instant,
+    ) {
+        self.remove(&question);
+        if answer.lifetime == 0 || answer.records.len() > ANSWER_MAX {
             return;
         }
-        if self.entries.len() >= ENTRIES_MAX {
+        let cost = answer.records.len() + 2 * question.name.len() + OVERHEAD;
+        if self.bytes + cost > BYTES_MAX {
             self.make_room(now);
         }
-        let until = now + Duration::from_secs(lifetime.into());
-        let since = now;
-        self.entries.insert(
-            question,
-            Entry {
-                answer,
-                since,
-                until,
-            },
-        );
+        let until = now + Duration::from_secs(answer.lifetime.into());
+        self.bytes += cost;
+        *self.of.entry(asker).or_default() += cost;
+        let entry = Entry {
+            answer,
+            since: now,
+            until,
+            asker,
+            cost,
+        };
+        self.entries.insert(question, entry);
     }
 
-    /// Forgets what has run out, and an eighth of the rest, those that run out first, if that is
-    /// not enough.
-    fn make_room(&mut self, now: Instant) {
-        self.entries.retain(|_, entry| now < entry.until);
-        if self.entries.len() < ENTRIES_MAX {
-            return;
+    fn remove(&mut self, question: &Question) {
+        if let Some(entry) = self.entries.remove(question) {
+            forget(&mut self.bytes, &mut self.of, &entry);
         }
-        let mut ends: Vec<Instant> = self.entries.values().map(|entry| entry.until).collect();
-        let eighth = ends.len() / 8;
-        let (_, &mut end, _) = ends.select_nth_unstable(eighth);
-        let mut excess = eighth + 1;
-        self.entries.retain(|_, entry| {
-            let goes = excess > 0 && entry.until <= end;
-            excess -= usize::from(goes);
-            !goes
+    }
+
+    /// Forgets what has run out, and, if that frees less than an eighth, an eighth of the bytes of who
+    /// has most, those that run out first.
+    fn make_room(&mut self, now: Instant) {
+        self.retain(|entry| now < entry.until);
+        while self.bytes > BYTES_MAX / 8 * 7 {
+            let greediest = self.of.iter().max_by_key(|(_, bytes)| **bytes);
+            let Some((&asker, &bytes)) = greediest else {
+                return;
+            };
+            let its = self.entries.values().filter(|entry| entry.asker == asker);
+            let mut ends: Vec<(Instant, usize)> = its.map(|it| (it.until, it.cost)).collect();
+            ends.sort_unstable();
+            let mut goal = bytes / 8;
+            let end = ends.into_iter().find_map(|(until, cost)| {
+                goal = goal.saturating_sub(cost);
+                (goal == 0).then_some(until)
+            });
+            let Some(end) = end else { return };
+            let mut excess = bytes / 8 + 1;
+            self.retain(|entry| {
+                let goes = excess > 0 && entry.asker == asker && entry.until <= end;
+                excess = excess.saturating_sub(if goes { entry.cost } else { 0 });
+                !goes
+            });
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
+        let Cache { entries, bytes, of } = self;
+        entries.retain(|_, entry| {
+            let stays = keep(entry);
+            if !stays {
+                forget(bytes, of, entry);
+            }
+            stays
         });
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    pub(super) fn bytes(&self) -> usize {
+        assert_eq!(self.bytes, self.of.values().sum::<usize>());
+        self.bytes
+    }
+}
+
+fn forget(bytes: &mut usize, of: &mut HashMap<IpAddr, usize>, entry: &Entry) {
+    *bytes -= entry.cost;
+    if let Some(its) = of.get_mut(&entry.asker) {
+        *its -= entry.cost;
+        if *its == 0 {
+            of.remove(&entry.asker);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Questions that others know the answer to: asked upstream, one server after the other.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,15 +45,19 @@ impl Forwarder {
     }
 
     /// The answer of the first server that has one; a failure if none has.
-    pub(super) async fn ask(self: &Arc<Self>, question: Question) -> Arc<Answer> {
-        let mut answer = self.asking(question);
+    pub(super) async fn ask(self: &Arc<Self>, question: Question, asker: IpAddr) -> Arc<Answer> {
+        let mut answer = self.asking(question, asker);
         let answered = answer.wait_for(Option::is_some).await;
         let answer = answered.ok().and_then(|answer| answer.clone());
         answer.unwrap_or_else(|| Arc::new(Answer::failure()))
     }
 
     /// Where the answer will be. Asking goes on when nobody waits any more, for the cache.
-    fn asking(self: &Arc<Self>, question: Question) -> watch::Receiver<Option<Arc<Answer>>> {
+    fn asking(
+        self: &Arc<Self>,
+        question: Question,
+        asker: IpAddr,
+    ) -> watch::Receiver<Option<Arc<Answer>>> {
         let mut asked = self.asked.lock();
         if let Some(answer) = asked.get(&question) {
             return answer.clone();
@@ -68,7 +72,7 @@ impl Forwarder {
             forwarder
                 .cache
                 .lock()
-                .put(question.clone(), Arc::clone(&answer), now);
+                .put(question.clone(), Arc::clone(&answer), asker, now);
             forwarder.asked.lock().remove(&question);
             sender.send_replace(Some(answer));
         });

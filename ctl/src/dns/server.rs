@@ -30,7 +30,8 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// Of every server that is named by its address alone.
 pub(crate) const PORT: u16 = 53;
 
-/// Most questions that wait for upstream servers, of all askers and of one.
+/// Most questions that wait for upstream servers, of all askers and of one. Nobody takes more than are
+/// left free, so however many askers want all there are, another one finds a place.
 const WAITING_MAX: usize = 1024;
 const WAITING_OF_ONE: usize = 256;
 
@@ -212,9 +213,10 @@ impl Resolver {
                     asking.spawn(async move {
                         let limit = message::datagram_limit(&query);
                         let reply = resolver.ask(&query, question, source.ip()).await;
-                        let _ = socket
-                            .send_to(&message::encode(&reply, limit), source)
-                            .await;
+                        // Its records are gone before anything waits.
+                        let bytes = message::encode(&reply, limit);
+                        drop(reply);
+                        let _ = socket.send_to(&bytes, source).await;
                     });
                 }
             }
@@ -277,6 +279,7 @@ impl Resolver {
                 return Ok(());
             };
             let bytes = message::encode(&reply, STREAM_MAX);
+            drop(reply);
             let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
             let framed = [&length.to_be_bytes(), &bytes[..]].concat();
             timeout(STREAM_PATIENCE, stream.write_all(&framed)).await??;
@@ -366,7 +369,7 @@ impl Resolver {
         let Some(_place) = Place::take(&self.waiting, asker) else {
             return message::failure(query, ResponseCode::ServFail);
         };
-        let answer = self.forwarder.ask(question).await;
+        let answer = self.forwarder.ask(question, asker).await;
         told(query, &answer, 0)
     }
 }
@@ -387,7 +390,8 @@ impl<'a> Place<'a> {
     fn take(waiting: &'a Mutex<Waiting>, asker: IpAddr) -> Option<Place<'a>> {
         let mut counts = waiting.lock();
         let of_one = counts.of.get(&asker).copied().unwrap_or(0);
-        if counts.all >= WAITING_MAX || of_one >= WAITING_OF_ONE {
+        let free = WAITING_MAX.saturating_sub(counts.all);
+        if of_one >= free.min(WAITING_OF_ONE) {
             return None;
         }
         counts.all += 1;

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::Record;
-use hickory_proto::rr::rdata::{A, SOA};
+use hickory_proto::rr::rdata::{A, SOA, TXT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
@@ -293,9 +293,10 @@ fn a_cache_forgets_in_time_and_stays_small() {
     let positive = Arc::new(Answer::new(answer_with(&query, "192.0.2.7", 60)));
     let negative = Arc::new(Answer::new(no_such_name(&query, 100_000)));
     let mut cache = Cache::default();
-    cache.put(question(1), Arc::clone(&positive), start);
-    cache.put(question(2), negative, start);
-    cache.put(question(3), Arc::new(Answer::failure()), start);
+    let asker = ip("172.18.0.2");
+    cache.put(question(1), Arc::clone(&positive), asker, start);
+    cache.put(question(2), negative, asker, start);
+    cache.put(question(3), Arc::new(Answer::failure()), asker, start);
     let after = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(
         cache.get(&question(1), after(20)),
@@ -312,11 +313,60 @@ fn a_cache_forgets_in_time_and_stays_small() {
     );
     assert!(cache.get(&question(3), after(0)).is_some(), "RFC 9520");
     assert!(cache.get(&question(3), after(1)).is_none());
-    for n in 0..20_000 {
-        cache.put(question(n), Arc::clone(&positive), start);
-        assert!(cache.len() <= 4096);
+    const MOST: usize = 8 << 20;
+    for n in 0..40_000 {
+        cache.put(question(n), Arc::clone(&positive), asker, start);
+        assert!(cache.bytes() <= MOST);
     }
-    assert!(cache.get(&question(19_999), start).is_some());
+    assert!(cache.get(&question(39_999), start).is_some());
+    assert!(cache.get(&question(0), start).is_none());
+
+    // Another's stay, whoever asks for how much, and for how long it may be remembered.
+    let mut cache = Cache::default();
+    cache.put(question(0), Arc::clone(&positive), ip("172.18.0.3"), start);
+    let lasting = Arc::new(Answer::new(answer_with(&query, "192.0.2.7", 86_400)));
+    for n in 1..40_000 {
+        cache.put(question(n), Arc::clone(&lasting), asker, start);
+    }
+    assert!(cache.get(&question(0), start).is_some());
+}
+
+/// A text of one-byte strings takes fifty times its bytes when it is taken apart.
+#[test]
+fn what_is_remembered_is_counted_in_bytes() {
+    let query = query("example.org", RecordType::TXT);
+    let text = |strings: usize| {
+        let mut reply = message::reply(&query);
+        let data = TXT::new(vec!["x".to_owned(); strings]);
+        let name = query.queries[0].name().clone();
+        reply
+            .answers
+            .push(Record::from_rdata(name, 86_400, RData::TXT(data)));
+        Arc::new(Answer::new(reply))
+    };
+    let question = |n: usize| Question {
+        servers: Arc::from([]),
+        name: Name::from_ascii(format!("n{n}.example.org.")).unwrap(),
+        record_type: RecordType::TXT,
+        dnssec_ok: false,
+        checking_disabled: false,
+    };
+    let start = Instant::now();
+    let mut cache = Cache::default();
+    cache.put(question(0), text(30_000), ip("172.18.0.2"), start);
+    assert!(cache.get(&question(0), start).is_none(), "60 kB at once");
+    let small = text(2000);
+    for n in 0..5000 {
+        cache.put(question(n), Arc::clone(&small), ip("172.18.0.2"), start);
+        assert!(cache.bytes() <= 8 << 20);
+    }
+    let mut reply = message::reply(&query);
+    cache
+        .get(&question(4999), start)
+        .unwrap()
+        .0
+        .fill(&mut reply, 0);
+    assert_eq!(reply.answers.len(), 1);
 }
 
 // Feature: dns-forwarding
