@@ -16,6 +16,7 @@ use std::time::Duration;
 pub(crate) use self::shard::Shard;
 use self::tcp::{Heard, Segment, Tcp, TcpState};
 use crate::limits::Timeouts;
+use crate::ports::Unquiet;
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple};
 
@@ -357,6 +358,38 @@ impl Connection {
     pub(crate) fn is_over(&self) -> bool {
         self.protocol == Protocol::TCP
             && matches!(self.tcp.state(), TcpState::TimeWait | TcpState::Reset)
+    }
+
+    /// How long no packet has refreshed it.
+    pub(crate) fn idle(&self, now: Time, timeouts: &Timeouts) -> Duration {
+        self.timeout(timeouts).saturating_sub(self.expires - now)
+    }
+
+    /// Until when packets to its external port may come in, if it ends now, and for whom nothing
+    /// comes amiss. None when nothing more is to come: its time is up, or both sides have closed.
+    pub(crate) fn unquiet(&self, now: Time, timeouts: &Timeouts) -> Option<Unquiet> {
+        if self.is_expired(now) {
+            return None;
+        }
+        let quiet_since = |wait: Duration| now + wait.saturating_sub(self.idle(now, timeouts));
+        let (until, except_port) = match self.tcp.state() {
+            TcpState::TimeWait if self.protocol == Protocol::TCP => return None,
+            // What the peer sent before it got the RST. TCP itself tells that from a later
+            // connection of the same container, which is how a busy client reuses its ports.
+            TcpState::Reset if self.protocol == Protocol::TCP => {
+                (quiet_since(timeouts.port_reset), None)
+            }
+            _ if self.is_half_open() => {
+                (quiet_since(timeouts.port_quarantine), Some(self.src_port))
+            }
+            // The peer may send by itself.
+            _ => (now + timeouts.port_quarantine, Some(self.src_port)),
+        };
+        (until > now).then_some(Unquiet {
+            until,
+            except: Some(self.inside()),
+            except_port,
+        })
     }
 
     /// Of a published port, and only the container has been heard: if several ports lead to it,

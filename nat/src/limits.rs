@@ -13,9 +13,9 @@ pub struct Limits {
     /// established flows give way to nobody, so this is what leaves room for others.
     pub max_per_address: usize,
     /// External ports and ICMP identifiers of one inside address (RFC 6888 REQ-4); keep it below
-    /// what the caller reserves. With all that it may have, an address opens further UDP flows
-    /// and echoes only from ports that have a mapping, and TCP connections also by sharing a port
-    /// that is in use towards other peers.
+    /// what the caller reserves. While few ports are free an address may hold eight times as many
+    /// as are. With all that it may have, an address opens further flows from ports that have a
+    /// mapping, or by sharing a port that is in use towards other peers; echoes by the former only.
     pub max_ports_per_address: usize,
     /// Whether a TCP segment without SYN may open a connection. Needed for connections to live
     /// through a restart of the process: those to published ports are picked up whole, from either
@@ -75,6 +75,12 @@ pub struct Timeouts {
     /// SCTP, and protocols translated by address alone: none has a state that we know. The
     /// associations of SCTP beat every 30 seconds (RFC 9260 section 16), tunnels as they like.
     pub other: Duration,
+    /// How long an answer may be in flight: no other endpoint gets the external port of a flow that
+    /// was cut off before. An unanswered flow that has waited as long gives up its port to another
+    /// when there is no other port.
+    pub port_quarantine: Duration,
+    /// The same after a TCP RST, for other inside addresses.
+    pub port_reset: Duration,
     /// How long a freed external port rests while others are free: 120 seconds (RFC 6888 REQ-8).
     pub port_rest: Duration,
 }
@@ -89,6 +95,8 @@ impl Default for Timeouts {
             icmp: Duration::from_secs(60),
             fragment: Duration::from_secs(30),
             other: Duration::from_secs(10 * 60),
+            port_quarantine: Duration::from_secs(30),
+            port_reset: Duration::from_secs(1),
             port_rest: Duration::from_secs(120),
         }
     }

@@ -71,7 +71,7 @@ pub struct Stats {
     /// Of these, half-open ones and ones that were over that gave up their external port, when
     /// there was no other.
     pub recycled: u64,
-    /// TCP connections that had to share an external port with another endpoint's.
+    /// Flows that had to share an external port with another endpoint's.
     pub shared: u64,
     /// TCP RSTs passed on, but not believed: not exactly where the receiver expects the next
     /// byte (RFC 5961 section 3), which is for the receiver to challenge.
@@ -214,6 +214,30 @@ impl Nat {
             .store(Arc::new(ledger.ports.reserved().collect()));
     }
 
+    /// Takes external ports back from every external address, and ends the flows that have them:
+    /// the host needs them for itself. Returns how many flows ended.
+    pub fn remove_external_ports(
+        &self,
+        now: Time,
+        protocol: Protocol,
+        ports: &RangeInclusive<u16>,
+    ) -> usize {
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.ports.withdraw(protocol, ports);
+            self.external_ports
+                .store(Arc::new(ledger.ports.reserved().collect()));
+        }
+        // Whoever has chosen one of the ports before has its connection in a shard by the time that
+        // the shard's turn comes, for both happens under the shard's lock.
+        self.end_where(now, |connection| {
+            let reply = connection.reply();
+            connection.has_external_port()
+                && reply.protocol == protocol
+                && ports.contains(&reply.dst_port)
+        })
+    }
+
     /// External ports that no mapping holds, on the address that has fewest. The caller adds a
     /// further block when few are left.
     pub fn external_ports_free(&self, protocol: Protocol) -> usize {
@@ -341,7 +365,7 @@ impl Nat {
         let Some(connection) = shard.remove(slot, &self.hash) else {
             return false;
         };
-        ledger.close(now, &connection);
+        ledger.close(now, &connection, &self.limits.timeouts);
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.counters.ended.fetch_add(1, Ordering::Relaxed);
         true

@@ -6,10 +6,15 @@
 //! rests while others are free (RFC 6888 REQ-8).
 //!
 //! A port is chosen at random among the free ones of the same parity (RFC 4787 REQ-4), then of the
-//! other parity, then the one that has rested longest. Only TCP, when none of these is left or the
-//! endpoint's address has its quota, gives one port to several endpoints, towards different peers.
-//! Whether a peer knows a port already is for the connection table to know: it says which ports
-//! fit, and chooses the one to share. The counts are kept here.
+//! other parity, then the one that has rested longest. When none of these is left or the endpoint's
+//! address has its quota, one port is given to several endpoints, towards different peers: mappings
+//! are endpoint-independent while there are enough ports for that. Whether a peer knows a port
+//! already is for the connection table to know: it says which ports fit, and chooses the one to
+//! share. The counts are kept here.
+//!
+//! A flow that ends while its peer may still answer (it was evicted, or its endpoint was removed)
+//! leaves its port *unquiet* for a time. No other endpoint gets that port before, whatever the
+//! shortage, so no answer reaches anybody but the endpoint that asked.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -33,6 +38,41 @@ pub(crate) struct Endpoint {
     pub(crate) address: IpAddr,
     /// Port or ICMP identifier.
     pub(crate) port: u16,
+}
+
+/// Until when packets to the port of a flow that has ended may still come in, and who may have the
+/// port all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unquiet {
+    pub(crate) until: Time,
+    /// An inside address.
+    pub(crate) except: Option<IpAddr>,
+    /// The port of the endpoint at that address; every one of the address if there is none.
+    pub(crate) except_port: Option<u16>,
+}
+
+impl Unquiet {
+    /// Whether the endpoint of this address and port may have the port now.
+    pub(crate) fn allows(&self, now: Time, (address, port): (IpAddr, u16)) -> bool {
+        self.until <= now
+            || self.except == Some(address) && self.except_port.is_none_or(|only| only == port)
+    }
+
+    /// Of two flows that have ended on one port.
+    fn and(self, other: Unquiet) -> Unquiet {
+        let until = self.until.max(other.until);
+        let ports = (self.except_port, other.except_port);
+        let (except, except_port) = match ports {
+            _ if self.except != other.except => (None, None),
+            (Some(one), Some(another)) if one != another => (None, None),
+            (one, another) => (self.except, one.or(another)),
+        };
+        Unquiet {
+            until,
+            except,
+            except_port,
+        }
+    }
 }
 
 /// All external ports, of every protocol and address.
@@ -99,14 +139,50 @@ impl Ports {
         pools
             .map(|(_, pool)| pool.available())
             .min()
-            .unwrap_or_else(|| {
-                self.reserved
-                    .get(&protocol)
-                    .into_iter()
-                    .flatten()
-                    .map(ExactSizeIterator::len)
-                    .sum()
-            })
+            .unwrap_or_else(|| self.count(protocol))
+    }
+
+    /// Ports without a mapping on one external address.
+    pub(crate) fn available(&self, protocol: Protocol, external: IpAddr) -> usize {
+        match self.pools.get(&(protocol, external)) {
+            Some(pool) => pool.available(),
+            None => self.count(protocol),
+        }
+    }
+
+    fn count(&self, protocol: Protocol) -> usize {
+        let reserved = self.reserved.get(&protocol).into_iter().flatten();
+        reserved.map(ExactSizeIterator::len).sum()
+    }
+
+    /// Takes ports back from all external addresses. One that is in use goes with its last
+    /// connection, which the caller ends.
+    pub(crate) fn withdraw(&mut self, protocol: Protocol, ports: &RangeInclusive<u16>) {
+        let Some(reserved) = self.reserved.get_mut(&protocol) else {
+            return;
+        };
+        let left = reserved.iter().flat_map(|range| {
+            let below = *range.start()..=(*range.end()).min(ports.start().saturating_sub(1));
+            let above = (*range.start()).max(ports.end().saturating_add(1))..=*range.end();
+            let whole = range.end() < ports.start() || ports.end() < range.start();
+            if whole {
+                [Some(range.clone()), None]
+            } else {
+                // Nothing is below port 0, nor above the last one.
+                let is_below = range.start() < ports.start();
+                let is_above = range.end() > ports.end();
+                [is_below.then_some(below), is_above.then_some(above)]
+            }
+        });
+        *reserved = left.flatten().collect();
+        for ((of, _), pool) in &mut self.pools {
+            if *of == protocol {
+                for free in &mut pool.free {
+                    free.retain(|port| !ports.contains(port));
+                }
+                pool.resting.retain(|(port, _)| !ports.contains(port));
+            }
+        }
     }
 
     /// The port of an endpoint for one more connection: the one it has, or a free one. None when
@@ -125,13 +201,14 @@ impl Ports {
         let pool = self.pools.get_mut(&key)?;
         let inside = (endpoint.address, endpoint.port);
         if let Some(mapping) = pool.mappings.get_mut(&inside) {
-            if !fits(mapping.port) {
+            let unquiet = pool.unquiet.get(&mapping.port);
+            if !unquiet.is_none_or(|it| it.allows(now, inside)) || !fits(mapping.port) {
                 return None;
             }
             mapping.connections += 1;
             return Some(mapping.port);
         }
-        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random, fits)?;
+        let port = pool.take(now, inside, self.rest, &mut self.random, fits)?;
         pool.owned.insert(port);
         pool.mappings.insert(
             inside,
@@ -179,9 +256,41 @@ impl Ports {
         pool.owned.remove(&port);
         match pool.shared.get_mut(&port) {
             Some(sharers) => sharers.has_owner = false,
-            None => pool.resting.push_back((port, now)),
+            None => self.lay_to_rest(now, endpoint.protocol, endpoint.external, port),
         }
         true
+    }
+
+    /// A flow on a port has ended whose peer may still send. Call it before the port is released.
+    pub(crate) fn disquiet(
+        &mut self,
+        protocol: Protocol,
+        external: IpAddr,
+        port: u16,
+        unquiet: Unquiet,
+    ) {
+        if let Some(pool) = self.pools.get_mut(&(protocol, external)) {
+            let known = pool.unquiet.entry(port).or_insert(unquiet);
+            *known = known.and(unquiet);
+        }
+    }
+
+    /// Whether an endpoint may use a port, or packets for another may still come in there.
+    pub(crate) fn is_quiet(&self, now: Time, endpoint: &Endpoint, port: u16) -> bool {
+        let pool = self.pools.get(&(endpoint.protocol, endpoint.external));
+        pool.and_then(|pool| pool.unquiet.get(&port))
+            .is_none_or(|it| it.allows(now, (endpoint.address, endpoint.port)))
+    }
+
+    /// Nobody has this port any more.
+    fn lay_to_rest(&mut self, now: Time, protocol: Protocol, external: IpAddr, port: u16) {
+        let reserved = self.reserved.get(&protocol).into_iter().flatten();
+        let is_held = reserved.into_iter().any(|range| range.contains(&port));
+        if let Some(pool) = self.pools.get_mut(&(protocol, external))
+            && is_held
+        {
+            pool.resting.push_back((port, now));
+        }
     }
 
     /// A free port for one flow of an endpoint that has one, but whose own is taken towards the
@@ -201,7 +310,8 @@ impl Ports {
         {
             return None;
         }
-        let port = pool.take(now, endpoint.port % 2, self.rest, &mut self.random, fits)?;
+        let inside = (endpoint.address, endpoint.port);
+        let port = pool.take(now, inside, self.rest, &mut self.random, fits)?;
         let sharers = Sharers {
             count: 1,
             has_owner: false,
@@ -266,7 +376,7 @@ impl Ports {
             let has_owner = sharers.has_owner;
             pool.shared.remove(&port);
             if !has_owner {
-                pool.resting.push_back((port, now));
+                self.lay_to_rest(now, protocol, external, port);
             }
         }
     }
@@ -287,6 +397,8 @@ struct Pool {
     /// Freed ports with the time they were freed, oldest first.
     resting: VecDeque<(u16, Time)>,
     shared: HashMap<u16, Sharers>,
+    /// Ports, in use or not, to which packets for a flow that has ended may come in.
+    unquiet: HashMap<u16, Unquiet>,
 }
 
 struct Mapping {
@@ -310,6 +422,7 @@ impl Pool {
             free,
             resting: VecDeque::new(),
             shared: HashMap::new(),
+            unquiet: HashMap::new(),
         }
     }
 
@@ -320,7 +433,7 @@ impl Pool {
     fn take(
         &mut self,
         now: Time,
-        parity: u16,
+        inside: (IpAddr, u16),
         rest: Duration,
         random: &mut Random,
         mut fits: impl FnMut(u16) -> bool,
@@ -332,6 +445,11 @@ impl Pool {
             self.resting.pop_front();
             self.free[usize::from(port % 2)].push(port);
         }
+        let unquiet = &self.unquiet;
+        let mut fits =
+            |port| unquiet.get(&port).is_none_or(|it| it.allows(now, inside)) && fits(port);
+        let parity = inside.1 % 2;
+        let mut found = None;
         for parity in [parity, 1 - parity] {
             let free = &mut self.free[usize::from(parity)];
             if free.is_empty() {
@@ -340,12 +458,19 @@ impl Pool {
             let start = random.below(free.len());
             let mut places = (start..free.len()).chain(0..start).take(ATTEMPTS);
             if let Some(at) = places.find(|&at| fits(free[at])) {
-                return Some(free.swap_remove(at));
+                found = Some(free.swap_remove(at));
+                break;
             }
         }
-        let mut resting = self.resting.iter().take(ATTEMPTS);
-        let at = resting.position(|&(port, _)| fits(port))?;
-        self.resting.remove(at).map(|(port, _)| port)
+        let port = found.or_else(|| {
+            let mut resting = self.resting.iter().take(ATTEMPTS);
+            let at = resting.position(|&(port, _)| fits(port))?;
+            self.resting.remove(at).map(|(port, _)| port)
+        })?;
+        if self.unquiet.get(&port).is_some_and(|it| it.until <= now) {
+            self.unquiet.remove(&port);
+        }
+        Some(port)
     }
 }
 

@@ -60,7 +60,7 @@ pub enum Event {
     /// The port's interface or its namespace vanished. Told once; the port carries nothing more.
     /// Check [`Switch::is_lost`](crate::Switch::is_lost) before acting on it.
     PortGone { port: PortId, error: String },
-    /// Few external ports are left for new masqueraded flows.
+    /// Few external ports are left for new masqueraded flows, or one found none.
     ExternalPortsLow { protocol: Protocol },
 }
 
@@ -382,9 +382,18 @@ impl Datapath {
     /// Tells when the external ports for the next ones run low.
     fn watch_external_ports(&self, now: Time, protocol: Protocol) {
         let last = self.low_told.load(Ordering::Relaxed);
-        if now - Time::from_nanos(last) < LOW_INTERVAL
-            || self.nat.external_ports_free(protocol) >= FEW_EXTERNAL_PORTS
+        if now - Time::from_nanos(last) >= LOW_INTERVAL
+            && self.nat.external_ports_free(protocol) < FEW_EXTERNAL_PORTS
         {
+            self.lacks_ports(now, protocol);
+        }
+    }
+
+    /// Tells that a flow found no external port. Some may be free all the same: they rest, or are
+    /// more than the flow's address may hold.
+    pub(crate) fn lacks_ports(&self, now: Time, protocol: Protocol) {
+        let last = self.low_told.load(Ordering::Relaxed);
+        if now - Time::from_nanos(last) < LOW_INTERVAL {
             return;
         }
         let mine = self.low_told.compare_exchange(

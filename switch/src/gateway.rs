@@ -336,10 +336,14 @@ impl Pass<'_> {
     ) -> Result<Option<Translated>, Refused> {
         let nat = self.datapath.nat();
         let translated = if packet.is_fragment() {
-            nat.translate_fragment(self.now, path, packet, self.followers)?
+            nat.translate_fragment(self.now, path, packet, self.followers)
         } else {
-            Some(nat.translate(self.now, path, packet)?)
+            nat.translate(self.now, path, packet).map(Some)
         };
+        if let Err(Refused::PortsExhausted | Refused::QuotaExceeded) = translated {
+            self.datapath.lacks_ports(self.now, packet.protocol());
+        }
+        let translated = translated?;
         if let Some(translated) = translated.filter(|translated| translated.new) {
             self.datapath.opened(self.now, &translated, packet);
         }

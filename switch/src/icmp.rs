@@ -9,8 +9,6 @@ mod v6;
 
 use std::net::IpAddr;
 
-use nat::Refused;
-
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, VnetHeader, ethertype};
 
@@ -36,13 +34,12 @@ impl Complaint {
             DropReason::NoRoute => Some(Complaint::NoRoute),
             DropReason::UnknownEndpoint => Some(Complaint::AddressUnreachable),
             DropReason::BeyondScope => Some(Complaint::BeyondScope),
-            // RFC 5508 REQ-8, RFC 6888 REQ-11: a NAT without resources says so.
-            DropReason::OtherNetwork
-            | DropReason::InternalNetwork
-            | DropReason::Isolated
-            | DropReason::Nat(
-                Refused::PortsExhausted | Refused::TableFull | Refused::QuotaExceeded,
-            ) => Some(Complaint::Prohibited),
+            DropReason::OtherNetwork | DropReason::InternalNetwork | DropReason::Isolated => {
+                Some(Complaint::Prohibited)
+            }
+            // A NAT without resources says nothing, though RFC 5508 REQ-8 and RFC 6888 REQ-11
+            // suggest it: the shortage passes, and a sender that is told gives up a flow which its
+            // next segment would open.
             _ => None,
         }
     }
@@ -95,14 +92,21 @@ pub(crate) const ERRORS_PER_SECOND: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
+    use nat::Refused;
+
     use super::*;
 
-    // Conforms: RFC5508-8 RFC6888-11
     #[test]
     fn only_what_helps_is_told() {
         assert_eq!(Complaint::about(DropReason::SpoofedSource), None);
         assert_eq!(Complaint::about(DropReason::NotForUs), None);
-        let exhausted = DropReason::Nat(Refused::PortsExhausted);
-        assert_eq!(Complaint::about(exhausted), Some(Complaint::Prohibited));
+        assert!(Complaint::about(DropReason::Isolated).is_some());
+        for passing in [
+            Refused::PortsExhausted,
+            Refused::TableFull,
+            Refused::QuotaExceeded,
+        ] {
+            assert_eq!(Complaint::about(DropReason::Nat(passing)), None);
+        }
     }
 }

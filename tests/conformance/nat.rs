@@ -144,7 +144,7 @@ const ICMP: Section = Section {
         row("RFC5508-7", "errors about hairpinned packets pass"),
         row(
             "RFC5508-8",
-            "out of resources: dropped, counted, and told by a rate-limited ICMP 3/13",
+            "out of resources: dropped and counted, and nothing is told: a shortage passes",
         ),
     ],
 };
@@ -164,7 +164,7 @@ const CARRIER: Section = Section {
         ),
         row(
             "RFC6888-11",
-            "out of resources: the sender is told by ICMP, at a limited rate",
+            "out of resources: no mapping is deleted for a new one, and the sender is not told",
         ),
         row("RFC6888-15", "external ports can't be foreseen"),
         row(

@@ -6,7 +6,9 @@
 //! When table, quota or ports are full, one gives way: of a bounded sample from all shards the
 //! most dispensable one, of the inside address that holds most. Nobody takes half-open flows from
 //! an address that would then hold less than his own, so whoever is greedy spoils it for himself
-//! alone.
+//! alone. For a port a flow gives way only when its peer has had time to answer. An address that
+//! has had many searches fail is refused without a further one for some milliseconds, so that a
+//! flood costs little.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -16,7 +18,7 @@ use parking_lot::MutexGuard;
 use super::Nat;
 use super::ledger::{Ledger, endpoint};
 use crate::conntrack::{Connection, Direction, Kind, Shard};
-use crate::ports::Endpoint;
+use crate::ports::{Endpoint, Unquiet};
 use crate::refused::Refused;
 use crate::rule::{Claim, Target};
 use crate::time::Time;
@@ -24,8 +26,9 @@ use crate::tuple::{Protocol, Tuple};
 
 /// Slots of each shard looked at when something must give way: at first, and if among them nothing
 /// can. Bounds the time a packet can take.
-const SAMPLE: usize = 16;
-const SECOND_SAMPLE: usize = 64;
+const SAMPLE: usize = 4;
+const SECOND_SAMPLE: usize = 16;
+const LAST_SAMPLE: usize = 64;
 
 /// A connection about to be opened.
 pub(super) struct Opening {
@@ -157,7 +160,7 @@ impl Nat {
                 original.src
             }
         };
-        let victim = self.room(now, shard, &ledger, inside)?;
+        let victim = self.room(now, shard, &mut ledger, inside)?;
         // What has one of its tuples is in its shard, so a victim elsewhere is in nobody's way.
         let leaving = victim
             .as_ref()
@@ -184,7 +187,7 @@ impl Nat {
         ledger.open(&connection);
         let closing = connection.clone();
         let Some(slot) = shard.insert(connection, &self.hash) else {
-            ledger.close(now, &closing);
+            ledger.close(now, &closing, &self.limits.timeouts);
             return Err(Refused::TableFull);
         };
         self.len.fetch_add(1, Ordering::Relaxed);
@@ -198,19 +201,25 @@ impl Nat {
         &self,
         now: Time,
         shard: &mut Shard,
-        ledger: &Ledger,
+        ledger: &mut Ledger,
         inside: IpAddr,
     ) -> Result<Option<Victim<'_>>, Refused> {
-        if ledger.count(inside) >= self.limits.max_per_address {
-            let own = |connection: &Connection| connection.inside() == inside;
-            let victim = self.victim(now, shard, ledger, inside, own);
-            return victim.map(Some).ok_or(Refused::QuotaExceeded);
+        let (own, refused) = if ledger.count(inside) >= self.limits.max_per_address {
+            (true, Refused::QuotaExceeded)
+        } else if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
+            (false, Refused::TableFull)
+        } else {
+            return Ok(None);
+        };
+        if !ledger.may_search(now, inside) {
+            return Err(refused);
         }
-        if self.len.load(Ordering::Relaxed) >= self.limits.max_connections {
-            let victim = self.victim(now, shard, ledger, inside, |_| true);
-            return victim.map(Some).ok_or(Refused::TableFull);
+        let fits = |connection: &Connection| !own || connection.inside() == inside;
+        let victim = self.victim(now, shard, ledger, inside, fits);
+        if victim.is_none() {
+            ledger.search_failed(now, inside);
         }
-        Ok(None)
+        victim.map(Some).ok_or(refused)
     }
 
     /// The most dispensable connection of those that fit, of the address that holds most.
@@ -227,7 +236,12 @@ impl Nat {
         // In a small sample the greedy may not be found: then rather look again than at those who
         // have less than their even share.
         let even = self.len() / ledger.holders().max(1);
-        for (sample, least) in [(SAMPLE, fair.max(even)), (SECOND_SAMPLE, fair)] {
+        let samples = [
+            (SAMPLE, fair.max(even)),
+            (SECOND_SAMPLE, fair.max(even)),
+            (LAST_SAMPLE, fair),
+        ];
+        for (sample, least) in samples {
             let score = |connection: &Connection| {
                 let how = dispensable(now, connection)?;
                 let whose = connection.inside();
@@ -323,7 +337,9 @@ impl Nat {
         // nothing would tell the one direction from the other.
         let fits = |shard: &Shard, port| {
             let reply = with(port);
-            reply != *original && self.is_vacant(now, shard, &reply, leaving)
+            reply != *original
+                && self.is_vacant(now, shard, &reply, leaving)
+                && self.is_quiet(now, shard, &reply, &endpoint)
         };
         let free = |shard: &Shard, ledger: &mut Ledger| {
             if let Some(port) = ledger.acquire(now, &endpoint, |port| fits(shard, port)) {
@@ -337,12 +353,16 @@ impl Nat {
         if let Some(found) = free(shard, ledger) {
             return Ok(found);
         }
-        if endpoint.protocol == Protocol::TCP {
+        if !ledger.may_search(now, endpoint.address) {
+            return Err(Refused::PortsExhausted);
+        }
+        let protocol = endpoint.protocol;
+        if matches!(protocol, Protocol::TCP | Protocol::UDP) {
             // Sharing costs less than a search for what can be given up, and costs nobody anything.
-            for port in ledger.ports.candidates_to_share(Protocol::TCP) {
-                let in_use =
-                    |ledger: &Ledger| ledger.ports.is_in_use(Protocol::TCP, reply.dst, port);
-                if !in_use(ledger) || !fits(shard, port) {
+            for port in ledger.ports.candidates_to_share(protocol) {
+                let in_use = |ledger: &Ledger| ledger.ports.is_in_use(protocol, reply.dst, port);
+                let quiet = ledger.ports.is_quiet(now, &endpoint, port);
+                if !in_use(ledger) || !quiet || !fits(shard, port) {
                     continue;
                 }
                 self.vacate(now, shard, ledger, &with(port), leaving);
@@ -351,27 +371,62 @@ impl Nat {
                     return Ok(found);
                 }
                 if in_use(ledger) {
-                    ledger.ports.share(Protocol::TCP, reply.dst, port);
+                    ledger.ports.share(protocol, reply.dst, port);
                     self.counters.shared.fetch_add(1, Ordering::Relaxed);
                     return Ok((port, true));
                 }
             }
         }
         if ledger.has_port_quota(&endpoint) {
-            return Err(Refused::QuotaExceeded);
+            // What its address itself holds and does not need any more may be exchanged.
+            self.reclaim(now, shard, ledger, &endpoint, true);
+            if ledger.has_port_quota(&endpoint) {
+                ledger.search_failed(now, endpoint.address);
+                return Err(Refused::QuotaExceeded);
+            }
+        } else if ledger.ports.port(&endpoint).is_none() {
+            // A mapping that is taken towards this peer is no help, and there can be but one.
+            self.reclaim(now, shard, ledger, &endpoint, false);
         }
-        // A mapping that is taken towards this peer is no help, and there can be but one.
-        if ledger.ports.port(&endpoint).is_none() {
-            self.reclaim(now, shard, ledger, &endpoint);
+        let found = free(shard, ledger);
+        if found.is_none() {
+            ledger.search_failed(now, endpoint.address);
         }
-        free(shard, ledger).ok_or(Refused::PortsExhausted)
+        found.ok_or(Refused::PortsExhausted)
     }
 
-    /// Frees the external port of a connection that gives it up to the endpoint, being dispensable
-    /// and the last of its mapping.
-    fn reclaim(&self, now: Time, shard: &mut Shard, ledger: &mut Ledger, endpoint: &Endpoint) {
+    /// Whether nobody else's packets may still come in by a tuple that is vacant: those to a
+    /// connection that a RST has ended.
+    fn is_quiet(&self, now: Time, shard: &Shard, reply: &Tuple, endpoint: &Endpoint) -> bool {
+        let holder = shard.find(self.hash.tuple(reply), reply);
+        let holder = holder.and_then(|(slot, _)| shard.get(slot));
+        let holder = holder.filter(|connection| connection.has_external_port());
+        let unquiet = holder.and_then(|it| it.unquiet(now, &self.limits.timeouts));
+        unquiet.is_none_or(|it| it.allows(now, (endpoint.address, endpoint.port)))
+    }
+
+    /// Frees the external port of a connection that gives it up to the endpoint, being dispensable,
+    /// without an answer to come, and the last of its mapping; one of the endpoint's own address
+    /// alone, if only that helps.
+    fn reclaim(
+        &self,
+        now: Time,
+        shard: &mut Shard,
+        ledger: &mut Ledger,
+        endpoint: &Endpoint,
+        own: bool,
+    ) {
         let fits = |connection: &Connection| {
-            if !connection.has_external_port() || connection.shares_port {
+            if !connection.has_external_port()
+                || connection.shares_port
+                || own && connection.inside() != endpoint.address
+            {
+                return false;
+            }
+            let unquiet = connection.unquiet(now, &self.limits.timeouts);
+            let may_have =
+                |it: &Unquiet| it.except_port.is_none() && it.except == Some(endpoint.address);
+            if !unquiet.as_ref().is_none_or(may_have) {
                 return false;
             }
             let holder = self::endpoint(&connection.original(), connection.reply().dst);

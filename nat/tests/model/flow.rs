@@ -158,6 +158,24 @@ impl Flow {
         Heard::Believed
     }
 
+    /// If it ends now: until when its peer may still send to its external port, and who may have
+    /// that all the same: an inside address, with one port or any.
+    pub(crate) fn unquiet(&self, now: Time, limits: &Limits) -> Option<Unquiet> {
+        let reset = self.is_over() && self.tcp.state() == "reset";
+        if self.expires <= now || (self.is_over() && !reset) {
+            return None;
+        }
+        let idle = self.timeout(limits).saturating_sub(self.expires - now);
+        let timeouts = &limits.timeouts;
+        let until = match (reset, self.is_half_open()) {
+            (true, _) => now + timeouts.port_reset.saturating_sub(idle),
+            (_, true) => now + timeouts.port_quarantine.saturating_sub(idle),
+            _ => now + timeouts.port_quarantine,
+        };
+        let port = (!reset).then_some(self.original.src_port);
+        (until > now).then_some((until, self.original.src, port))
+    }
+
     fn timeout(&self, limits: &Limits) -> Duration {
         let timeouts = &limits.timeouts;
         match (self.original.protocol, self.original.dst_port) {
@@ -183,6 +201,9 @@ pub(crate) fn has_external_ports(protocol: Protocol) -> bool {
     ]
     .contains(&protocol)
 }
+
+/// Until when, and an endpoint for which it does not count.
+pub(crate) type Unquiet = (Time, IpAddr, Option<u16>);
 
 pub(crate) type External = (Protocol, IpAddr, u16);
 pub(crate) type Endpoint = (Protocol, IpAddr, IpAddr, u16);

@@ -218,16 +218,25 @@ impl Run {
     fn perhaps_port_quota(&self, opening: &Opening) -> bool {
         let inside = opening.original.src;
         let model = &self.model;
-        let mut ports: Vec<_> = model
-            .flows
-            .iter()
-            .chain(&model.ghosts)
+        let all = || model.flows.iter().chain(&model.ghosts);
+        let mut ports: Vec<_> = all()
             .filter(|flow| flow.owns && flow.inside() == inside)
             .map(Flow::endpoint)
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        opening.wants_port && ports.len() >= model.limits.max_ports_per_address
+        // While few are free, eight times as many as are.
+        let (protocol, external) = (opening.reply.protocol, opening.reply.dst);
+        let held = ports.iter().filter(|it| it.0 == protocol).count();
+        let mut used: Vec<_> = all()
+            .filter_map(Flow::external)
+            .filter(|it| (it.0, it.1) == (protocol, external))
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        let free = model.pool(protocol).len().saturating_sub(used.len());
+        let share = held > 0 && held >= 8 * free;
+        opening.wants_port && (share || ports.len() >= model.limits.max_ports_per_address)
     }
 
     /// Takes out of the model what the engine ended to make room, if it might.
@@ -283,7 +292,12 @@ impl Run {
             let same_pool =
                 flow.owns && (flow.reply.protocol, flow.reply.dst) == (reply.protocol, reply.dst);
             let dispensable = flow.is_over() || (flow.is_half_open() && fair(flow));
-            let may_recycle = recycled == 1 && dispensable && same_pool;
+            // Not before its peer has had time to answer.
+            let silent = match flow.unquiet(self.model.now, &self.model.limits) {
+                None => true,
+                Some((_, address, port)) => port.is_none() && address == inside,
+            };
+            let may_recycle = recycled == 1 && dispensable && same_pool && silent;
             let may_evict = evicted == 1 && dispensable && (!quota || flow.inside() == inside);
             ensure(stood_in_the_way || may_recycle || may_evict, || {
                 format!("{gone} ended without a cause")
@@ -309,6 +323,8 @@ impl Run {
             let mut reply = opening.reply;
             reply.dst_port = port;
             !model.in_use(hairpin, &reply)
+                && !model.is_unquiet(hairpin, &reply)
+                && model.is_quiet((protocol, external, port))
         };
         for flow in model
             .flows
@@ -321,7 +337,8 @@ impl Run {
         for &port in model.pool(protocol) {
             let free = model.is_surely_free((protocol, external, port));
             ensure(!(free && usable(port)), || format!("port {port} is free"))?;
-            ensure(protocol != Protocol::TCP || !usable(port), || {
+            let shares = matches!(protocol, Protocol::TCP | Protocol::UDP);
+            ensure(!shares || !usable(port), || {
                 format!("port {port} could be shared")
             })?;
         }
@@ -350,10 +367,17 @@ impl Run {
         ensure(usable(port), || {
             format!("port {port} is taken towards this peer")
         })?;
+        ensure(!model.may_be_misdelivered(key(port), wanted), || {
+            format!("answers to another's flow may still come in at port {port}")
+        })?;
+        let quiet = |port| {
+            let mut reply = opening.reply;
+            reply.dst_port = port;
+            model.is_quiet(key(port)) && !model.is_unquiet(hairpin, &reply)
+        };
         let free = || {
-            pool.iter()
-                .copied()
-                .filter(|&port| model.is_surely_free(key(port)) && usable(port))
+            let all = pool.iter().copied();
+            all.filter(|&port| model.is_surely_free(key(port)) && usable(port) && quiet(port))
         };
 
         let mapping = model
@@ -363,6 +387,7 @@ impl Run {
             .map(|flow| flow.reply.dst_port);
         if let Some(mapping) = mapping
             && usable(mapping)
+            && (port == mapping || quiet(mapping))
         {
             // RFC 4787 REQ-1.
             ensure(port == mapping && !shared, || {
@@ -385,7 +410,8 @@ impl Run {
             return Ok(somebody_elses || lost().all(usable));
         }
         if shared || somebody_elses {
-            ensure(shared && protocol == Protocol::TCP, || {
+            let may_share = matches!(protocol, Protocol::TCP | Protocol::UDP);
+            ensure(shared && may_share, || {
                 format!("port {port} is somebody else's")
             })?;
             ensure(

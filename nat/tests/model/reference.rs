@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nat::{Direction, Kind, Limits, Path, Protocol, Publish, Refused, Rules, Time, Tuple};
 
-use super::flow::{External, Flow, has_external_ports};
+use super::flow::{Endpoint, External, Flow, Unquiet, has_external_ports};
 use super::ops::{HOSTS, ip};
 use super::tcp::{Heard, makes_sense};
 use super::wire::{ACK, Body, Damage, Keep, RST, SYN, Segment, Wire};
@@ -64,6 +64,8 @@ pub(crate) struct Reference {
     /// Expired, and perhaps still in the engine's table with its port, till a packet meets it.
     pub(crate) ghosts: Vec<Flow>,
     pub(crate) freed: Vec<Freed>,
+    /// External ports of flows that have ended and whose peers may still send.
+    unquiet: Vec<(External, Unquiet)>,
     /// RSTs not believed.
     pub(crate) implausible: u64,
     /// Other segments not believed.
@@ -128,6 +130,7 @@ impl Reference {
             flows: vec![],
             ghosts: vec![],
             freed: vec![],
+            unquiet: vec![],
             implausible: 0,
             out_of_window: 0,
         }
@@ -254,6 +257,9 @@ impl Reference {
             let Some(external) = flow.external() else {
                 continue;
             };
+            if let Some(unquiet) = flow.unquiet(self.now, &self.limits) {
+                self.unquiet.push((external, unquiet));
+            }
             if self.users(external).next().is_some() || self.haunted(external) {
                 continue;
             }
@@ -676,6 +682,29 @@ impl Reference {
 
     pub(crate) fn is_surely_free(&self, external: External) -> bool {
         self.users(external).next().is_none() && !self.haunted(external)
+    }
+
+    /// Whether nobody has to wait for a port.
+    pub(crate) fn is_quiet(&self, external: External) -> bool {
+        let mut unquiet = self.unquiet.iter();
+        !unquiet.any(|(of, (until, ..))| *of == external && *until > self.now)
+    }
+
+    /// Whether an answer to another's flow may still come in at a port, and reach this endpoint.
+    pub(crate) fn may_be_misdelivered(&self, external: External, to: Endpoint) -> bool {
+        self.unquiet.iter().any(|&(of, (until, address, port))| {
+            let its_own = address == to.2 && port.is_none_or(|port| port == to.3);
+            of == external && until > self.now && !its_own
+        })
+    }
+
+    /// Whether a tuple is that of a flow that gives way to everybody but those for whom its peer's
+    /// last words might be.
+    pub(crate) fn is_unquiet(&self, hairpin: bool, tuple: &Tuple) -> bool {
+        self.flows.iter().any(|flow| {
+            let same = flow.is_hairpin() == hairpin && flow.has(tuple);
+            same && flow.external().is_some() && flow.unquiet(self.now, &self.limits).is_some()
+        })
     }
 
     pub(crate) fn last_freed(&self, external: External) -> Option<&Freed> {
