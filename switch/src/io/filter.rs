@@ -12,6 +12,10 @@ use libc::sock_filter;
 
 use crate::frame::ethertype;
 
+mod ingress;
+
+pub use ingress::{IngressPorts, ingress_filter};
+
 /// The largest program built here. The kernel takes 4096 instructions (BPF_MAXINSNS), but what it
 /// makes of them must also fit twice, the old program and the new, into `net.core.optmem_max`, which
 /// was 20,480 bytes before Linux 6.8. Measured: 831 instructions of this kind do (Linux 6.18).
@@ -289,31 +293,37 @@ fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
 
 /// Accepts when A lies in one of the intervals, which are in order and apart; drops otherwise.
 fn search(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
+    search_for(intervals, ACCEPT, DROP)
+}
+
+/// Returns `hit` when A lies in one of the intervals, which are in order and apart; `miss`
+/// otherwise.
+fn search_for(intervals: &[(u16, u16)], hit: u32, miss: u32) -> Vec<sock_filter> {
     match intervals.first() {
-        None => vec![exit(DROP)],
+        None => vec![exit(miss)],
         Some(&(low, _)) => {
             // Below the first there is nothing; from here on A is never below the leaf's interval.
-            let mut program = vec![jump(IF_NOT_LESS, low.into(), 1, 0), exit(DROP)];
-            program.extend(search_above(intervals));
+            let mut program = vec![jump(IF_NOT_LESS, low.into(), 1, 0), exit(miss)];
+            program.extend(search_above(intervals, hit, miss));
             program
         }
     }
 }
 
 /// The binary search among intervals, of which A is known not to lie below the first.
-fn search_above(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
+fn search_above(intervals: &[(u16, u16)], hit: u32, miss: u32) -> Vec<sock_filter> {
     if let [(_, high)] = intervals {
         return vec![
             jump(IF_GREATER, (*high).into(), 0, 1),
-            exit(DROP),
-            exit(ACCEPT),
+            exit(miss),
+            exit(hit),
         ];
     }
     let (left, right) = intervals.split_at(intervals.len() / 2);
     let Some(&(boundary, _)) = right.first() else {
-        return vec![exit(DROP)];
+        return vec![exit(miss)];
     };
-    let below = search_above(left);
+    let below = search_above(left, hit, miss);
     let mut program = match u8::try_from(below.len()) {
         Ok(near) => vec![jump(IF_NOT_LESS, boundary.into(), near, 0)],
         Err(_) => {
@@ -324,7 +334,7 @@ fn search_above(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
         }
     };
     program.extend(below);
-    program.extend(search_above(right));
+    program.extend(search_above(right, hit, miss));
     program
 }
 

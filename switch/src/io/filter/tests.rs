@@ -19,6 +19,9 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
         let code = u32::from(code);
         at += 1;
         let bytes = |offset: usize, size: usize| {
+            // SKF_NET_OFF counts from the IP header.
+            let from_ip = (offset as u32).checked_sub(libc::SKF_NET_OFF as u32);
+            let offset = from_ip.map_or(offset, |offset| 14 + offset as usize);
             let bytes = packet.get(offset..offset + size)?;
             Some(
                 bytes
@@ -29,10 +32,11 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
         let loaded = match code {
             LOAD_WORD if k == IFINDEX => Some(ancillary.ifindex),
             LOAD_WORD if k == VLAN_TAG => Some(ancillary.vlan_tci),
+            LOAD_WORD if k == (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL) as u32 => bytes(12, 2),
             LOAD_WORD => bytes(k as usize, 4),
             LOAD_HALF => bytes(k as usize, 2),
             LOAD_BYTE => bytes(k as usize, 1),
-            LOAD_HALF_AT_X => bytes((x + k) as usize, 2),
+            LOAD_HALF_AT_X => bytes(x.wrapping_add(k) as usize, 2),
             LOAD_MEMORY => Some(memory[k as usize]),
             _ => Some(a),
         };
@@ -66,7 +70,11 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
 /// The program, which the kernel must take: its check_load_and_stores() wants each load of a word of
 /// memory to come after a store, by jumps and by position.
 fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
-    let program = super::uplink_filter(filter);
+    verified(super::uplink_filter(filter))
+}
+
+fn verified(program: Vec<sock_filter>) -> Vec<sock_filter> {
+    assert!(program.len() <= 4096);
     let mut stored_at = vec![u16::MAX; program.len()];
     let mut stored = 0;
     for (at, instruction) in program.iter().enumerate() {
@@ -484,4 +492,121 @@ fn what_goes_to_a_routed_network_comes_in_whatever_it_is() {
         &ipv4([10, 7, 0, 1].into(), UDP, 53, 0, 0)
     ));
     assert!(!accepts(&program, &ipv6(HOST6, TCP, 22)));
+}
+
+/// Whether the host's kernel sees a packet.
+fn passes_ingress(program: &[sock_filter], packet: &[u8]) -> bool {
+    match run(program, packet, Ancillary::default()).0 {
+        2 => false,
+        // A packet too short for what is read, and the common case.
+        0 | u32::MAX => true,
+        other => panic!("no verdict: {other}"),
+    }
+}
+
+#[test]
+fn the_host_does_not_see_what_is_for_the_switch_and_sees_all_else() {
+    let second = Ipv4Addr::new(192, 0, 2, 9);
+    let range = 61000..=65535;
+    let program = verified(ingress_filter(&[
+        IngressPorts {
+            addresses: vec![HOST.into(), Ipv4Addr::new(192, 0, 2, 3).into()],
+            tcp: vec![range.clone(), 8080..=8080],
+            udp: vec![range.clone()],
+            sctp: vec![],
+        },
+        IngressPorts {
+            addresses: vec![second.into()],
+            tcp: vec![range.clone(), 9090..=9090],
+            sctp: vec![9090..=9090],
+            ..IngressPorts::default()
+        },
+        IngressPorts {
+            addresses: vec![Ipv6Addr::LOCALHOST.into(), HOST6.into()],
+            tcp: vec![8080..=8080],
+            udp: vec![range],
+            sctp: vec![],
+        },
+    ]));
+    let mut fragment = ipv6(HOST6, 44, 0);
+    let header = [17, 0, 0, 1, 0, 0, 0, 0];
+    fragment.splice(54..54, header);
+    fragment[64..66].copy_from_slice(&61001u16.to_be_bytes());
+    let dropped = [
+        ipv4(HOST, TCP, 8080, 0, 0x4000),
+        ipv4(HOST, TCP, 61000, 10, 0),
+        ipv4(HOST, UDP, 65535, 0, 0),
+        ipv4(HOST, UDP, 65535, 0, 0x2000),
+        ipv4(second, TCP, 9090, 0, 0),
+        ipv4(second, 132, 9090, 0, 0),
+        ipv6(HOST6, TCP, 8080),
+        ipv6(HOST6, UDP, 61000),
+        fragment.clone(),
+    ];
+    for packet in &dropped {
+        assert!(!passes_ingress(&program, packet), "{packet:02x?}");
+        let tagged = Ancillary {
+            vlan_tci: 7,
+            ..Ancillary::default()
+        };
+        assert_eq!(run(&program, packet, tagged).0, u32::MAX, "of another VLAN");
+        let priority = Ancillary {
+            vlan_tci: 0xe000,
+            ..Ancillary::default()
+        };
+        assert_eq!(run(&program, packet, priority).0, 2);
+    }
+    fragment[57] = 8;
+    let passed = [
+        vec![],
+        ethernet(ethertype::ARP),
+        ipv4(HOST, TCP, 8081, 0, 0),
+        ipv4(HOST, TCP, 9090, 0, 0),
+        ipv4(HOST, UDP, 8080, 0, 0),
+        ipv4(HOST, UDP, 60999, 0, 0),
+        ipv4(HOST, UDP, 61000, 0, 1),
+        ipv4(HOST, ICMP, 61000, 0, 0),
+        ipv4(HOST, 132, 8080, 0, 0),
+        ipv4(second, TCP, 8080, 0, 0),
+        ipv4(second, UDP, 61000, 0, 0),
+        ipv4(Ipv4Addr::new(192, 0, 2, 4), TCP, 8080, 0, 0),
+        ipv6(HOST6, TCP, 61000),
+        ipv6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2), TCP, 8080),
+        ipv6(HOST6, 0, 8080),
+        fragment,
+    ];
+    for packet in &passed {
+        assert!(passes_ingress(&program, packet), "{packet:02x?}");
+    }
+    assert!(passes_ingress(&verified(ingress_filter(&[])), &dropped[0]));
+}
+
+#[test]
+fn an_ingress_program_of_any_size_is_taken_and_keeps_what_comes_first() {
+    let addresses = |count: u32| -> Vec<IpAddr> {
+        let address = |at| Ipv4Addr::from_bits(HOST.to_bits() + at).into();
+        (0..count).map(address).collect()
+    };
+    let many: Vec<_> = (0..2000).map(|at| at * 20..=at * 20).collect();
+    let set = |addresses| IngressPorts {
+        addresses,
+        tcp: [vec![61000..=65535], many.clone()].concat(),
+        udp: many.clone(),
+        sctp: vec![],
+    };
+    let last = Ipv4Addr::from_bits(HOST.to_bits() + 249);
+    let program = verified(ingress_filter(&[set(addresses(150))]));
+    assert!(!passes_ingress(&program, &ipv4(HOST, TCP, 61000, 0, 0)));
+    assert!(!passes_ingress(&program, &ipv4(HOST, TCP, 20, 0, 0)));
+    assert!(passes_ingress(&program, &ipv4(HOST, TCP, 39_980, 0, 0)));
+    assert!(passes_ingress(&program, &ipv4(last, TCP, 61000, 0, 0)));
+    // One body for many addresses, and far jumps.
+    let few = IngressPorts {
+        addresses: addresses(250),
+        tcp: vec![61000..=65535],
+        ..IngressPorts::default()
+    };
+    let program = verified(ingress_filter(&[few]));
+    assert!(!passes_ingress(&program, &ipv4(last, TCP, 61000, 0, 0)));
+    assert!(!passes_ingress(&program, &ipv4(HOST, TCP, 61000, 0, 0)));
 }
