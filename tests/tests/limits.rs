@@ -317,7 +317,13 @@ fn a_partition_stops_all_and_heals() {
     scene.pontoon(&["fault", "--partition", "a"]).success();
     assert!(!meet(&a, &b) && !meet(&c, &a) && !reaches(&a, BEYOND) && meet(&b, &c));
     scene.pontoon(&["fault", "--partition", "b", "c"]).success();
-    scene.pontoon(&["fault", "--clear"]).success();
+    let told = scene.json(&["fault", "--clear"]);
+    let told = told.as_array().expect("those that had faults");
+    assert_eq!(told.len(), 3, "{told:?}");
+    for container in told {
+        assert_eq!(container["partition"]["from_everything"], false);
+        assert_eq!(container["partition"]["from"], serde_json::json!([]));
+    }
     heals(&a, b.address);
     heals(&b, c.address);
     heals(&a, BEYOND);

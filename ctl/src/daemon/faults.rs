@@ -171,18 +171,18 @@ impl Daemon {
         self.tell_container(&id)
     }
 
-    /// Ends all faults there are, and tells whose they were.
+    /// Ends all faults there are, and describes the containers that had some, as they are then.
     pub(super) fn clear_all_faults(&mut self) -> Result<Vec<api::Container>, Failure> {
         let suffers = |container: &api::Container| {
             !container.partition.is_none()
                 || container.endpoints.iter().any(|it| !it.faults.is_none())
         };
         let view = self.view.borrow().clone();
-        let told = view.containers().filter(|it| suffers(it));
-        let told = told.map(|it| api::Container::clone(it)).collect();
+        let had_some = view.containers().filter(|it| suffers(it));
+        let had_some: Vec<String> = had_some.map(|it| it.id.clone()).collect();
         self.faults = FaultBook::default();
         self.apply();
-        Ok(told)
+        had_some.iter().map(|id| self.tell_container(id)).collect()
     }
 
     fn forget_faults_of_the_gone(&mut self) {
