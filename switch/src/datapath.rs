@@ -51,6 +51,8 @@ pub enum Egress {
     Several,
     /// Nowhere: it was read and understood, or waits for a neighbour.
     Consumed,
+    /// Nowhere: it was seen on an uplink, and is the host's own business, whose kernel has it too.
+    HostsOwn,
 }
 
 /// What the control plane should know. The channel is bounded; an event that finds it full is
@@ -549,7 +551,7 @@ impl Pass<'_> {
         match outcome {
             Ok(Egress::Port(port)) => self.released.push((port, frame)),
             // Nothing that is routed goes to several ports.
-            Ok(Egress::Several | Egress::Consumed) => {}
+            Ok(Egress::Several | Egress::Consumed | Egress::HostsOwn) => {}
             Err(reason) => self.datapath.count_drops(self.worker, reason, 1),
         }
     }

@@ -241,10 +241,10 @@ impl Pass<'_> {
                 }
             }
             Some(ethertype::IPV4) => {}
-            _ => return Err(DropReason::NotForUs),
+            _ => return Ok(Egress::HostsOwn),
         }
         if frame::destination(frame.bytes()) != Some(uplink.mac) {
-            return Err(DropReason::NotForUs);
+            return Ok(Egress::HostsOwn);
         }
         let mut packet = parse(frame)?;
         // A packet from the wire that claims to come from a container, from this host or from no
@@ -252,7 +252,7 @@ impl Pass<'_> {
         let source = packet.src();
         if is_link_local(source) {
             // A neighbour of the host, whom no container could answer.
-            return Err(DropReason::NotForUs);
+            return Ok(Egress::HostsOwn);
         }
         if is_martian(source)
             || self.topology.is_inside(source)
@@ -263,7 +263,7 @@ impl Pass<'_> {
         match self.translate(Path::Inbound, &mut packet) {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(Egress::Consumed),
-            Err(Refused::NoMapping | Refused::NotPublished) => return Err(DropReason::NotForUs),
+            Err(Refused::NoMapping | Refused::NotPublished) => return Ok(Egress::HostsOwn),
             Err(refused) => return Err(refused.into()),
         }
         if uplink.clamp_mss || self.topology.clamps_mss(packet.dst()) {

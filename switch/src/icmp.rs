@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn only_what_helps_is_told() {
         assert_eq!(Complaint::about(DropReason::SpoofedSource), None);
-        assert_eq!(Complaint::about(DropReason::NotForUs), None);
+        assert_eq!(Complaint::about(DropReason::EgressFull), None);
         assert!(Complaint::about(DropReason::Isolated).is_some());
         for passing in [
             Refused::PortsExhausted,

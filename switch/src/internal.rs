@@ -103,7 +103,7 @@ impl Pass<'_> {
         let goes_there = match egress {
             Egress::Port(port) => port == host,
             Egress::Several => self.egresses.contains(&host),
-            Egress::Consumed => false,
+            Egress::Consumed | Egress::HostsOwn => false,
         };
         if !goes_there || may_reach_host(self.now, segment, frame) {
             return Ok(egress);

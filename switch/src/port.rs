@@ -37,6 +37,7 @@ struct Traffic {
     rx_bytes: AtomicU64,
     tx_frames: AtomicU64,
     tx_bytes: AtomicU64,
+    hosts_own: AtomicU64,
 }
 
 /// What passed through a port since it was added, seen from the switch: `rx` came from the
@@ -47,6 +48,8 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     pub tx_frames: u64,
     pub tx_bytes: u64,
+    /// Of the frames received on an uplink, those that are the host's own business.
+    pub hosts_own: u64,
 }
 
 impl Port {
@@ -95,6 +98,11 @@ impl Port {
         traffic.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn count_hosts_own(&self, worker: usize, frames: u64) {
+        let hosts_own = &self.traffic[worker].hosts_own;
+        hosts_own.fetch_add(frames, Ordering::Relaxed);
+    }
+
     pub fn counters(&self) -> PortCounters {
         self.traffic
             .iter()
@@ -103,6 +111,7 @@ impl Port {
                 rx_bytes: sum.rx_bytes + traffic.rx_bytes.load(Ordering::Relaxed),
                 tx_frames: sum.tx_frames + traffic.tx_frames.load(Ordering::Relaxed),
                 tx_bytes: sum.tx_bytes + traffic.tx_bytes.load(Ordering::Relaxed),
+                hosts_own: sum.hosts_own + traffic.hosts_own.load(Ordering::Relaxed),
             })
     }
 }

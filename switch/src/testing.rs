@@ -164,6 +164,13 @@ impl Lan {
         }
     }
 
+    /// Frames that came in by a port and were the host's own business.
+    pub(crate) fn hosts_own(&self, port: u32) -> u64 {
+        let counters = self.datapath.counters();
+        let row = counters.ports.iter().find(|(of, _)| of.0 == port);
+        row.expect("the port is counted").1.hosts_own
+    }
+
     pub(crate) fn drops(&self, reason: DropReason) -> u64 {
         let counters = self.datapath.counters();
         let row = counters.drops.iter().find(|(of, _)| *of == reason);

@@ -247,6 +247,7 @@ impl Worker {
         if received > 1 {
             pass.prefetch(ingress, &mut self.frames[..received]);
         }
+        let mut hosts_own = 0;
         for (index, frame) in self.frames[..received].iter_mut().enumerate() {
             match pass.forward(ingress, frame) {
                 Ok(Egress::Port(port)) => self.departures.push((port, index as u32)),
@@ -256,6 +257,7 @@ impl Worker {
                         .extend(several.map(|&port| (port, index as u32)));
                 }
                 Ok(Egress::Consumed) => {}
+                Ok(Egress::HostsOwn) => hosts_own += 1,
                 Err(reason) => {
                     self.datapath.count_drops(self.index, reason, 1);
                     if let Some(port) = pass.explain(ingress, reason, frame) {
@@ -265,6 +267,11 @@ impl Worker {
             }
         }
         pass.follow(ingress);
+        if hosts_own > 0
+            && let Some(port) = topology.port(ingress)
+        {
+            port.count_hosts_own(self.index, hosts_own);
+        }
         if !parted.is_empty() {
             self.part(parted);
         }

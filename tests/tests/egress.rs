@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
 use pontoon_tests::namespace::join;
 use pontoon_tests::process::{Background, run};
-use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
+use pontoon_tests::scene::{ANY, BEYOND, HOST, HOST_SECOND, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
 
@@ -372,4 +372,37 @@ fn connections_are_listed_counted_and_ended_by_what_they_have_in_common() {
     let ended = scene.json(&["conntrack", "--flush"]);
     assert!(ended["connections"].as_u64() >= Some(2), "{ended}");
     assert_eq!(count(&[]), 0);
+}
+
+/// Traffic of the host's own, which its kernel has too.
+#[test]
+fn the_hosts_own_traffic_is_no_drop() {
+    let Some(scene) = Scene::new() else { return };
+    let counters = || {
+        let (_, body) = scene
+            .request("GET", "/v1/counters", None)
+            .expect("an answer");
+        serde_json::from_str::<serde_json::Value>(&body).expect("JSON")
+    };
+    let dropped = |counters: &serde_json::Value| -> u64 {
+        let rows = counters["drops"].as_array().expect("a list").iter();
+        rows.filter_map(|row| row["frames"].as_u64()).sum()
+    };
+    let published = format!("{HOST_SECOND}:8080:80");
+    scene.container("web", &["-p", &published]);
+    let before = dropped(&counters());
+    ping(&scene.outside, HOST).success();
+    ping(&scene.host, OUTSIDE).success();
+    // A port that is published on another of the host's addresses lets what is for this one pass
+    // to the host, whose server it may be.
+    let listener = listen(&scene.host, (HOST, 8080));
+    let mut flow = Flow::open(&scene.outside, (HOST, 8080), &listener).expect("the host's server");
+    flow.exchange().expect("an answer");
+    let after = counters();
+    assert_eq!(dropped(&after), before, "{after}");
+    let ports = after["ports"].as_array().expect("a list");
+    let own = ports
+        .iter()
+        .filter_map(|port| port["hosts_own_frames"].as_u64());
+    assert!(own.sum::<u64>() > 0, "{after}");
 }

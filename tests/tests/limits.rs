@@ -321,8 +321,8 @@ fn a_partition_stops_all_and_heals() {
     let told = told.as_array().expect("those that had faults");
     assert_eq!(told.len(), 3, "{told:?}");
     for container in told {
-        assert_eq!(container["partition"]["from_everything"], false);
-        assert_eq!(container["partition"]["from"], serde_json::json!([]));
+        assert_ne!(container["partition"]["from_everything"], true);
+        assert!(container["partition"]["from"][0].is_null(), "{container}");
     }
     heals(&a, b.address);
     heals(&b, c.address);

@@ -473,7 +473,6 @@ fn any_bytes_at_any_port_are_dropped_by_name() {
     for reason in [
         DropReason::Malformed,
         DropReason::SpoofedSource,
-        DropReason::NotForUs,
         DropReason::ReservedAddress,
     ] {
         assert!(network.drops(reason) > 0, "{reason:?}");

@@ -97,6 +97,10 @@ pub(crate) struct PortCounters {
     pub rx_bytes: u64,
     pub tx_frames: u64,
     pub tx_bytes: u64,
+    /// Of the frames received on an uplink, those that are the host's own business: no drops, since
+    /// its kernel has them too.
+    #[serde(default)]
+    pub hosts_own_frames: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

@@ -65,6 +65,7 @@ async fn counters(State(api): State<Api>) -> Json<Counters> {
                 rx_bytes: counters.rx_bytes,
                 tx_frames: counters.tx_frames,
                 tx_bytes: counters.tx_bytes,
+                hosts_own_frames: counters.hosts_own,
             })
             .collect(),
         drops: counted
