@@ -48,6 +48,7 @@ fn rules(ranges: u16) -> Rules {
         }],
         publish: (0..ranges).map(publish).collect(),
         local: vec![HOST.into()],
+        ..Rules::default()
     }
 }
 

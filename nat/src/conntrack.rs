@@ -259,6 +259,10 @@ impl Connection {
         }
     }
 
+    pub(crate) fn is_masqueraded(&self) -> bool {
+        matches!(self.kind, KindTag::Masquerade)
+    }
+
     /// Source and destination of the reply tuple.
     fn reply_addresses(&self) -> (&Octets, &Octets) {
         match self.kind {

@@ -71,7 +71,7 @@ pub use checksum::Checksum;
 pub use conntrack::{ConnectionInfo, Direction, Kind, Traffic};
 pub use layout::{Layout, Malformed};
 pub use limits::{Limits, Timeouts};
-pub use nat::{Nat, Path, Stats, Translated};
+pub use nat::{Answered, Nat, Origin, Path, Stats, Translated};
 pub use packet::Packet;
 pub use refused::Refused;
 pub use rule::{InvalidPublish, Masquerade, Publish, Rules};

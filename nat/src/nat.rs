@@ -6,13 +6,14 @@ mod admission;
 mod fragments;
 mod hairpin;
 mod ledger;
+mod origin;
 mod prefetch;
 mod translate;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
@@ -20,6 +21,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use self::ledger::Ledger;
+pub use self::origin::{Answered, Origin};
 use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard, Traffic};
 use crate::fragment::Fragments;
 use crate::limits::Limits;
@@ -108,6 +110,8 @@ pub struct Nat {
     fragments: Mutex<Fragments>,
     /// Connections in all shards.
     len: AtomicUsize,
+    /// Some connection has an [`Origin`], or had one.
+    has_origins: AtomicBool,
     counters: CachePadded<Counters>,
 }
 
@@ -127,14 +131,16 @@ impl Nat {
             limits,
             fragments: Mutex::new(Fragments::new(seed)),
             len: AtomicUsize::new(0),
+            has_origins: AtomicBool::new(false),
             counters: CachePadded::default(),
         }
     }
 
     /// Replaces the rules, and ends the flows that they would not have let begin: those to a
     /// published port that now leads elsewhere or nowhere, or is not for their source any more,
-    /// those from an inside port that is now published, masqueraded or routed, and those whose
-    /// source is now masqueraded otherwise, or not at all. A routed flow does not say by which
+    /// those from an inside port that is now published, masqueraded or routed, those whose
+    /// source is now masqueraded otherwise, or not at all, and those masqueraded as an address that the
+    /// host has lost. A routed flow does not say by which
     /// address of the host it would have left, so one from a port that is published on any of them
     /// ends. Packets in flight meet the old rules or the new ones, and no flow that the new ones
     /// forbid remains. The rules already in force end nothing.
@@ -143,6 +149,7 @@ impl Nat {
         if *self.rules.load().rules().as_ref() == rules {
             return;
         }
+        let lost = self.rules.load().local_without(&rules);
         self.rules.store(Arc::new(RuleIndex::new(rules)));
         // A worker reads the rules under its shard's lock, so whatever it opened by the old ones
         // is in the shard when its turn comes here.
@@ -170,7 +177,8 @@ impl Nat {
                     match rules.masquerade(src) {
                         None => true,
                         Some(rule) => {
-                            rule.to.is_some_and(|to| to != reply.dst) || claimed.is_some()
+                            let gone = rule.to.is_none() && lost.contains(&reply.dst);
+                            rule.to.is_some_and(|to| to != reply.dst) || claimed.is_some() || gone
                         }
                     }
                 }

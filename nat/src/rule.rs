@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::refused::Refused;
@@ -26,6 +26,12 @@ pub struct Rules {
     pub publish: Vec<Publish>,
     /// The addresses of the host: those on which published ports with no host address answer.
     pub local: Vec<IpAddr>,
+    /// Subnets all of whose addresses are the host's as well.
+    pub local_subnets: Vec<IpNet>,
+    /// Which interface of the host each address is on that flows are masqueraded as. A flow that now
+    /// leaves with an address of another interface gives up its mapping, as it does in Linux
+    /// (`nf_nat_oif_changed`); one whose interface has but one more address does not.
+    pub links: Vec<(IpAddr, u32)>,
 }
 
 /// Flows from `source` leave with an address of the host (SNAT).
@@ -239,6 +245,7 @@ pub(crate) struct RuleIndex {
     claims: HashMap<(Protocol, IpAddr), Intervals>,
     /// Sorted.
     local: Vec<IpAddr>,
+    links: HashMap<IpAddr, u32>,
 }
 
 impl RuleIndex {
@@ -284,7 +291,9 @@ impl RuleIndex {
         }
         let mut local = rules.local.clone();
         local.sort_unstable();
+        let links = rules.links.iter().copied().collect();
         RuleIndex {
+            links,
             rules: Arc::new(rules),
             masquerade,
             published,
@@ -295,6 +304,31 @@ impl RuleIndex {
 
     pub(crate) fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    /// The host's addresses that `next` has no more.
+    pub(crate) fn local_without(&self, next: &Rules) -> Vec<IpAddr> {
+        let kept: HashSet<IpAddr> = next.local.iter().copied().collect();
+        let lost = self.local.iter().filter(|it| !kept.contains(*it));
+        lost.copied().collect()
+    }
+
+    /// Whether a flow may go on with the address `mapped`, though new ones get `external`: both are on
+    /// one interface, or it is not known which they are on.
+    pub(crate) fn same_link(&self, mapped: IpAddr, external: IpAddr) -> bool {
+        match (self.links.get(&mapped), self.links.get(&external)) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        }
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.local.binary_search(&address).is_ok()
+            || self
+                .rules
+                .local_subnets
+                .iter()
+                .any(|it| it.contains(&address))
     }
 
     /// The rule that masquerades this source.
@@ -403,7 +437,7 @@ impl RuleIndex {
     /// The intervals that hold for `host`, its own before those of every address.
     fn lists(&self, protocol: Protocol, host: IpAddr) -> [Option<&Intervals>; 2] {
         let ipv4 = host.is_ipv4();
-        let every = if self.local.binary_search(&host).is_ok() {
+        let every = if self.is_local(host) {
             self.published.get(&HostKey {
                 protocol,
                 host: None,

@@ -49,6 +49,7 @@ fn engine() -> Nat {
                 allow: Sources::default(),
             }],
             local: vec![ip(HOST), ip(HOST6)],
+            ..Rules::default()
         },
     );
     for protocol in [Protocol::TCP, Protocol::UDP] {

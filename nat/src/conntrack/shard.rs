@@ -4,6 +4,7 @@ use hashbrown::HashMap;
 
 use super::index::Index;
 use super::{Connection, Direction, Key, Kind, Traffic};
+use crate::nat::Origin;
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple, TupleHash};
 
@@ -25,6 +26,8 @@ pub(crate) struct Shard {
     index: Index,
     /// By the id of a publish rule, what those of its connections carried that have ended.
     ended: HashMap<u32, Traffic>,
+    /// By slot, of those few that have one.
+    origins: HashMap<u32, Origin>,
     /// Where the next sweep begins.
     sweep_at: usize,
     /// Where the next sample begins.
@@ -119,6 +122,7 @@ impl Shard {
             self.index.remove(hash.tuple(&tuple), slot << 1 | direction);
         }
         self.vacant.push(slot);
+        self.set_origin(slot, None);
         self.remember(&connection);
         Some(connection)
     }
@@ -131,6 +135,22 @@ impl Shard {
         let over = connection.clone();
         connection.reopen();
         self.remember(&over);
+    }
+
+    pub(crate) fn origin(&self, slot: u32) -> Option<Origin> {
+        self.origins.get(&slot).copied()
+    }
+
+    pub(crate) fn set_origin(&mut self, slot: u32, origin: Option<Origin>) {
+        match origin {
+            Some(origin) => {
+                self.origins.insert(slot, origin);
+            }
+            None if self.origins.is_empty() => {}
+            None => {
+                self.origins.remove(&slot);
+            }
+        }
     }
 
     fn remember(&mut self, over: &Connection) {

@@ -64,6 +64,7 @@ impl World {
             masquerade: vec![masquerade("10.0.0.0/24"), masquerade("fd00::/64")],
             publish,
             local: vec![ip(HOST), ip("198.51.100.2"), ip(HOST6)],
+            ..Rules::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! What happens to a packet: found or opened, rewritten or refused.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use super::admission::Opening;
@@ -125,6 +126,14 @@ impl Nat {
         if !belongs(path, connection.kind(), direction) {
             return None;
         }
+        if let Path::Outbound { external } = path
+            && connection.is_masqueraded()
+            && connection.reply().dst != external
+            && self.has_moved(tuple.src, connection.reply().dst, external)
+        {
+            self.end(now, shard, &mut self.ledger.lock(), slot);
+            return None;
+        }
         // TIME-WAIT ends early for a new connection (RFC 9293 section 3.6.1), and so does what a
         // RST left behind.
         // From outside that takes a published port: the peer of a masqueraded flow may not open one.
@@ -136,6 +145,14 @@ impl Nat {
             self.counters.opened.fetch_add(1, Ordering::Relaxed);
         }
         Some((slot, direction, new))
+    }
+
+    /// Whether a flow from `source`, masqueraded as `mapped`, now leaves by another interface, whose
+    /// address is `external`.
+    fn has_moved(&self, source: IpAddr, mapped: IpAddr, external: IpAddr) -> bool {
+        let rules = self.rules.load();
+        let rule = rules.masquerade(source);
+        rule.is_none_or(|rule| rule.to.is_none()) && !rules.same_link(mapped, external)
     }
 
     /// What connection a packet of no known flow opens. None when it is to pass untracked. An echo
@@ -178,7 +195,7 @@ impl Nat {
                     let opens = (syn || mid_stream) && !is_reply;
                     return Ok(opens.then(|| Opening::routed(tuple)));
                 }
-                if external.is_ipv4() != tuple.src.is_ipv4() {
+                if external.is_ipv4() != tuple.src.is_ipv4() || external.is_unspecified() {
                     return Err(Refused::NoExternalAddress);
                 }
                 Opening::masqueraded(tuple, external, Kind::Masquerade)

@@ -28,6 +28,7 @@ fn index(publish: Vec<Publish>) -> RuleIndex {
         masquerade: Vec::new(),
         publish,
         local,
+        ..Rules::default()
     })
 }
 

@@ -88,6 +88,7 @@ impl Run {
             masquerade: masquerade(0),
             publish: vec![],
             local: LOCAL.iter().map(|text| ip(text)).collect(),
+            ..Rules::default()
         });
         run
     }

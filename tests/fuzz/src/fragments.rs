@@ -141,6 +141,7 @@ fn engine() -> Nat {
         masquerade: sources.into(),
         publish: publish.collect(),
         local: vec![HOST4.into(), HOST6.into()],
+        ..Rules::default()
     };
     nat.set_rules(Time::ZERO, rules);
     nat

@@ -198,6 +198,7 @@ impl World {
             masquerade: masquerade.collect(),
             publish: publish.collect(),
             local: vec![HOST4.into(), HOST6.into()],
+            ..Rules::default()
         };
         self.nat.set_rules(self.now, rules);
     }

@@ -197,12 +197,13 @@ impl World {
             endpoints.push(endpoint(1, Side::A2));
         }
         let uplink = self.port(Side::Uplink);
-        let route = |destination: &str, via: u8, ipv6: bool| Route {
-            destination: destination.parse().expect("a subnet"),
-            via: (via > 0).then(|| address(via, ipv6)),
-            uplink,
-            source: if ipv6 { HOST6.into() } else { HOST4.into() },
-            metric: 0,
+        let route = |destination: &str, via: u8, ipv6: bool| {
+            Route::by(
+                destination.parse().expect("a subnet"),
+                uplink,
+                (via > 0).then(|| address(via, ipv6)),
+                if ipv6 { HOST6.into() } else { HOST4.into() },
+            )
         };
         let allow = if odd.listed {
             let sources = ["192.0.2.9/32", "2001::9/128", "10.0.0.2/32", "fd01::/64"];
@@ -250,6 +251,8 @@ impl World {
                 mtu: 1400,
                 clamp_mss: true,
             }],
+            host_subnets: Vec::new(),
+            rules: Vec::new(),
             host_addresses: [3, 4]
                 .iter()
                 .flat_map(|&gateway| [false, true].map(|ipv6| address(gateway, ipv6)))
@@ -273,6 +276,7 @@ impl World {
                     .collect(),
                 publish: publish.collect(),
                 local: host.into(),
+                ..Rules::default()
             },
         };
         self.datapath.configure(self.now, config);

@@ -416,3 +416,79 @@ fn an_identifier_of_0_is_one_like_any() {
         Err(Refused::NoMapping)
     );
 }
+
+/// As Linux's masquerade does (`nf_nat_oif_changed`, and the notifiers of lost addresses): a mapping to
+/// an address that is no good any more ends, and the next packet gets another.
+#[test]
+fn a_masqueraded_flow_moves_with_its_way_out() {
+    let world = World::new();
+    let other = ip("198.51.100.2");
+    let sent = udp("10.0.0.2:4242", "192.0.2.9:53", b"?");
+    let leaves_by = |external: IpAddr| {
+        let path = Path::Outbound { external };
+        let out = world.translate(path, &sent).unwrap();
+        (out.1.unwrap().src, out.0.new)
+    };
+    let on = |links: &[(IpAddr, u32)]| Rules {
+        links: links.to_vec(),
+        ..World::rules(vec![])
+    };
+    assert_eq!(leaves_by(ip(HOST)), (ip(HOST), true));
+    // Another address of the same interface, or of one unknown, is for new flows.
+    world
+        .nat
+        .set_rules(world.now, on(&[(ip(HOST), 2), (other, 2)]));
+    assert_eq!(leaves_by(other), (ip(HOST), false));
+    world.nat.set_rules(world.now, on(&[(ip(HOST), 2)]));
+    assert_eq!(leaves_by(other), (ip(HOST), false));
+    // One of another interface is another way out.
+    world
+        .nat
+        .set_rules(world.now, on(&[(ip(HOST), 2), (other, 3)]));
+    assert_eq!(leaves_by(other), (other, true));
+    assert_eq!(leaves_by(other), (other, false));
+    assert_eq!(world.nat.len(), 1, "the old one is gone");
+    // The host loses the address.
+    let mut rules = on(&[(ip(HOST), 2)]);
+    rules.local.retain(|address| *address != other);
+    world.nat.set_rules(world.now, rules);
+    assert_eq!(world.nat.len(), 0);
+    assert_eq!(leaves_by(ip(HOST)), (ip(HOST), true));
+}
+
+#[test]
+fn a_published_flow_keeps_its_origin_until_it_ends() {
+    let world = World::new();
+    world.publish(vec![rule(1, Protocol::UDP, 8080..=8080, "10.0.0.2:80")]);
+    let sent = udp("192.0.2.9:5555", "198.51.100.1:8080", b"?");
+    let dialled = world.translate(Path::Inbound, &sent).unwrap().0.connection;
+    let answer = Tuple {
+        protocol: Protocol::UDP,
+        src: ip("10.0.0.2"),
+        src_port: 80,
+        dst: ip("192.0.2.9"),
+        dst_port: 5555,
+    };
+    let answered = |origin| Answered {
+        host: ip(HOST),
+        port: 8080,
+        origin,
+    };
+    assert_eq!(world.nat.answered(&answer), Some(answered(None)));
+    let origin = Some(Origin(7));
+    world.nat.set_origin(&dialled, origin);
+    assert_eq!(world.nat.answered(&answer), Some(answered(origin)));
+    let other = Tuple {
+        dst_port: 5556,
+        ..answer
+    };
+    assert_eq!(world.nat.answered(&other), None, "of no flow");
+    // The next connection in its place has none.
+    world.nat.forget(world.now, ip("10.0.0.2"));
+    assert_eq!(world.nat.answered(&answer), None);
+    world.translate(Path::Inbound, &sent).unwrap();
+    assert_eq!(world.nat.answered(&answer), Some(answered(None)));
+    world.nat.set_origin(&dialled, origin);
+    world.nat.set_origin(&dialled, None);
+    assert_eq!(world.nat.answered(&answer), Some(answered(None)));
+}
