@@ -117,13 +117,14 @@ impl World {
                     clamp_mss: false,
                 }],
                 host_addresses: vec![gateway, own],
-                routes: vec![Route {
-                    destination: "0.0.0.0/0".parse().expect("a route"),
-                    via: Some(next_hop),
-                    uplink: uplink.0,
-                    source: own,
-                    metric: 0,
-                }],
+                host_subnets: Vec::new(),
+                rules: Vec::new(),
+                routes: vec![Route::by(
+                    "0.0.0.0/0".parse().expect("a route"),
+                    uplink.0,
+                    Some(next_hop),
+                    own,
+                )],
                 neighbors: vec![(uplink.0, next_hop, NEXT_HOP)],
                 nat: Rules {
                     masquerade: vec![Masquerade {

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -40,7 +41,11 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
     /// Every address of the host in the daemon's namespace, the gateways' included.
     pub host_addresses: Vec<IpAddr>,
-    /// Where traffic to the rest of the world leaves. Only routes over an uplink belong here.
+    /// Subnets all of whose addresses are the host's (`ip route add local`).
+    pub host_subnets: Vec<IpNet>,
+    /// Which table decides about a packet; the main one about all when empty.
+    pub rules: Vec<Rule>,
+    /// Where traffic to the rest of the world leaves, and where it does not.
     pub routes: Vec<Route>,
     /// Neighbours the host's kernel already knows, so that the first frame needs no ARP of ours.
     pub neighbors: Vec<(PortId, IpAddr, MacAddr)>,
@@ -234,6 +239,8 @@ pub struct Fault {
 #[derive(Clone, Debug)]
 pub struct Uplink {
     pub port: PortId,
+    /// All zero for a link without Ethernet headers (WireGuard, PPP, tunnels), where nobody has a MAC
+    /// and nobody is asked for one. So are both MACs of its frames.
     pub mac: MacAddr,
     /// The largest IP packet that it carries, in bytes.
     pub mtu: u32,
@@ -243,12 +250,147 @@ pub struct Uplink {
     pub clamp_mss: bool,
 }
 
-/// A route over an uplink. `source` is the address masqueraded flows leave with.
+impl Uplink {
+    pub fn is_ethernet(&self) -> bool {
+        self.mac != MacAddr::default()
+    }
+}
+
+/// The number of the routing table that rules where no [`Rule`] says otherwise (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// A route of the host, whatever its kind: one that the switch cannot use must still be found, for the
+/// packet must not take a less specific one instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    pub table: u32,
     pub destination: IpNet,
+    /// Only for packets from there (IPv6 subtrees).
+    pub from: Option<IpNet>,
+    /// Only for packets with this DSCP, in the upper six bits; 0 for all.
+    pub tos: u8,
+    /// Lower wins among routes to the same destination. Of equal ones the first in the list has it.
+    pub metric: u32,
+    pub leads: Leads,
+}
+
+/// Where a [`Route`] leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// Over uplinks; at least one.
+    Out(Vec<Hop>),
+    /// To the host itself.
+    Host,
+    /// Over an interface that is no uplink.
+    Elsewhere,
+    Unreachable,
+    Prohibited,
+    Blackhole,
+    /// Nowhere by this table: the next rule decides.
+    Throw,
+}
+
+/// One next hop of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The router, possibly of the other IP version (RFC 5549); `None` on-link.
     pub via: Option<IpAddr>,
     pub uplink: PortId,
-    pub source: IpAddr,
-    pub metric: u32,
+    /// The address masqueraded flows leave with. Without one only routed flows do.
+    pub source: Option<IpAddr>,
+    /// The address to ask for the next hop's MAC with, if that is another.
+    pub asks_from: Option<IpAddr>,
+    /// The largest IP packet that the way takes, in bytes, if that is less than the uplink's.
+    pub mtu: Option<u32>,
+    /// Its share among several.
+    pub weight: u32,
+}
+
+impl Route {
+    /// A route of the main table by one next hop.
+    pub fn by(destination: IpNet, uplink: PortId, via: Option<IpAddr>, source: IpAddr) -> Route {
+        Route {
+            table: MAIN_TABLE,
+            destination,
+            from: None,
+            tos: 0,
+            metric: 0,
+            leads: Leads::Out(vec![Hop {
+                via,
+                uplink,
+                source: Some(source),
+                asks_from: None,
+                mtu: None,
+                weight: 1,
+            }]),
+        }
+    }
+}
+
+/// A routing rule of the host (`ip rule`), for packets without a mark. All conditions must hold, or, of
+/// an inverted one, not all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub ipv6: bool,
+    /// Rules are looked at in this order.
+    pub priority: u32,
+    pub inverted: bool,
+    pub from: Option<IpNet>,
+    pub to: Option<IpNet>,
+    pub incoming: Incoming,
+    /// The DSCP, in the upper six bits; 0 for all.
+    pub tos: u8,
+    pub protocol: Option<u8>,
+    pub source_ports: Option<RangeInclusive<u16>>,
+    pub destination_ports: Option<RangeInclusive<u16>>,
+    pub action: Action,
+}
+
+/// By which interface a packet must have come for a [`Rule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    Any,
+    /// It is the host's own.
+    Host,
+    /// By that of a network.
+    Network(NetworkId),
+    /// By another one, so none that the switch asks for.
+    Other,
+}
+
+/// What a [`Rule`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Looks into a table. A route whose prefix is no longer than that does not count.
+    Table {
+        table: u32,
+        suppress: Option<u8>,
+    },
+    /// Goes on at the rule of this priority.
+    Goto(u32),
+    Unreachable,
+    Prohibited,
+    Blackhole,
+}
+
+impl Rule {
+    /// A rule for all packets.
+    pub fn always(ipv6: bool, priority: u32, table: u32) -> Rule {
+        Rule {
+            ipv6,
+            priority,
+            inverted: false,
+            from: None,
+            to: None,
+            incoming: Incoming::Any,
+            tos: 0,
+            protocol: None,
+            source_ports: None,
+            destination_ports: None,
+            action: Action::Table {
+                table,
+                suppress: None,
+            },
+        }
+    }
 }

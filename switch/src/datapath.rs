@@ -32,6 +32,7 @@ use crate::config::{Config, Endpoint, NetworkId, PortId};
 use crate::drop::DropReason;
 use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
+use crate::gateway::parse;
 use crate::icmp::{self, Complaint};
 use crate::io::{Queue, Silence};
 use crate::layers::{self, Layers};
@@ -559,7 +560,8 @@ impl Pass<'_> {
     /// Tells the sender of a frame why it was dropped, if that is a thing to tell: turns the frame
     /// into the ICMP error, which leaves by the port returned.
     ///
-    /// Only containers are told, but for the MTU, of which the world should know too.
+    /// Only containers are told, but for the MTU and the end of a packet's hops, of which the world should
+    /// know too.
     pub(crate) fn explain(
         &mut self,
         ingress: PortId,
@@ -568,6 +570,9 @@ impl Pass<'_> {
     ) -> Option<PortId> {
         let (complaint, entering) = match reason {
             DropReason::MtuExceeded => (Complaint::TooBig(self.narrow.mtu), self.narrow.entering),
+            DropReason::TtlExceeded if self.topology.uplink(ingress).is_some() => {
+                (Complaint::TimeExceeded, self.narrow.entering)
+            }
             reason => (Complaint::about(reason)?, None),
         };
         let network = match (entering, self.topology.role(ingress)) {
@@ -576,10 +581,13 @@ impl Pass<'_> {
         };
         let topology = self.topology;
         let segment = &topology.networks[network];
-        let gateway = (
-            segment.network.gateway_mac,
-            &segment.network.gateway_addresses[..],
-        );
+        let mut addresses = segment.network.gateway_addresses.clone();
+        if let (Complaint::TimeExceeded, Some(_)) = (complaint, entering) {
+            // The world knows the host by its address on the uplink.
+            let sender = parse(frame).ok()?.src();
+            addresses.splice(0..0, self.own_address_towards(sender));
+        }
+        let gateway = (segment.network.gateway_mac, &addresses[..]);
         let told =
             icmp::turn_into_error(frame, complaint, gateway) && self.datapath.admit_error(self.now);
         if !told {

@@ -308,6 +308,39 @@ impl Frame {
         self.set_vnet(header);
     }
 
+    /// Gives an IP packet that was read without an Ethernet header, [`ETHERNET_HEADER`] bytes into the
+    /// frame, one with MACs of zeros. The vnet header then counts from there.
+    pub(crate) fn put_ethernet_header(&mut self) {
+        let bytes = self.bytes_mut();
+        let Some((header, packet)) = bytes.split_at_mut_checked(ETHERNET_HEADER) else {
+            return;
+        };
+        let ethertype = match packet.first().map(|first| first >> 4) {
+            Some(6) => ethertype::IPV6,
+            _ => ethertype::IPV4,
+        };
+        header.fill(0);
+        header[12..].copy_from_slice(&ethertype.to_be_bytes());
+        let mut vnet = self.vnet();
+        if vnet.needs_csum() {
+            vnet.csum_start = vnet.csum_start.saturating_add(ETHERNET_HEADER as u16);
+        }
+        if vnet.hdr_len != 0 {
+            vnet.hdr_len = vnet.hdr_len.saturating_add(ETHERNET_HEADER as u16);
+        }
+        self.set_vnet(vnet);
+    }
+
+    /// The vnet header that counts from the IP packet, for an interface without Ethernet headers.
+    pub(crate) fn packet_vnet(&self) -> VnetHeader {
+        let mut vnet = self.vnet();
+        if vnet.needs_csum() {
+            vnet.csum_start = vnet.csum_start.saturating_sub(ETHERNET_HEADER as u16);
+        }
+        vnet.hdr_len = vnet.hdr_len.saturating_sub(ETHERNET_HEADER as u16);
+        vnet
+    }
+
     /// Clears [`VnetHeader::DATA_VALID`].
     ///
     /// The kernel sets it on receive for a checksum that a device has verified. It says nothing of

@@ -15,12 +15,13 @@ use nat::{Checksum, Packet, Path, Refused, Translated};
 use crate::config::{Network, PortId, Uplink};
 use crate::datapath::{Egress, Narrow, Pass};
 use crate::drop::DropReason;
-use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, ethertype};
-use crate::icmp::Complaint;
+use crate::frame::{self, ETHERNET_HEADER, Frame, ethertype};
 use crate::mtu::{self, Fit};
-use crate::neighbor::{Heard, Question, Resolution};
+use crate::neighbor::Heard;
 use crate::topology::{Role, Segment};
-use crate::{arp, icmp, nd, resolver};
+use crate::{arp, nd, resolver};
+
+mod leaving;
 
 impl Pass<'_> {
     /// Tells the engine what packets it will see, for it to fetch their connections from memory all
@@ -108,7 +109,6 @@ impl Pass<'_> {
             }
             _ => return Err(DropReason::NotIp),
         }
-        let vnet = frame.vnet();
         let mut packet = parse(frame)?;
         let (source, destination) = (packet.src(), packet.dst());
         if is_link_local(destination) {
@@ -171,52 +171,7 @@ impl Pass<'_> {
             return Err(DropReason::UnknownEndpoint);
         }
 
-        let route = self
-            .topology
-            .route(destination)
-            .ok_or(DropReason::NoRoute)?;
-        let uplink = self
-            .topology
-            .uplink(route.uplink)
-            .ok_or(DropReason::NoRoute)?;
-        if packet.ttl() <= 1 {
-            return Err(DropReason::TtlExceeded);
-        }
-        // Asked before the translation, so that the sender hears of the packet that it sent.
-        let fit = mtu::fit(&packet, vnet, uplink.mtu);
-        if fit == Fit::Never {
-            self.narrow = Narrow {
-                mtu: uplink.mtu,
-                entering: None,
-            };
-            return Err(DropReason::MtuExceeded);
-        }
-        let path = Path::Outbound {
-            external: route.source,
-        };
-        if self.translate(path, &mut packet)?.is_none() {
-            return Ok(Egress::Consumed);
-        }
-        if uplink.clamp_mss || segment.network.clamp_mss {
-            packet.clamp_mss(uplink.mtu);
-        }
-        route_hop(&mut packet)?;
-        let question = Question {
-            uplink: route.uplink,
-            source: route.source,
-            target: route.via.unwrap_or(destination),
-        };
-        frame::set_source(frame.bytes_mut(), uplink.mac);
-        let pieces = match fit {
-            Fit::Divided => self.divide(frame, uplink.mtu),
-            Fit::AsItIs | Fit::Never => Vec::new(),
-        };
-        let egress = self.to_neighbor(question, uplink.mac, frame)?;
-        for mut piece in pieces {
-            let outcome = self.to_neighbor(question, uplink.mac, &mut piece);
-            self.release(outcome, piece);
-        }
-        Ok(egress)
+        self.leave(segment, frame)
     }
 
     /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP or neighbour
@@ -246,6 +201,7 @@ impl Pass<'_> {
         if frame::destination(frame.bytes()) != Some(uplink.mac) {
             return Ok(Egress::HostsOwn);
         }
+        let hop = frame::source(frame.bytes()).unwrap_or_default();
         let mut packet = parse(frame)?;
         // A packet from the wire that claims to come from a container, from this host or from no
         // host at all (moby#41872: match the ingress as well as the address).
@@ -261,13 +217,19 @@ impl Pass<'_> {
             return Err(DropReason::Martian);
         }
         match self.translate(Path::Inbound, &mut packet) {
-            Ok(Some(_)) => {}
+            Ok(Some(translated)) => self.note_origin(uplink, hop, &translated),
             Ok(None) => return Ok(Egress::Consumed),
             Err(Refused::NoMapping | Refused::NotPublished) => return Ok(Egress::HostsOwn),
             Err(refused) => return Err(refused.into()),
         }
         if uplink.clamp_mss || self.topology.clamps_mss(packet.dst()) {
             packet.clamp_mss(uplink.mtu);
+        }
+        if packet.ttl() <= 1 {
+            self.narrow = Narrow {
+                mtu: 0,
+                entering: self.network_of(packet.dst()),
+            };
         }
         let inside = route_hop(&mut packet)?;
         self.deliver(inside, frame)
@@ -304,26 +266,6 @@ impl Pass<'_> {
                 frame::set_destination(frame.bytes_mut(), mac);
                 self.released.push((uplink.port, frame));
             }
-        }
-    }
-
-    /// Tells the sender of a packet whose next hop did not answer (RFC 4861 7.2.2, RFC 1812 4.3.3.1):
-    /// turns the frame into the error, which leaves by the port returned. As that of a router beyond
-    /// the uplink it is translated on its way in, for the packet was on its way out.
-    pub(crate) fn give_up(&mut self, question: Question, frame: &mut Frame) -> Option<PortId> {
-        let mac = self.topology.uplink(question.uplink)?.mac;
-        let router = (mac, &[question.source][..]);
-        let told = icmp::turn_into_error(frame, Complaint::AddressUnreachable, router)
-            && self.datapath.admit_error(self.now);
-        if !told {
-            return None;
-        }
-        let mut packet = parse(frame).ok()?;
-        self.translate(Path::Inbound, &mut packet).ok()??;
-        let inside = packet.dst();
-        match self.deliver(inside, frame) {
-            Ok(Egress::Port(port)) => Some(port),
-            _ => None,
         }
     }
 
@@ -389,27 +331,6 @@ impl Pass<'_> {
                 .extend(pieces.map(|piece| (endpoint.port, piece)));
         }
         Ok(Egress::Port(endpoint.port))
-    }
-
-    /// Hands a routed frame to the next hop, or lets it wait while the next hop is asked for. Its
-    /// buffer then carries the question.
-    fn to_neighbor(
-        &self,
-        question: Question,
-        uplink_mac: MacAddr,
-        frame: &mut Frame,
-    ) -> Result<Egress, DropReason> {
-        match self.datapath.neighbors().resolve(self.now, question, frame) {
-            Resolution::Known(mac) => {
-                frame::set_destination(frame.bytes_mut(), mac);
-                Ok(Egress::Port(question.uplink))
-            }
-            Resolution::Waiting { ask } if ask && question.write(uplink_mac, frame) => {
-                Ok(Egress::Port(question.uplink))
-            }
-            Resolution::Waiting { .. } => Ok(Egress::Consumed),
-            Resolution::Full => Err(DropReason::NeighborUnresolved),
-        }
     }
 }
 

@@ -9,6 +9,8 @@ mod v6;
 
 use std::net::IpAddr;
 
+use nat::Refused;
+
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, VnetHeader, ethertype};
 
@@ -17,6 +19,8 @@ use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, VnetHeader, ethertype}
 pub(crate) enum Complaint {
     TimeExceeded,
     NoRoute,
+    /// A route says so: of IPv4 it is the host that is unreachable, of IPv6 there is no route.
+    Unreachable,
     AddressUnreachable,
     Prohibited,
     /// The packet may not be fragmented, and the next link carries this many bytes.
@@ -31,12 +35,17 @@ impl Complaint {
     pub(crate) fn about(reason: DropReason) -> Option<Complaint> {
         match reason {
             DropReason::TtlExceeded => Some(Complaint::TimeExceeded),
-            DropReason::NoRoute => Some(Complaint::NoRoute),
+            // As the kernel does (fib_props): a blackhole says nothing.
+            DropReason::NoRoute
+            | DropReason::NotAnUplink
+            | DropReason::Nat(Refused::NoExternalAddress) => Some(Complaint::NoRoute),
+            DropReason::RouteUnreachable => Some(Complaint::Unreachable),
             DropReason::UnknownEndpoint => Some(Complaint::AddressUnreachable),
             DropReason::BeyondScope => Some(Complaint::BeyondScope),
-            DropReason::OtherNetwork | DropReason::InternalNetwork | DropReason::Isolated => {
-                Some(Complaint::Prohibited)
-            }
+            DropReason::RouteProhibited
+            | DropReason::OtherNetwork
+            | DropReason::InternalNetwork
+            | DropReason::Isolated => Some(Complaint::Prohibited),
             // A NAT without resources says nothing, though RFC 5508 REQ-8 and RFC 6888 REQ-11
             // suggest it: the shortage passes, and a sender that is told gives up a flow which its
             // next segment would open.

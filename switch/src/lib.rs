@@ -11,8 +11,9 @@
 //!   crate).
 //! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
 //!   faults on request (`fault`). What has to wait for it is in `delay`.
-//! - [`fdb`], [`multicast`], [`neighbor`], [`topology`]: what the stages look up. Learned MACs of a
-//!   network, who listens to which group, next hops beyond an uplink, and the compiled configuration.
+//! - [`fdb`], [`multicast`], [`neighbor`], [`topology`], `routing`: what the stages look up. Learned MACs
+//!   of a network, who listens to which group, next hops beyond an uplink, the compiled configuration,
+//!   and the host's routing rules and tables.
 //! - [`config`]: what the control plane says, as plain data. [`port`] and [`io`]: ports, and the
 //!   kernel's side of them. [`frame`], [`arp`], [`nd`], [`ipv6`], `icmp`: bytes.
 //!
@@ -46,6 +47,7 @@ mod patience;
 pub mod port;
 mod rate;
 mod resolver;
+mod routing;
 mod switch;
 #[cfg(test)]
 mod testing;

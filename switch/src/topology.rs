@@ -1,4 +1,5 @@
-//! The configuration, compiled: who owns each port, who has each address, which way is out.
+//! The configuration, compiled: who owns each port, who has each address. Which way is out is in
+//! [`routing`](crate::routing).
 //!
 //! Immutable. Workers load the current one once per vector of frames; the control plane builds the
 //! next one beside it and swaps it in.
@@ -11,12 +12,13 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use nat::Time;
 
-use crate::config::{self, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
+use crate::config::{self, Config, Endpoint, Network, NetworkId, PortId, Uplink};
 use crate::fdb::Fdb;
 use crate::frame::MacAddr;
 use crate::internal::Asked;
 use crate::multicast::groups::Multicast;
 use crate::port::Port;
+use crate::routing::Routing;
 use crate::treatment::Treatment;
 
 /// See the module's description.
@@ -32,7 +34,8 @@ pub struct Topology {
     pub uplinks: Vec<Uplink>,
     endpoint_by_address: HashMap<IpAddr, usize, RandomState>,
     host_addresses: HashSet<IpAddr, RandomState>,
-    routes: Routes,
+    host_subnets: Arc<[IpNet]>,
+    pub(crate) routing: Arc<Routing>,
     /// Whether any network has [`Network::clamp_mss`].
     clamps_mss: bool,
 }
@@ -134,7 +137,8 @@ impl Topology {
             uplinks: config.uplinks,
             endpoint_by_address,
             host_addresses: config.host_addresses.into_iter().collect(),
-            routes: Routes::new(config.routes),
+            host_subnets: config.host_subnets.into(),
+            routing: Arc::new(Routing::new(config.rules, config.routes)),
             clamps_mss,
         }
     }
@@ -162,7 +166,8 @@ impl Topology {
             uplinks: self.uplinks.clone(),
             endpoint_by_address: self.endpoint_by_address.clone(),
             host_addresses: self.host_addresses.clone(),
-            routes: self.routes.clone(),
+            host_subnets: Arc::clone(&self.host_subnets),
+            routing: Arc::clone(&self.routing),
             clamps_mss: self.clamps_mss,
         }
     }
@@ -192,6 +197,7 @@ impl Topology {
 
     pub fn is_host_address(&self, address: IpAddr) -> bool {
         self.host_addresses.contains(&address)
+            || self.host_subnets.iter().any(|it| it.contains(&address))
     }
 
     /// Whether `address` belongs to one of pontoon's own networks.
@@ -203,10 +209,6 @@ impl Topology {
                 .iter()
                 .any(|subnet| subnet.contains(&address))
         })
-    }
-
-    pub fn route(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes.lookup(destination)
     }
 
     /// Whether the network of the endpoint at `address` has [`Network::clamp_mss`].
@@ -331,84 +333,5 @@ impl Member {
     /// May frames go from here to `other`?
     pub(crate) fn reaches(self, other: Member) -> bool {
         !(self.isolated && other.isolated)
-    }
-}
-
-/// Longest-prefix match: one hash table a prefix length, longest first. A lookup costs at most as
-/// many probes as there are different lengths, however many routes there are.
-#[derive(Clone, Debug, Default)]
-struct Routes {
-    by_length: Vec<(u8, HashMap<IpNet, Route, RandomState>)>,
-}
-
-impl Routes {
-    fn new(mut routes: Vec<Route>) -> Routes {
-        // The last one entered under a prefix wins: let it be the one with the lowest metric.
-        routes.sort_by(|a, b| {
-            let length = |route: &Route| route.destination.prefix_len();
-            length(b).cmp(&length(a)).then(b.metric.cmp(&a.metric))
-        });
-        let mut by_length: Vec<(u8, HashMap<IpNet, Route, RandomState>)> = Vec::new();
-        for route in routes {
-            let length = route.destination.prefix_len();
-            if by_length.last().is_none_or(|&(last, _)| last != length) {
-                by_length.push((length, HashMap::default()));
-            }
-            let (_, table) = by_length.last_mut().expect("pushed above");
-            table.insert(route.destination.trunc(), route);
-        }
-        Routes { by_length }
-    }
-
-    fn lookup(&self, destination: IpAddr) -> Option<&Route> {
-        self.by_length
-            .iter()
-            .find_map(|(length, table)| table.get(&IpNet::new(destination, *length).ok()?.trunc()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn route(destination: &str, via: &str, metric: u32) -> Route {
-        Route {
-            destination: destination.parse().unwrap(),
-            via: via.parse().ok(),
-            uplink: PortId(0),
-            source: "192.0.2.1".parse().unwrap(),
-            metric,
-        }
-    }
-
-    #[test]
-    fn the_longest_prefix_and_then_the_lowest_metric_wins() {
-        let routes = Routes::new(vec![
-            route("0.0.0.0/0", "192.0.2.254", 100),
-            route("0.0.0.0/0", "192.0.2.253", 50),
-            route("198.51.100.0/24", "192.0.2.9", 0),
-            route("198.51.100.7/32", "192.0.2.7", 0),
-            route("::/0", "2001:db8::1", 0),
-        ]);
-        let via = |address: &str| {
-            routes
-                .lookup(address.parse().unwrap())
-                .unwrap()
-                .via
-                .unwrap()
-        };
-        assert_eq!(via("8.8.8.8").to_string(), "192.0.2.253");
-        assert_eq!(via("198.51.100.1").to_string(), "192.0.2.9");
-        assert_eq!(via("198.51.100.7").to_string(), "192.0.2.7");
-        assert_eq!(via("2001:db8:1::1").to_string(), "2001:db8::1");
-    }
-
-    #[test]
-    fn no_route_is_no_route() {
-        assert!(
-            Routes::new(vec![route("10.0.0.0/8", "192.0.2.9", 0)])
-                .lookup("192.168.0.1".parse().unwrap())
-                .is_none()
-        );
     }
 }

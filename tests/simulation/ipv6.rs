@@ -68,13 +68,12 @@ impl Simulation {
 
     /// A route to everywhere by way of `via`, or on the segment, and its masquerading source.
     pub fn route_ipv6(&mut self, via: Option<Ipv6Addr>, source: Ipv6Addr) {
-        self.config.routes.push(Route {
-            destination: "::/0".parse().expect("a subnet"),
-            via: via.map(Into::into),
-            uplink: self.uplink(),
-            source: source.into(),
-            metric: 0,
-        });
+        self.config.routes.push(Route::by(
+            "::/0".parse().expect("a subnet"),
+            self.uplink(),
+            via.map(Into::into),
+            source.into(),
+        ));
     }
 }
 

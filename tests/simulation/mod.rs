@@ -31,7 +31,7 @@ use nat::{Protocol, Time};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::wire::EthernetAddress;
-use switch::config::{Bridge, Endpoint, Network as SwitchNetwork, NetworkId, Route, Uplink};
+use switch::config::{Bridge, Endpoint, Leads, Network as SwitchNetwork, NetworkId, Route, Uplink};
 use switch::frame::MacAddr;
 use switch::io::{MemoryPeer, Queue, memory_port};
 use switch::worker::{VECTOR, Worker};
@@ -249,13 +249,12 @@ impl Simulation {
 
     /// A route to everywhere by way of `via` and its masquerading source.
     pub fn route(&mut self, via: Option<Ipv4Addr>, source: Ipv4Addr) {
-        self.config.routes.push(Route {
-            destination: "0.0.0.0/0".parse().expect("a subnet"),
-            via: via.map(Into::into),
-            uplink: self.uplink.port,
-            source: source.into(),
-            metric: 0,
-        });
+        self.config.routes.push(Route::by(
+            "0.0.0.0/0".parse().expect("a subnet"),
+            self.uplink.port,
+            via.map(Into::into),
+            source.into(),
+        ));
     }
 
     /// Puts [`config`](Self::config) in force.
@@ -294,7 +293,10 @@ impl Simulation {
         host_ports
             .chain(endpoints.iter_mut().map(|of| &mut of.port))
             .chain(uplinks.iter_mut().map(|of| &mut of.port))
-            .chain(routes.iter_mut().map(|of| &mut of.uplink))
+            .chain(routes.iter_mut().flat_map(|of| match &mut of.leads {
+                Leads::Out(hops) => hops.iter_mut().map(|hop| &mut hop.uplink).collect(),
+                _ => Vec::new(),
+            }))
             .for_each(renumber);
         self.configure();
     }

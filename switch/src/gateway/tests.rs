@@ -12,6 +12,7 @@ use pnet_packet::{MutablePacket, Packet as _, icmpv6, udp};
 
 use super::*;
 use crate::config::{PortId, Route};
+use crate::frame::MacAddr;
 use crate::ipv6;
 use crate::testing::{GATEWAY, Lan, mac};
 
@@ -54,13 +55,12 @@ fn lan() -> Lan {
             mtu: 1500,
             clamp_mss: false,
         });
-        config.routes.push(Route {
-            destination: "2001:db8::/32".parse().unwrap(),
-            via: Some(ip(ROUTER_ADDRESS).into()),
-            uplink: PortId(3),
-            source: ip(HOST).into(),
-            metric: 0,
-        });
+        config.routes.push(Route::by(
+            "2001:db8::/32".parse().unwrap(),
+            PortId(3),
+            Some(ip(ROUTER_ADDRESS).into()),
+            ip(HOST).into(),
+        ));
         config.nat = nat::Rules {
             masquerade: vec![nat::Masquerade {
                 source: subnet,
@@ -76,6 +76,7 @@ fn lan() -> Lan {
                 allow: nat::Sources::default(),
             }],
             local: config.host_addresses.clone(),
+            ..nat::Rules::default()
         };
     });
     let nat = lan.datapath.nat();

@@ -21,7 +21,7 @@ fn header(complaint: Complaint) -> Header {
     match complaint {
         Complaint::TimeExceeded => (11, 0, 0),
         Complaint::NoRoute => (UNREACHABLE, 0, 0),
-        Complaint::AddressUnreachable => (UNREACHABLE, 1, 0),
+        Complaint::Unreachable | Complaint::AddressUnreachable => (UNREACHABLE, 1, 0),
         // RFC 1191 section 4: the MTU is in the lower half of the four bytes.
         Complaint::TooBig(mtu) => (UNREACHABLE, 4, mtu.min(0xffff)),
         Complaint::Prohibited | Complaint::BeyondScope => (UNREACHABLE, 13, 0),

@@ -20,7 +20,7 @@ fn header(complaint: Complaint) -> Header {
     const UNREACHABLE: u8 = 1;
     match complaint {
         Complaint::TimeExceeded => (3, 0, 0),
-        Complaint::NoRoute => (UNREACHABLE, 0, 0),
+        Complaint::NoRoute | Complaint::Unreachable => (UNREACHABLE, 0, 0),
         Complaint::TooBig(mtu) => (2, 0, mtu),
         Complaint::Prohibited => (UNREACHABLE, 1, 0),
         Complaint::BeyondScope => (UNREACHABLE, 2, 0),

@@ -145,6 +145,31 @@ pub fn local_only_filter(uplink_ifindexes: &[u32]) -> Vec<sock_filter> {
     program
 }
 
+/// The same program for an interface whose frames have no Ethernet header: a tunnel, PPP. It asks the
+/// kernel which protocol the packet is of, and finds everything else 14 bytes earlier.
+pub fn headerless(mut program: Vec<sock_filter>) -> Vec<sock_filter> {
+    const ETHERNET: u32 = 14;
+    const ETHERTYPE: u32 = 12;
+    const PROTOCOL: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL) as u32;
+    for instruction in &mut program {
+        let code = u32::from(instruction.code);
+        // Class and mode; the size is all the same.
+        let reads_packet = [
+            libc::BPF_LD | libc::BPF_ABS,
+            libc::BPF_LD | libc::BPF_IND,
+            libc::BPF_LDX | libc::BPF_MSH,
+        ]
+        .contains(&(code & 0xe7));
+        match instruction.k {
+            ETHERTYPE if reads_packet => instruction.k = PROTOCOL,
+            // Beyond are the kernel's own data (SKF_AD_OFF).
+            ETHERNET..0x8000_0000 if reads_packet => instruction.k -= ETHERNET,
+            _ => {}
+        }
+    }
+    program
+}
+
 /// The program for a port that pontoon holds for masquerading: drops everything.
 pub fn drop_all_filter() -> Vec<sock_filter> {
     vec![exit(DROP)]

@@ -28,6 +28,9 @@ pub struct PacketOptions {
     /// as much for frames not yet sent. A super-frame takes about 70 KiB. The kernel grants less to
     /// a process without CAP_NET_ADMIN.
     pub buffer: usize,
+    /// The interface's frames are IP packets without an Ethernet header. The switch sees one, with MACs
+    /// of zeros.
+    pub headerless: bool,
 }
 
 impl Default for PacketOptions {
@@ -35,6 +38,7 @@ impl Default for PacketOptions {
         PacketOptions {
             filter: None,
             buffer: 8 << 20,
+            headerless: false,
         }
     }
 }
@@ -44,6 +48,7 @@ impl Default for PacketOptions {
 pub struct PacketSocket {
     socket: Socket,
     ifindex: u32,
+    headerless: bool,
     /// One of the constants below.
     link: AtomicU8,
     /// Frames the kernel dropped because nobody read them in time; the kernel's own counter
@@ -74,7 +79,7 @@ pub fn open_packet(
     // The sockets of a group must not see a frame each before the last has joined, nor anything
     // that the filter forbids: so a filter that drops all goes first, the real one last.
     let sockets: Vec<PacketSocket> = (0..queues.max(1))
-        .map(|_| open_socket(ifindex, options.buffer))
+        .map(|_| open_socket(ifindex, &options))
         .collect::<io::Result<_>>()?;
     if sockets.len() > 1 {
         join_fanout(&sockets)?;
@@ -88,7 +93,10 @@ pub fn open_packet(
     Ok(sockets)
 }
 
-fn open_socket(ifindex: u32, buffer: usize) -> io::Result<PacketSocket> {
+fn open_socket(ifindex: u32, options: &PacketOptions) -> io::Result<PacketSocket> {
+    let PacketOptions {
+        buffer, headerless, ..
+    } = *options;
     let on = |what: &str| format!("AF_PACKET socket on interface {ifindex}: {what}");
     // Protocol 0: the socket hears nothing until it is bound.
     let socket =
@@ -134,6 +142,7 @@ fn open_socket(ifindex: u32, buffer: usize) -> io::Result<PacketSocket> {
     Ok(PacketSocket {
         socket,
         ifindex,
+        headerless,
         link: AtomicU8::new(UP),
         drops: AtomicU64::new(0),
     })
@@ -219,7 +228,7 @@ impl PacketSocket {
         let mut count = 0;
         while count < frames.len() {
             let wanted = (frames.len() - count).min(sys::BATCH);
-            match sys::receive_batch(self.as_fd(), &mut frames[count..]) {
+            match sys::receive_batch(self.as_fd(), &mut frames[count..], self.headerless) {
                 Ok(received) => {
                     for frame in &mut frames[count..count + received] {
                         frame.clear_data_valid();
@@ -269,7 +278,11 @@ impl PacketSocket {
         let mut sent = Sent::default();
         let mut rest = frames;
         while !rest.is_empty() {
-            let error = match sys::send_batch(self.as_fd(), rest) {
+            let batch = match self.headerless {
+                false => sys::send_batch(self.as_fd(), rest),
+                true => sys::send_packets(self.as_fd(), self.ifindex, rest),
+            };
+            let error = match batch {
                 Ok(count) => {
                     sent.sent += count;
                     rest = &rest[count..];

@@ -10,7 +10,7 @@ use std::ptr;
 
 use libc::sock_filter;
 
-use crate::frame::{Frame, VNET_HEADER};
+use crate::frame::{self, ETHERNET_HEADER, Frame, VNET_HEADER};
 
 /// Frames that one recvmmsg(2) or sendmmsg(2) carries. The headers for them live on the stack.
 pub(super) const BATCH: usize = 32;
@@ -242,27 +242,36 @@ const CONTROL_WORDS: usize = 6;
 
 /// recvmmsg(2) into the frames' own buffers, up to [`BATCH`] of them, without blocking. Puts back
 /// VLAN tags that the kernel carries beside the frame. A frame cut by the kernel is left empty.
-pub(super) fn receive_batch(fd: BorrowedFd<'_>, frames: &mut [Frame]) -> io::Result<usize> {
+///
+/// What is read is an IP packet if `headerless`; the frame gets an Ethernet header then.
+pub(super) fn receive_batch(
+    fd: BorrowedFd<'_>,
+    frames: &mut [Frame],
+    headerless: bool,
+) -> io::Result<usize> {
+    let gap = if headerless { ETHERNET_HEADER } else { 0 };
     let count = frames.len().min(BATCH);
-    let mut vectors = [libc::iovec {
+    let mut vectors = [[libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
-    }; BATCH];
+    }; 2]; BATCH];
     let mut controls = [[0u64; CONTROL_WORDS]; BATCH];
     // SAFETY: all-zero is a valid mmsghdr: null pointers and zero lengths.
     let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
     for (index, frame) in frames[..count].iter_mut().enumerate() {
-        let space = frame.space_mut();
-        vectors[index].iov_base = space.as_mut_ptr().cast();
-        vectors[index].iov_len = space.len();
+        let (vnet, space) = frame.space_mut().split_at_mut(VNET_HEADER);
+        for (vector, part) in vectors[index].iter_mut().zip([vnet, &mut space[gap..]]) {
+            vector.iov_base = part.as_mut_ptr().cast();
+            vector.iov_len = part.len();
+        }
         let header = &mut messages[index].msg_hdr;
-        header.msg_iov = &raw mut vectors[index];
-        header.msg_iovlen = 1;
+        header.msg_iov = vectors[index].as_mut_ptr();
+        header.msg_iovlen = 2;
         header.msg_control = controls[index].as_mut_ptr().cast();
         header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
     }
-    // SAFETY: `count` headers are filled in above; each points to an iovec, a frame's space and a
-    // control buffer that outlive the call, are written by the kernel alone meanwhile, and do not
+    // SAFETY: `count` headers are filled in above; each points to two iovecs, two parts of a frame's
+    // space and a control buffer that outlive the call, are written by the kernel alone meanwhile, and do not
     // overlap.
     let received = check(unsafe {
         libc::recvmmsg(
@@ -278,7 +287,10 @@ pub(super) fn receive_batch(fd: BorrowedFd<'_>, frames: &mut [Frame]) -> io::Res
         if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || bytes < VNET_HEADER {
             continue; // space_mut left it empty
         }
-        frame.set_len(bytes - VNET_HEADER);
+        frame.set_len(bytes - VNET_HEADER + gap);
+        if headerless {
+            frame.put_ethernet_header();
+        }
         if let Some((tpid, tci)) = stripped_tag(&message.msg_hdr) {
             frame.insert_vlan(tpid, tci);
         }
@@ -411,4 +423,52 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
         unsafe { libc::fcntl(number as c_int, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     Ok(())
+}
+
+/// As [`send_batch`], of the frames' IP packets without their Ethernet headers, on the interface
+/// `ifindex`, which has none. Such an interface has no header to find the protocol in, so it is said
+/// beside each packet.
+pub(super) fn send_packets(
+    fd: BorrowedFd<'_>,
+    ifindex: u32,
+    frames: &[&Frame],
+) -> io::Result<usize> {
+    let count = frames.len().min(BATCH);
+    let mut headers = [[0; VNET_HEADER]; BATCH];
+    // SAFETY: all-zero is a valid sockaddr_ll: plain integers.
+    let mut addresses: [libc::sockaddr_ll; BATCH] = unsafe { zeroed() };
+    let mut vectors = [[libc::iovec {
+        iov_base: ptr::null_mut(),
+        iov_len: 0,
+    }; 2]; BATCH];
+    // SAFETY: all-zero is a valid mmsghdr: null pointers and zero lengths.
+    let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    for (index, frame) in frames[..count].iter().enumerate() {
+        headers[index] = frame.packet_vnet().encode();
+        let ethertype = frame::ethertype_of(frame.bytes()).unwrap_or_default();
+        addresses[index].sll_family = libc::AF_PACKET as u16;
+        addresses[index].sll_protocol = ethertype.to_be();
+        addresses[index].sll_ifindex = ifindex as c_int;
+        let packet = frame.bytes().get(ETHERNET_HEADER..).unwrap_or_default();
+        for (vector, part) in vectors[index].iter_mut().zip([&headers[index][..], packet]) {
+            vector.iov_base = part.as_ptr().cast_mut().cast();
+            vector.iov_len = part.len();
+        }
+        let header = &mut messages[index].msg_hdr;
+        header.msg_name = (&raw mut addresses[index]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        header.msg_iov = vectors[index].as_mut_ptr();
+        header.msg_iovlen = 2;
+    }
+    // SAFETY: `count` headers are filled in above; each points to an address, two iovecs, a vnet header
+    // and a frame's bytes that outlive the call, and the kernel only reads them.
+    let sent = check(unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as _,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    })?;
+    Ok(sent as usize)
 }

@@ -145,14 +145,15 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             mtu: 1500,
             clamp_mss: false,
         }],
-        routes: vec![Route {
-            destination: "::/0".parse().unwrap(),
-            via: Some(link_local(ROUTER_MAC).into()),
+        routes: vec![Route::by(
+            "::/0".parse().unwrap(),
             uplink,
-            source: ip(HOST),
-            metric: 0,
-        }],
+            Some(link_local(ROUTER_MAC).into()),
+            ip(HOST),
+        )],
         host_addresses: local.clone(),
+        host_subnets: Vec::new(),
+        rules: Vec::new(),
         nat: nat::Rules {
             masquerade: vec![nat::Masquerade {
                 source: subnet,
@@ -168,6 +169,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
                 allow: nat::Sources::default(),
             }],
             local,
+            ..nat::Rules::default()
         },
         ..Config::default()
     }

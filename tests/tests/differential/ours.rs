@@ -77,17 +77,20 @@ impl Ours {
                 mtu: 1500,
                 clamp_mss: false,
             }],
+            host_subnets: Vec::new(),
+            rules: Vec::new(),
             host_addresses: families
                 .iter()
                 .flat_map(|&ipv6| [host(ipv6), gateway(ipv6)])
                 .collect(),
             routes: ["192.0.2.0/24", "2001::/64"]
-                .map(|destination| Route {
-                    destination: destination.parse().expect("a subnet"),
-                    via: None,
-                    uplink,
-                    source: host(destination.contains("::")),
-                    metric: 0,
+                .map(|destination| {
+                    Route::by(
+                        destination.parse().expect("a subnet"),
+                        uplink,
+                        None,
+                        host(destination.contains("::")),
+                    )
                 })
                 .into(),
             neighbors: [Who::P, Who::Q]
@@ -109,6 +112,7 @@ impl Ours {
                     })
                     .collect(),
                 local: families.map(host).into(),
+                ..Rules::default()
             },
         };
         datapath.configure(Time::ZERO, config);

@@ -11,6 +11,7 @@ use pnet_packet::{Packet as _, tcp};
 
 use super::super::*;
 use crate::config::Route;
+use crate::frame::MacAddr;
 use crate::testing::{GATEWAY, Lan, mac};
 
 const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
@@ -37,13 +38,12 @@ fn lan(uplink_mtu: u32, network_mtu: u32) -> Lan {
             mtu: uplink_mtu,
             clamp_mss: true,
         });
-        config.routes.push(Route {
-            destination: "0.0.0.0/0".parse().unwrap(),
-            via: Some(ip("192.0.2.9").into()),
-            uplink: PortId(3),
-            source: ip(HOST).into(),
-            metric: 0,
-        });
+        config.routes.push(Route::by(
+            "0.0.0.0/0".parse().unwrap(),
+            PortId(3),
+            Some(ip("192.0.2.9").into()),
+            ip(HOST).into(),
+        ));
         let router = (PortId(3), ip("192.0.2.9").into(), ROUTER);
         config.neighbors.push(router);
         config.nat = nat::Rules {
@@ -61,6 +61,7 @@ fn lan(uplink_mtu: u32, network_mtu: u32) -> Lan {
                 allow: nat::Sources::default(),
             }],
             local: config.host_addresses.clone(),
+            ..nat::Rules::default()
         };
     });
     for protocol in [Protocol::UDP, Protocol::TCP] {

@@ -8,7 +8,10 @@ use super::*;
 struct Ancillary {
     ifindex: u32,
     vlan_tci: u32,
+    protocol: u32,
 }
+
+const PROTOCOL: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL) as u32;
 
 /// Runs a program; the value it returns and the instructions it took.
 fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, usize) {
@@ -33,6 +36,7 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
             LOAD_WORD if k == IFINDEX => Some(ancillary.ifindex),
             LOAD_WORD if k == VLAN_TAG => Some(ancillary.vlan_tci),
             LOAD_WORD if k == (libc::SKF_AD_OFF + libc::SKF_AD_PROTOCOL) as u32 => bytes(12, 2),
+            LOAD_HALF if k == PROTOCOL => Some(ancillary.protocol),
             LOAD_WORD => bytes(k as usize, 4),
             LOAD_HALF => bytes(k as usize, 2),
             LOAD_BYTE => bytes(k as usize, 1),
@@ -609,4 +613,43 @@ fn an_ingress_program_of_any_size_is_taken_and_keeps_what_comes_first() {
     let program = verified(ingress_filter(&[few]));
     assert!(!passes_ingress(&program, &ipv4(last, TCP, 61000, 0, 0)));
     assert!(!passes_ingress(&program, &ipv4(HOST, TCP, 61000, 0, 0)));
+}
+
+/// What has no Ethernet header is judged as the same packet behind one.
+#[test]
+fn a_tunnels_packets_are_judged_as_an_ethernets() {
+    let program = uplink_filter(&UplinkFilter {
+        tcp: vec![8080..=8080],
+        udp: vec![53..=53],
+        addresses: vec![HOST.into(), HOST6.into()],
+        routed: vec!["10.7.0.0/16".parse().unwrap()],
+    });
+    let bare = headerless(program.clone());
+    let mut accepted = 0;
+    for port in [53, 8080, 8081] {
+        for protocol in [TCP, UDP, ICMP] {
+            for to in [
+                HOST,
+                Ipv4Addr::new(10, 7, 0, 1),
+                Ipv4Addr::new(192, 0, 2, 77),
+            ] {
+                for packet in [
+                    ipv4(to, protocol, port, 0, 0),
+                    ipv4(to, protocol, port, 40, 0),
+                    ipv4(to, protocol, port, 0, 7),
+                    ipv6(HOST6, protocol, port),
+                ] {
+                    let ancillary = Ancillary {
+                        protocol: u32::from(u16::from_be_bytes([packet[12], packet[13]])),
+                        ..Ancillary::default()
+                    };
+                    let (expected, _) = run(&program, &packet, ancillary);
+                    let (found, _) = run(&bare, &packet[14..], ancillary);
+                    assert_eq!(found, expected, "{to} {protocol} {port}");
+                    accepted += u32::from(found != 0);
+                }
+            }
+        }
+    }
+    assert!((10..100).contains(&accepted), "{accepted} of 108");
 }
