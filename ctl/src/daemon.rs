@@ -52,6 +52,7 @@ mod process;
 mod publish;
 mod remains;
 mod resolver;
+mod routing;
 #[cfg(test)]
 mod sample;
 mod server;

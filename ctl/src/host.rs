@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use crate::ipam::Occupied;
 
 mod follow;
 mod message;
+mod route;
 
 pub(crate) use follow::{snapshot, watch};
 
@@ -32,8 +34,10 @@ pub(crate) struct HostLink {
     pub(crate) up: bool,
     /// The driver's word: `veth`, `tun`, `bridge`, …; empty for hardware.
     pub(crate) kind: String,
-    /// Carries Ethernet frames; others can't be an uplink.
+    /// Carries Ethernet frames.
     pub(crate) ethernet: bool,
+    /// Carries IP packets without a header in front. What is neither can't be an uplink.
+    pub(crate) headerless: bool,
     pub(crate) loopback: bool,
     /// One that pontoon made.
     pub(crate) ours: bool,
@@ -47,19 +51,99 @@ pub(crate) struct HostAddress {
     /// An IPv6 address that is not to begin flows from: deprecated (RFC 4862 clause 5.5.4), or a
     /// temporary one (RFC 8981), which is gone in a day.
     pub(crate) passing: bool,
+    /// Of scope link or host: not to be seen beyond the link.
+    pub(crate) narrow: bool,
 }
 
-/// A unicast route. One with several next hops is several of these.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A route of any table and kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostRoute {
+    pub(crate) table: u32,
     pub(crate) destination: IpNet,
+    /// Only for packets from there (IPv6 alone).
+    pub(crate) from: Option<IpNet>,
+    /// Only for packets with this type of service; 0 for all.
+    pub(crate) tos: u8,
     /// Lower wins among routes to the same destination.
     pub(crate) metric: u32,
+    pub(crate) kind: RouteKind,
+    /// The source address that the host prefers on this route.
+    pub(crate) source: Option<IpAddr>,
+    /// Bytes of a packet, if that is limited for this route.
+    pub(crate) mtu: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    /// By one of these next hops.
+    Unicast(Vec<HostHop>),
+    /// To somewhere, in a way that only the kernel knows: encapsulated, or by a next hop that it does
+    /// not tell.
+    Obscure,
+    /// To the host itself, and the same for broadcast and anycast addresses.
+    Local,
+    Broadcast,
+    Unreachable,
+    Prohibit,
+    Blackhole,
+    Throw,
+}
+
+/// A next hop that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostHop {
     /// The router, possibly of the other IP version (RFC 5549); `None` on-link.
     pub(crate) via: Option<IpAddr>,
     pub(crate) ifindex: u32,
-    /// The source address that the host prefers on this route.
-    pub(crate) source: Option<IpAddr>,
+    pub(crate) weight: u32,
+}
+
+impl HostRoute {
+    pub(crate) fn hops(&self) -> &[HostHop] {
+        match &self.kind {
+            RouteKind::Unicast(hops) => hops,
+            _ => &[],
+        }
+    }
+
+    /// Whether it is in a table that rules without policy routing.
+    pub(crate) fn is_main(&self) -> bool {
+        [TABLE_MAIN, TABLE_DEFAULT].contains(&self.table)
+    }
+}
+
+/// `RT_TABLE_LOCAL`: what is the host's own.
+pub(crate) const TABLE_LOCAL: u32 = 255;
+pub(crate) const TABLE_MAIN: u32 = 254;
+pub(crate) const TABLE_DEFAULT: u32 = 253;
+
+/// A routing rule (`ip rule`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostRule {
+    pub(crate) ipv6: bool,
+    pub(crate) priority: u32,
+    pub(crate) inverted: bool,
+    pub(crate) from: Option<IpNet>,
+    pub(crate) to: Option<IpNet>,
+    /// By name: an interface that is not there (yet) has no index.
+    pub(crate) incoming: Option<String>,
+    /// A packet that passes through meets none of these: it has no mark, is root's, and has no outgoing
+    /// interface or VRF before it is routed.
+    pub(crate) never: bool,
+    pub(crate) tos: u8,
+    pub(crate) protocol: Option<u8>,
+    pub(crate) source_ports: Option<RangeInclusive<u16>>,
+    pub(crate) destination_ports: Option<RangeInclusive<u16>>,
+    pub(crate) action: RuleAction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RuleAction {
+    Table { table: u32, suppress: Option<u8> },
+    Goto(u32),
+    Unreachable,
+    Prohibit,
+    Blackhole,
 }
 
 /// What the host's stack says, at one moment.
@@ -70,8 +154,10 @@ pub(crate) struct HostState {
     /// By link, and then in the kernel's order: an interface's primary address, the one it sends
     /// from, comes before its secondary ones.
     pub(crate) addresses: Vec<HostAddress>,
-    /// Of the tables main and default, by destination and metric.
+    /// In the kernel's order: of equal ones it takes the first.
     pub(crate) routes: Vec<HostRoute>,
+    /// By priority. Empty on a kernel without routing rules.
+    pub(crate) rules: Vec<HostRule>,
     /// Interface index, address and MAC of those that the kernel has resolved, without those
     /// behind links of ours: IPAM knows them.
     pub(crate) neighbors: Vec<(u32, IpAddr, MacAddr)>,
@@ -80,7 +166,7 @@ pub(crate) struct HostState {
 /// Which links of the host shall be uplinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UplinkChoice {
-    /// Those that carry a default route; failing that, those that are up and have an address.
+    /// Those that the host routes over, or has an address on.
     Auto,
     /// None: the networks reach the host and each other, no further.
     None,
@@ -114,8 +200,11 @@ pub(crate) enum UplinkError {
     Missing { name: String, known: String },
     #[error("interface {0} is pontoon's own and can't be an uplink; name one of the host's")]
     Ours(String),
-    #[error("interface {0} carries no Ethernet frames and can't be an uplink; name one that does")]
-    NotEthernet(String),
+    #[error(
+        "interface {0} carries neither Ethernet frames nor bare IP packets and can't be an uplink; \
+         name one that does"
+    )]
+    OtherMedium(String),
 }
 
 impl HostState {
@@ -140,8 +229,8 @@ impl HostState {
             if link.ours {
                 return Err(UplinkError::Ours(name.clone()));
             }
-            if !link.ethernet {
-                return Err(UplinkError::NotEthernet(name.clone()));
+            if !link.ethernet && !link.headerless {
+                return Err(UplinkError::OtherMedium(name.clone()));
             }
             if !uplinks.contains(link) {
                 uplinks.push(link.clone());
@@ -151,21 +240,27 @@ impl HostState {
     }
 
     fn automatic_uplinks(&self) -> Vec<HostLink> {
-        let mut defaults: Vec<&HostRoute> = self
+        let mut routes: Vec<&HostRoute> = self
             .routes
             .iter()
-            .filter(|route| route.destination.prefix_len() == 0)
+            .filter(|route| !is_link_local(route.destination.addr()))
             .collect();
-        defaults.sort_by_key(|route| (route.destination.addr().is_ipv6(), route.metric));
-        let routed = self.usable(defaults.into_iter().map(|route| route.ifindex));
-        if !routed.is_empty() {
-            return routed;
-        }
+        routes.sort_by_key(|route| {
+            let is_default = route.is_main() && route.destination.prefix_len() == 0;
+            let is_ipv6 = route.destination.addr().is_ipv6();
+            (!is_default, is_ipv6, route.metric)
+        });
+        let routed = routes.into_iter().flat_map(HostRoute::hops);
         let addressed = self
             .addresses
             .iter()
             .filter(|address| !is_link_local(address.net.addr()));
-        self.usable(addressed.map(|address| address.ifindex))
+        let indices = routed
+            .map(|hop| hop.ifindex)
+            .chain(addressed.map(|address| address.ifindex));
+        let mut links = self.usable(indices);
+        links.truncate(MOST_UPLINKS);
+        links
     }
 
     /// Those of the links that can be an uplink and are up, each once, in this order.
@@ -174,7 +269,10 @@ impl HostState {
         indices
             .filter(|index| seen.insert(*index))
             .filter_map(|index| self.links.iter().find(|link| link.index == index))
-            .filter(|link| link.up && link.ethernet && !link.loopback && !link.ours)
+            .filter(|link| {
+                let carries = link.ethernet || link.headerless;
+                link.up && carries && !link.loopback && !link.ours && !link.is_virtual()
+            })
             .cloned()
             .collect()
     }
@@ -182,13 +280,28 @@ impl HostState {
     /// What the host has an address in or a route to, for choosing the subnets of networks.
     pub(crate) fn occupied(&self) -> Occupied {
         let addresses = self.addresses.iter();
-        let routers = self.routes.iter().filter_map(|route| route.via);
+        let routes = || {
+            let routes = self.routes.iter();
+            routes.filter(|route| route.is_main() && !route.hops().is_empty())
+        };
+        let routers = routes().flat_map(HostRoute::hops).filter_map(|hop| hop.via);
         Occupied {
             networks: Vec::new(),
-            routes: self.routes.iter().map(|it| it.destination).collect(),
+            routes: routes().map(|it| it.destination).collect(),
             connected: addresses.clone().map(|it| it.net.trunc()).collect(),
             hosts: addresses.map(|it| it.net.addr()).chain(routers).collect(),
         }
+    }
+}
+
+/// Uplinks that are chosen without being named. Every one costs each worker a socket, and each of the
+/// host's published ports a comparison; a host with more has most of them for its own containers.
+const MOST_UPLINKS: usize = 64;
+
+impl HostLink {
+    /// No wire: a VRF stands for its members, which hear the same frames, and a dummy for addresses.
+    fn is_virtual(&self) -> bool {
+        ["vrf", "dummy"].contains(&self.kind.as_str())
     }
 }
 

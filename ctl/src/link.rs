@@ -50,6 +50,8 @@ pub(crate) struct LinkInfo {
     pub(crate) up: bool,
     /// Carries Ethernet frames (ARPHRD_ETHER).
     pub(crate) ethernet: bool,
+    /// Carries IP packets without a header in front: WireGuard and other TUNs, PPP, IP tunnels.
+    pub(crate) headerless: bool,
     pub(crate) loopback: bool,
     /// For a veth, the index of the other end, in the namespace that the other end is in.
     pub(crate) peer_index: Option<u32>,
@@ -69,6 +71,17 @@ impl LinkInfo {
             kind: String::new(),
             up: message.header.flags.contains(LinkFlags::Up),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            headerless: matches!(
+                message.header.link_layer_type,
+                LinkLayerType::None
+                    | LinkLayerType::Ppp
+                    | LinkLayerType::Rawip
+                    | LinkLayerType::Tunnel
+                    | LinkLayerType::Tunnel6
+                    | LinkLayerType::Sit
+                    | LinkLayerType::Ipgre
+                    | LinkLayerType::Ip6gre
+            ),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             peer_index: None,
             peer_netns: None,

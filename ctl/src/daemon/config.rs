@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use switch::PortId;
 use switch::config::{
-    Bridge, Config, Endpoint, Network as SwitchNetwork, Route, Snooping, StormLimits,
+    Bridge, Config, Endpoint, Network as SwitchNetwork, Route, Rule, Snooping, StormLimits,
     Uplink as SwitchUplink,
 };
 use switch::frame::MacAddr;
@@ -18,6 +18,7 @@ use super::limits::treatments;
 use super::network::Network;
 use super::publish::host_ports;
 use super::resolver::NameService;
+use super::routing;
 use super::snat::SnatPorts;
 use super::uplink::{self, Uplink};
 use crate::api::{BridgeOptions, Protocol, StormOptions};
@@ -28,6 +29,10 @@ use crate::host::{HostState, is_link_local};
 pub(super) struct Surroundings {
     /// The host's, sorted.
     addresses: Vec<IpAddr>,
+    subnets: Vec<IpNet>,
+    /// Which interface of the host each address is on.
+    links: Vec<(IpAddr, u32)>,
+    rules: Vec<Rule>,
     routes: Vec<Route>,
     neighbors: Vec<(PortId, IpAddr, MacAddr)>,
 }
@@ -45,7 +50,10 @@ impl Surroundings {
         addresses.dedup();
         Surroundings {
             addresses,
-            routes: uplink::routes(host, &ports),
+            subnets: routing::host_subnets(host),
+            links: uplink::links(host),
+            rules: routing::rules(host, networks),
+            routes: routing::routes(host, &ports.iter().copied().collect()),
             neighbors: uplink::neighbors(host, &ports),
         }
     }
@@ -68,6 +76,9 @@ pub(super) fn build(
 ) -> Config {
     let Surroundings {
         addresses,
+        subnets,
+        links,
+        rules: routing_rules,
         routes,
         neighbors,
     } = Surroundings::new(networks, uplinks, host);
@@ -111,15 +122,25 @@ pub(super) fn build(
             .iter()
             .map(|uplink| SwitchUplink {
                 port: uplink.port,
-                mac: uplink.link.mac,
+                // One that came over a tunnel is no MAC of this link.
+                mac: match uplink.link.ethernet {
+                    true => uplink.link.mac,
+                    false => MacAddr::default(),
+                },
                 mtu: uplink.link.mtu,
                 clamp_mss,
             })
             .collect(),
+        rules: routing_rules,
         routes,
         neighbors,
-        nat: rules(networks, containers, &addresses),
+        nat: nat::Rules {
+            local_subnets: subnets.clone(),
+            links,
+            ..rules(networks, containers, &addresses)
+        },
         host_addresses: addresses,
+        host_subnets: subnets,
     }
 }
 
@@ -166,6 +187,7 @@ fn rules(networks: &[Network], containers: &[Container], local: &[IpAddr]) -> na
             .filter(|address| address.is_ipv4() || !is_link_local(**address))
             .copied()
             .collect(),
+        ..nat::Rules::default()
     }
 }
 
@@ -193,6 +215,7 @@ pub(super) fn filter(
             .iter()
             .filter(|network| network.record.options.routed)
             .flat_map(|network| network.record.subnets.iter().copied())
+            .chain(routing::host_subnets(host))
             .collect(),
     };
     filter.tcp.extend(published(Protocol::Tcp));
@@ -222,6 +245,7 @@ mod tests {
                     ifindex,
                     net: net.parse().unwrap(),
                     passing: false,
+                    narrow: false,
                 })
                 .to_vec(),
             ..HostState::default()

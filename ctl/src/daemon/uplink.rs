@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use ipnet::IpNet;
 use switch::frame::MacAddr;
-use switch::io::filter::{UplinkFilter, uplink_filter};
-use switch::io::{PacketOptions, Queue, open_packet, replace_filter};
+use switch::io::filter::{UplinkFilter, headerless, uplink_filter};
+use switch::io::{PacketOptions, Queue, open_packet, replace_filter, sock_filter};
 use switch::{PortId, Switch};
 
-use crate::host::{HostLink, HostState, UplinkChoice, is_link_local};
+use crate::host::{HostLink, HostRoute, HostState, UplinkChoice, is_link_local};
 
 /// An uplink that the switch has as a port.
 pub(super) struct Uplink {
@@ -25,6 +24,8 @@ pub(super) struct Uplinks {
     choice: UplinkChoice,
     current: Vec<Uplink>,
     filter: UplinkFilter,
+    /// Of new networks.
+    mtu: u32,
     /// The last trouble told, so that it is not told again with every change of the host.
     told: Option<String>,
 }
@@ -36,6 +37,7 @@ impl Uplinks {
             choice,
             current: Vec::new(),
             filter: UplinkFilter::default(),
+            mtu: ETHERNET_MTU,
             told: None,
         }
     }
@@ -56,20 +58,18 @@ impl Uplinks {
         self.current.iter().position(|uplink| uplink.port == port)
     }
 
-    /// The MTU of new networks: the smallest of the uplinks', so that no frame is too big for one;
-    /// Ethernet's own where there is no uplink.
+    /// The MTU of new networks: the smallest of the uplinks' with a default route, so that hardly any
+    /// packet is too big for one, within what an interface of ours takes; Ethernet's own where there
+    /// is no uplink.
     pub(super) fn mtu(&self) -> u32 {
-        self.current
-            .iter()
-            .map(|uplink| uplink.link.mtu)
-            .min()
-            .unwrap_or(1500)
+        self.mtu
     }
 
     /// Makes the switch's uplinks those that the host has now. Tells whether interfaces came or
     /// went.
     pub(super) fn follow(&mut self, switch: &Switch, host: &HostState) -> bool {
         let (wanted, trouble) = self.wanted(host);
+        self.mtu = network_mtu(host, &wanted);
         let mut changed = false;
         self.current.retain_mut(|uplink| {
             let same = wanted.iter().find(|link| link.index == uplink.link.index);
@@ -128,8 +128,8 @@ impl Uplinks {
             return;
         }
         self.filter = filter;
-        let program = uplink_filter(&self.filter);
         for uplink in &self.current {
+            let program = program(&uplink.link, &self.filter);
             for socket in &uplink.sockets {
                 if let Err(error) = replace_filter(as_fd(socket), &program) {
                     tracing::error!("uplink {}: {error}", uplink.link.name);
@@ -168,7 +168,8 @@ impl Uplinks {
 
 fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Result<Uplink> {
     let options = PacketOptions {
-        filter: Some(uplink_filter(filter)),
+        filter: Some(program(link, filter)),
+        headerless: link.headerless,
         ..Default::default()
     };
     let queues: Vec<Queue> = open_packet(link.index, switch.workers(), options)?
@@ -186,6 +187,32 @@ fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Res
         sockets,
     })
 }
+
+fn program(link: &HostLink, filter: &UplinkFilter) -> Vec<sock_filter> {
+    let program = uplink_filter(filter);
+    match link.headerless {
+        false => program,
+        true => headerless(program),
+    }
+}
+
+fn network_mtu(host: &HostState, uplinks: &[HostLink]) -> u32 {
+    let defaults = host
+        .routes
+        .iter()
+        .filter(|route| route.is_main() && route.destination.prefix_len() == 0)
+        .flat_map(HostRoute::hops)
+        .filter_map(|hop| uplinks.iter().find(|link| link.index == hop.ifindex));
+    let mtu = defaults.map(|link| link.mtu).min();
+    let mtu = mtu.or_else(|| uplinks.iter().map(|link| link.mtu).min());
+    mtu.unwrap_or(ETHERNET_MTU).clamp(SMALLEST_MTU, LARGEST_MTU)
+}
+
+const ETHERNET_MTU: u32 = 1500;
+/// What IPv6 wants at least (RFC 8200 section 5); packets are cut where an uplink takes less.
+const SMALLEST_MTU: u32 = 1280;
+/// What a TAP takes at most: MAX_MTU of 65,535 without an Ethernet header (drivers/net/tun.c).
+const LARGEST_MTU: u32 = 65_521;
 
 fn as_fd(socket: &OwnedFd) -> std::os::fd::BorrowedFd<'_> {
     std::os::fd::AsFd::as_fd(socket)
@@ -208,68 +235,15 @@ pub(super) fn host_addresses(host: &HostState) -> Vec<IpAddr> {
     addresses
 }
 
-/// The host's routes over uplinks. `ports` are the uplinks' interface indexes and ports. A route
-/// over which nothing can be masqueraded, because the host has no address there (or none but
-/// link-local and passing ones), is left out, as are those to the link alone.
-pub(super) fn routes(host: &HostState, ports: &[(u32, PortId)]) -> Vec<switch::config::Route> {
-    host.routes
-        .iter()
-        .filter(|route| !is_link_local(route.destination.addr()))
-        .filter_map(|route| {
-            let (_, uplink) = ports.iter().find(|(index, _)| *index == route.ifindex)?;
-            let hop = route.via.unwrap_or(route.destination.addr());
-            let source = route
-                .source
-                .or_else(|| source_address(host, route.ifindex, route.destination, hop))?;
-            Some(switch::config::Route {
-                destination: route.destination,
-                via: route.via,
-                uplink: *uplink,
-                source,
-                metric: route.metric,
-            })
-        })
-        .collect()
-}
-
-/// The address the host would send from, of those that it has on the interface: in IPv4 the one in
-/// the subnet of the next hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one; in
-/// IPv6 the one that is most like the destination (RFC 6724 clause 5, rules 2, 3 and 8). That puts a
-/// global address before a unique local one on a default route, whose destination is `::`.
-fn source_address(
-    host: &HostState,
-    ifindex: u32,
-    destination: IpNet,
-    hop: IpAddr,
-) -> Option<IpAddr> {
-    let on_it: Vec<IpNet> = host
+/// Which interface each address of the host is on that flows may leave with.
+pub(super) fn links(host: &HostState) -> Vec<(IpAddr, u32)> {
+    let ours = host.links.iter().filter(|link| link.ours || link.loopback);
+    let ours: HashSet<u32> = ours.map(|link| link.index).collect();
+    let others = host
         .addresses
         .iter()
-        .filter(|address| address.ifindex == ifindex && !address.passing)
-        .map(|address| address.net)
-        .filter(|net| net.addr().is_ipv4() == destination.addr().is_ipv4())
-        .collect();
-    let chosen = match destination {
-        IpNet::V4(_) => {
-            let near = on_it.iter().find(|net| net.contains(&hop));
-            near.or(on_it.first())
-        }
-        IpNet::V6(_) => on_it
-            .iter()
-            .filter(|net| !is_link_local(net.addr()))
-            .min_by_key(|net| bits_apart(net.addr(), destination.addr())),
-    };
-    chosen.map(IpNet::addr)
-}
-
-/// How many bits of two IPv6 addresses come after what they have in common.
-fn bits_apart(one: IpAddr, other: IpAddr) -> u32 {
-    match (one, other) {
-        (IpAddr::V6(one), IpAddr::V6(other)) => {
-            u128::BITS - (one.to_bits() ^ other.to_bits()).leading_zeros()
-        }
-        _ => u128::BITS,
-    }
+        .filter(|it| !ours.contains(&it.ifindex) && !is_link_local(it.net.addr()));
+    others.map(|it| (it.net.addr(), it.ifindex)).collect()
 }
 
 /// Neighbours beyond the uplinks that the kernel has resolved already.
@@ -289,125 +263,83 @@ pub(super) fn neighbors(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{HostAddress, HostRoute};
+    use crate::host::{HostAddress, HostHop, HostRoute, RouteKind, TABLE_MAIN};
 
-    fn route(
-        destination: &str,
-        via: Option<&str>,
-        ifindex: u32,
-        source: Option<&str>,
-    ) -> HostRoute {
-        HostRoute {
-            destination: destination.parse().unwrap(),
-            metric: 0,
-            via: via.map(|via| via.parse().unwrap()),
-            ifindex,
-            source: source.map(|source| source.parse().unwrap()),
-        }
-    }
-
-    fn address(ifindex: u32, net: &str, passing: bool) -> HostAddress {
+    fn address(ifindex: u32, net: &str) -> HostAddress {
         HostAddress {
             ifindex,
             net: net.parse().unwrap(),
-            passing,
+            passing: false,
+            narrow: false,
         }
     }
 
-    fn host() -> HostState {
-        HostState {
-            links: Vec::new(),
-            addresses: [
-                (1, "127.0.0.1/8"),
-                (2, "192.0.2.2/24"),
-                (2, "198.51.100.2/24"),
-                (2, "fe80::1/64"),
-                (3, "10.0.0.1/24"),
-            ]
-            .map(|(ifindex, net)| address(ifindex, net, false))
-            .to_vec(),
-            routes: vec![
-                route("0.0.0.0/0", Some("198.51.100.1"), 2, None),
-                route("192.0.2.0/24", None, 2, None),
-                route("203.0.113.0/24", Some("192.0.2.1"), 2, Some("198.51.100.2")),
-                route("10.0.0.0/24", None, 3, None),
-                route("2001:db8::/32", Some("fe80::9"), 9, None),
+    #[test]
+    fn neighbours_and_addresses_leave_out_what_is_not_the_wires() {
+        let host = HostState {
+            addresses: vec![
+                address(1, "127.0.0.1/8"),
+                address(2, "192.0.2.2/24"),
+                address(2, "198.51.100.2/24"),
+                address(2, "fe80::1/64"),
+                address(3, "10.0.0.1/24"),
             ],
             neighbors: vec![
                 (2, "192.0.2.1".parse().unwrap(), MacAddr([2; 6])),
                 (3, "10.0.0.9".parse().unwrap(), MacAddr([3; 6])),
             ],
-        }
-    }
-
-    #[test]
-    fn only_routes_over_uplinks_count_and_each_has_the_hosts_source() {
-        let routes = routes(&host(), &[(2, PortId(7)), (9, PortId(8))]);
-        let found: Vec<(String, String)> = routes
-            .iter()
-            .map(|route| (route.destination.to_string(), route.source.to_string()))
-            .collect();
-        let expected = [
-            ("0.0.0.0/0", "198.51.100.2"),
-            ("192.0.2.0/24", "192.0.2.2"),
-            ("203.0.113.0/24", "198.51.100.2"),
-        ];
-        let expected = expected.map(|(net, source)| (net.to_owned(), source.to_owned()));
-        assert_eq!(found, expected);
-        assert!(routes.iter().all(|route| route.uplink == PortId(7)));
-    }
-
-    // Conforms: IPV6-source-address IPV6-link-local-next-hop
-    #[test]
-    fn ipv6_leaves_with_a_lasting_address_most_like_the_destination() {
-        let routes_with = |addresses: &[(&str, bool)]| -> Vec<(String, String)> {
-            let host = HostState {
-                addresses: addresses
-                    .iter()
-                    .map(|(net, passing)| address(2, net, *passing))
-                    .collect(),
-                routes: vec![
-                    route("::/0", Some("fe80::9"), 2, None),
-                    route("2001:db8:1::/64", None, 2, None),
-                    route("fd00:7::/64", None, 2, None),
-                    route("fe80::/64", None, 2, None),
-                ],
-                ..HostState::default()
-            };
-            routes(&host, &[(2, PortId(7))])
-                .iter()
-                .map(|it| (it.destination.to_string(), it.source.to_string()))
-                .collect()
+            ..HostState::default()
         };
-        let own = |net: &str, source: &str| (net.to_owned(), source.to_owned());
-        assert_eq!(
-            routes_with(&[
-                ("fd00:7::1/64", false),
-                ("2001:db8:1::aaaa/64", true),
-                ("2001:db8:1::1/64", false),
-                ("fe80::1/64", false),
-            ]),
-            [
-                own("::/0", "2001:db8:1::1"),
-                own("2001:db8:1::/64", "2001:db8:1::1"),
-                own("fd00:7::/64", "fd00:7::1"),
-            ]
-        );
-        // Without one there is no way out.
-        assert_eq!(
-            routes_with(&[("2001:db8:1::aaaa/64", true), ("fe80::1/64", false)]),
-            []
-        );
-    }
-
-    #[test]
-    fn neighbours_and_addresses_leave_out_what_is_not_the_wires() {
-        let known = neighbors(&host(), &[(2, PortId(7))]);
+        let known = neighbors(&host, &[(2, PortId(7))]);
         assert_eq!(
             known,
             [(PortId(7), "192.0.2.1".parse().unwrap(), MacAddr([2; 6]))]
         );
-        assert!(!host_addresses(&host()).iter().any(IpAddr::is_loopback));
-        assert_eq!(host_addresses(&host()).len(), 4);
+        assert!(!host_addresses(&host).iter().any(IpAddr::is_loopback));
+        assert_eq!(host_addresses(&host).len(), 4);
+    }
+
+    #[test]
+    fn networks_fit_the_way_out_within_what_an_interface_takes() {
+        let link = |index, mtu| HostLink {
+            index,
+            name: format!("eth{index}"),
+            mac: MacAddr([2; 6]),
+            mtu,
+            up: true,
+            kind: String::new(),
+            ethernet: true,
+            headerless: false,
+            loopback: false,
+            ours: false,
+        };
+        let by = |ifindex| HostRoute {
+            table: TABLE_MAIN,
+            destination: "0.0.0.0/0".parse().unwrap(),
+            from: None,
+            tos: 0,
+            metric: 0,
+            kind: RouteKind::Unicast(vec![HostHop {
+                via: None,
+                ifindex,
+                weight: 1,
+            }]),
+            source: None,
+            mtu: None,
+        };
+        let mtu = |links: &[(u32, u32)], routed: &[u32]| {
+            let links: Vec<HostLink> = links.iter().map(|&(index, mtu)| link(index, mtu)).collect();
+            let host = HostState {
+                routes: routed.iter().map(|index| by(*index)).collect(),
+                ..HostState::default()
+            };
+            network_mtu(&host, &links)
+        };
+        assert_eq!(mtu(&[], &[]), 1500);
+        assert_eq!(mtu(&[(2, 1500), (3, 1420)], &[2]), 1500, "not the VPN's");
+        assert_eq!(mtu(&[(2, 1500), (3, 1420)], &[2, 3]), 1420);
+        assert_eq!(mtu(&[(2, 9000), (3, 1420)], &[]), 1420);
+        assert_eq!(mtu(&[(2, 65_535)], &[2]), 65_521);
+        assert_eq!(mtu(&[(2, 576)], &[2]), 1280);
     }
 }

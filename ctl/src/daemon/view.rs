@@ -8,15 +8,17 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use switch::Switch;
+use switch::config::Leads;
+use switch::{PortId, Switch};
 
 use super::container::Container;
 use super::faults::FaultBook;
 use super::identity;
 use super::network::Network;
 use super::resolver::NameService;
+use super::routing;
 use super::store::{ContainerRecord, NetworkRecord};
-use super::uplink::{self, Uplink};
+use super::uplink::Uplink;
 use crate::api;
 use crate::host::HostState;
 use crate::relay::Common;
@@ -321,14 +323,24 @@ fn view_published(container: &Container) -> Vec<PublishedView> {
 
 /// The source of the widest route over each uplink.
 fn sources(sight: &Sight, is_ipv6: bool) -> BTreeMap<String, IpAddr> {
+    let ports = sight.uplinks.iter();
+    let ports = ports.map(|uplink| (uplink.link.index, uplink.port));
+    let mut widest: HashMap<PortId, (u8, IpAddr)> = HashMap::new();
+    for route in routing::routes(sight.host, &ports.collect()) {
+        let length = route.destination.prefix_len();
+        let Leads::Out(hops) = route.leads else {
+            continue;
+        };
+        for (hop, source) in hops.iter().filter_map(|hop| Some((hop, hop.source?))) {
+            let known = widest.get(&hop.uplink);
+            if source.is_ipv6() == is_ipv6 && known.is_none_or(|(known, _)| length < *known) {
+                widest.insert(hop.uplink, (length, source));
+            }
+        }
+    }
     let sources = sight.uplinks.iter().filter_map(|uplink| {
-        let ports = [(uplink.link.index, uplink.port)];
-        let routes = uplink::routes(sight.host, &ports);
-        let widest = routes
-            .iter()
-            .filter(|route| route.source.is_ipv6() == is_ipv6)
-            .min_by_key(|route| route.destination.prefix_len())?;
-        Some((uplink.link.name.clone(), widest.source))
+        let (_, source) = widest.get(&uplink.port)?;
+        Some((uplink.link.name.clone(), *source))
     });
     sources.collect()
 }

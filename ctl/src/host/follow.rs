@@ -10,15 +10,16 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::link::LinkExtentMask;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::{Handle, IpVersion, MulticastGroup};
 use switch::frame::MacAddr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::message::{News, address, host_routes, neighbor, news};
-use super::{HostAddress, HostLink, HostRoute, HostState};
+use super::message::{News, address, neighbor, news};
+use super::route::{host_routes, host_rule};
+use super::{HostAddress, HostLink, HostRoute, HostRule, HostState};
 use crate::link::{LinkInfo, errno};
 
 /// How long news gathers before the state is read anew: one `ip` command, or a link that comes
@@ -60,6 +61,7 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
             up: link.up,
             kind: link.kind,
             ethernet: link.ethernet,
+            headerless: link.headerless,
             loopback: link.loopback,
         })
         .collect();
@@ -84,9 +86,8 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
         .try_collect()
         .await
         .map_err(|e| failed("routes", &e))?;
-    let mut routes: Vec<HostRoute> = routes.iter().flat_map(host_routes).collect();
-    routes.sort();
-    routes.dedup();
+    let routes: Vec<HostRoute> = host_routes(&routes);
+    let rules = rules(&handle).await;
 
     let neighbors: Vec<_> = handle
         .neighbours()
@@ -107,8 +108,26 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
         links,
         addresses,
         routes,
+        rules,
         neighbors,
     })
+}
+
+/// The routing rules of both families, by priority; none on a kernel that has none.
+async fn rules(handle: &Handle) -> Vec<HostRule> {
+    let mut rules = Vec::new();
+    for (version, family) in [
+        (IpVersion::V4, AddressFamily::Inet),
+        (IpVersion::V6, AddressFamily::Inet6),
+    ] {
+        let dump: Result<Vec<_>, _> = handle.rule().get(version).execute().try_collect().await;
+        let dump = dump.unwrap_or_default();
+        // A kernel without IPv6 answers with what it has.
+        let of_family = dump.iter().filter(|it| it.header.family == family);
+        rules.extend(of_family.filter_map(host_rule));
+    }
+    rules.sort_by_key(|rule| (rule.ipv6, rule.priority));
+    rules
 }
 
 /// Follows the host's state in the network namespace of the calling thread. The first value is
@@ -152,8 +171,10 @@ fn subscribe() -> io::Result<Events> {
         MulticastGroup::Neigh,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv4Rule,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv6Rule,
     ])?;
     let mut task = JoinSet::new();
     task.spawn(connection);

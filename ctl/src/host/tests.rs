@@ -67,7 +67,7 @@ fn a_fresh_namespace_has_loopback_alone() {
             !state
                 .routes
                 .iter()
-                .any(|route| route.destination.addr().is_ipv4())
+                .any(|route| route.is_main() && route.destination.addr().is_ipv4())
         );
     });
 }
@@ -93,7 +93,7 @@ fn changes_of_links_addresses_and_routes_are_seen() {
             has_address(state, index, "192.0.2.5/24")
                 && state.routes.iter().any(|route| {
                     route.destination == net("192.0.2.0/24")
-                        && route.via.is_none()
+                        && route.hops().iter().all(|hop| hop.via.is_none())
                         && route.source == Some(ip("192.0.2.5"))
                 })
         })
@@ -115,8 +115,12 @@ fn changes_of_links_addresses_and_routes_are_seen() {
         until(&mut host, "a default route", |state| {
             state.routes.iter().any(|route| {
                 route.destination == net("0.0.0.0/0")
-                    && route.via == Some(ip("192.0.2.1"))
-                    && route.ifindex == index
+                    && route.hops()
+                        == [HostHop {
+                            via: Some(ip("192.0.2.1")),
+                            ifindex: index,
+                            weight: 1,
+                        }]
             })
         })
         .await;
@@ -125,11 +129,101 @@ fn changes_of_links_addresses_and_routes_are_seen() {
         // An IPv4 route vanishes with its link, of which the kernel tells nothing by itself.
         link::delete("up0").unwrap();
         until(&mut host, "all gone", |state| {
-            !state.routes.iter().any(|route| route.ifindex == index)
+            !state.routes.iter().any(|route| leads_over(route, index))
                 && !state.addresses.iter().any(|it| it.ifindex == index)
         })
         .await;
         assert!(names(&host).is_empty());
+    });
+}
+
+#[test]
+fn rules_and_every_kind_of_route_are_seen() {
+    let Some(netns) = scratch("rules_and_every_kind_of_route_are_seen") else {
+        return;
+    };
+    inside(&netns, async || {
+        let mut host = watch(ours).await.unwrap();
+        link::create_veth("up0", "far0").unwrap();
+        link::add_address("up0", net("192.0.2.5/24")).unwrap();
+        for name in ["up0", "far0"] {
+            link::set_up(name).unwrap();
+        }
+        let index = link::index_of("up0").unwrap().unwrap();
+        let commands = [
+            "route add blackhole 10.1.0.0/16",
+            "route add unreachable 10.2.0.0/16 metric 7",
+            "route add prohibit 10.3.0.0/16",
+            "route add throw 10.4.0.0/16 table 1000",
+            "route add local 10.5.0.0/16 dev lo",
+            "route add 10.6.0.0/16 via 192.0.2.1 mtu 1400 src 192.0.2.5",
+            "route add 10.7.0.0/16 nexthop via 192.0.2.1 weight 3 nexthop via 192.0.2.2",
+            "nexthop add id 7 via 192.0.2.3 dev up0",
+            "route add 10.8.0.0/16 nhid 7",
+            "rule add pref 100 from 172.17.0.0/16 iif pontoon9 lookup 1000 suppress_prefixlength 0",
+            "rule add pref 101 not fwmark 0xca6c lookup 51820",
+            "rule add pref 102 fwmark 0x80000/0xff0000 lookup main",
+            "rule add pref 103 ipproto tcp dport 25 prohibit",
+            "rule add pref 104 goto 32766",
+        ];
+        for command in commands {
+            let arguments: Vec<&str> = command.split(' ').collect();
+            let status = std::process::Command::new("ip").args(&arguments).status();
+            assert!(status.unwrap().success(), "ip {command}");
+        }
+        let seen = |state: &HostState, destination: &str| {
+            let destination = net(destination);
+            let mut routes = state.routes.iter();
+            let found = routes.find(|route| route.destination == destination);
+            found.cloned()
+        };
+        until(&mut host, "the last rule", |state| {
+            state.rules.iter().any(|rule| rule.priority == 104)
+        })
+        .await;
+        let state = host.borrow().clone();
+        let kind = |destination| seen(&state, destination).map(|route| route.kind);
+        assert_eq!(kind("10.1.0.0/16"), Some(RouteKind::Blackhole));
+        assert_eq!(kind("10.2.0.0/16"), Some(RouteKind::Unreachable));
+        assert_eq!(kind("10.3.0.0/16"), Some(RouteKind::Prohibit));
+        assert_eq!(kind("10.4.0.0/16"), Some(RouteKind::Throw));
+        assert_eq!(kind("10.5.0.0/16"), Some(RouteKind::Local));
+        assert_eq!(seen(&state, "10.2.0.0/16").unwrap().metric, 7);
+        assert_eq!(seen(&state, "10.4.0.0/16").unwrap().table, 1000);
+        let narrow = seen(&state, "10.6.0.0/16").unwrap();
+        assert_eq!(
+            (narrow.mtu, narrow.source),
+            (Some(1400), Some(ip("192.0.2.5")))
+        );
+        let hop = |via: &str, weight| HostHop {
+            via: Some(ip(via)),
+            ifindex: index,
+            weight,
+        };
+        let several = vec![hop("192.0.2.1", 3), hop("192.0.2.2", 1)];
+        assert_eq!(kind("10.7.0.0/16"), Some(RouteKind::Unicast(several)));
+        let object = vec![hop("192.0.2.3", 1)];
+        assert_eq!(kind("10.8.0.0/16"), Some(RouteKind::Unicast(object)));
+
+        let rule = |priority| {
+            let mut rules = state.rules.iter();
+            rules
+                .find(|rule| !rule.ipv6 && rule.priority == priority)
+                .unwrap()
+        };
+        let policy = rule(100);
+        assert_eq!(policy.from, Some(net("172.17.0.0/16")));
+        assert_eq!(policy.incoming.as_deref(), Some("pontoon9"));
+        let suppressing = |table, suppress| RuleAction::Table { table, suppress };
+        assert_eq!(policy.action, suppressing(1000, Some(0)));
+        assert!(rule(101).never && rule(101).inverted);
+        assert_eq!(rule(101).action, suppressing(51820, None));
+        assert!(rule(102).never && !rule(102).inverted);
+        assert_eq!(rule(103).protocol, Some(6));
+        assert_eq!(rule(103).destination_ports, Some(25..=25));
+        assert_eq!(rule(103).action, RuleAction::Prohibit);
+        assert_eq!(rule(104).action, RuleAction::Goto(32766));
+        assert_eq!(rule(0).action, suppressing(TABLE_LOCAL, None));
     });
 }
 
@@ -267,19 +361,31 @@ fn link(index: u32, name: &str) -> HostLink {
         up: true,
         kind: String::new(),
         ethernet: true,
+        headerless: false,
         loopback: false,
         ours: ours(name),
     }
 }
 
+fn leads_over(route: &HostRoute, ifindex: u32) -> bool {
+    route.hops().iter().any(|hop| hop.ifindex == ifindex)
+}
+
 fn default_route(ifindex: u32, metric: u32) -> HostRoute {
-    let via = Some(ip("192.0.2.1"));
-    HostRoute {
-        destination: net("0.0.0.0/0"),
-        metric,
-        via,
+    let hop = HostHop {
+        via: Some(ip("192.0.2.1")),
         ifindex,
+        weight: 1,
+    };
+    HostRoute {
+        table: TABLE_MAIN,
+        destination: net("0.0.0.0/0"),
+        from: None,
+        tos: 0,
+        metric,
+        kind: RouteKind::Unicast(vec![hop]),
         source: None,
+        mtu: None,
     }
 }
 
@@ -287,7 +393,16 @@ fn default_route(ifindex: u32, metric: u32) -> HostRoute {
 fn uplinks_are_chosen_or_refused_with_a_reason() {
     let wireguard = HostLink {
         ethernet: false,
+        headerless: true,
         ..link(5, "wg0")
+    };
+    let infiniband = HostLink {
+        ethernet: false,
+        ..link(6, "ib0")
+    };
+    let vrf = HostLink {
+        kind: "vrf".to_owned(),
+        ..link(7, "blue")
     };
     let mut host = HostState {
         links: vec![
@@ -295,19 +410,34 @@ fn uplinks_are_chosen_or_refused_with_a_reason() {
             link(3, "wlan0"),
             link(4, "pontoon0"),
             wireguard,
+            infiniband,
+            vrf,
+            link(8, "lan0"),
+            link(9, "spare0"),
         ],
         addresses: [(2, "192.0.2.5/24"), (3, "169.254.7.7/16")]
             .map(|(ifindex, address)| HostAddress {
                 ifindex,
                 net: net(address),
                 passing: false,
+                narrow: false,
             })
             .to_vec(),
         routes: vec![
             default_route(2, 600),
             default_route(3, 100),
-            default_route(5, 0),
+            HostRoute {
+                table: 51820,
+                ..default_route(5, 0)
+            },
+            default_route(6, 0),
+            default_route(7, 0),
+            HostRoute {
+                destination: net("10.9.0.0/24"),
+                ..default_route(8, 0)
+            },
         ],
+        rules: vec![],
         neighbors: vec![],
     };
     let names = |host: &HostState, choice: &str| -> Result<String, UplinkError> {
@@ -320,8 +450,8 @@ fn uplinks_are_chosen_or_refused_with_a_reason() {
     };
     assert_eq!(
         names(&host, "auto").unwrap(),
-        "wlan0 eth0",
-        "the best metric first"
+        "wlan0 eth0 wg0 lan0",
+        "those of default routes first, the best metric before others; not what carries nothing"
     );
     assert_eq!(names(&host, "none").unwrap(), "");
     assert_eq!(names(&host, "eth0,wlan0,eth0").unwrap(), "eth0 wlan0");
@@ -344,11 +474,12 @@ fn uplinks_are_chosen_or_refused_with_a_reason() {
         Err(UplinkError::Ours("pontoon0".into()))
     );
     assert_eq!(
-        names(&host, "wg0"),
-        Err(UplinkError::NotEthernet("wg0".into()))
+        names(&host, "ib0"),
+        Err(UplinkError::OtherMedium("ib0".into()))
     );
     assert_eq!(
         names(&host, "eth9").unwrap_err().to_string(),
-        "there is no interface eth9 to be an uplink; there are: eth0, wlan0, pontoon0, wg0"
+        "there is no interface eth9 to be an uplink; there are: eth0, wlan0, pontoon0, wg0, ib0, blue, \
+         lan0, spare0"
     );
 }
