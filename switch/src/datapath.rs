@@ -39,10 +39,11 @@ use crate::layers::{self, Layers};
 use crate::multicast::groups::Row as GroupRow;
 use crate::multicast::querier;
 use crate::neighbor::Neighbors;
+use crate::offload::{self, Settled};
 use crate::port::{Port, PortCounters};
 use crate::rate::RateLimit;
 use crate::topology::{Member, Role, Segment, Topology};
-use crate::{Settings, bridge, guard, offload, resolver};
+use crate::{Settings, bridge, guard, resolver, segment};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -449,6 +450,23 @@ impl Pass<'_> {
         ingress: PortId,
         frame: &mut Frame,
     ) -> Result<Egress, DropReason> {
+        // What was cut from a frame before it leaves behind the vector, so this one does too.
+        let is_behind = !self.released.is_empty();
+        let outcome = self.forward_in_turn(ingress, frame);
+        if let Ok(Egress::Port(port)) = outcome
+            && is_behind
+        {
+            self.released.push((port, frame.compact()));
+            return Ok(Egress::Consumed);
+        }
+        outcome
+    }
+
+    fn forward_in_turn(
+        &mut self,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
         // A frame larger than a buffer comes in as none.
         if frame.len() < ETHERNET_HEADER {
             return Err(if frame.is_empty() {
@@ -459,7 +477,41 @@ impl Pass<'_> {
         }
         layers::drop_priority_tags(frame);
         let layers = Layers::of(frame.bytes())?;
-        offload::settle(frame, layers)?;
+        match offload::settle(frame, layers)? {
+            Settled::Whole => self.forward_whole(ingress, frame, layers),
+            Settled::ToCut => self.forward_cut(ingress, frame, layers),
+        }
+    }
+
+    /// The same of a super-frame that is cut here. What it is cut into leaves besides the vector's
+    /// frames; the first of it that is dropped takes the frame's place, for its sender to hear of.
+    fn forward_cut(
+        &mut self,
+        ingress: PortId,
+        frame: &mut Frame,
+        layers: Layers,
+    ) -> Result<Egress, DropReason> {
+        let segments = segment::cut(frame, layers).ok_or(DropReason::MisplacedSegmentation)?;
+        let mut dropped = None;
+        for mut piece in segments {
+            match self.forward_whole(ingress, &mut piece, layers) {
+                Err(reason) if dropped.is_none() => {
+                    frame.copy_from(&piece);
+                    dropped = Some(reason);
+                }
+                outcome => self.release(outcome, piece),
+            }
+        }
+        dropped.map_or(Ok(Egress::Consumed), Err)
+    }
+
+    /// Carries a frame that is settled.
+    fn forward_whole(
+        &mut self,
+        ingress: PortId,
+        frame: &mut Frame,
+        layers: Layers,
+    ) -> Result<Egress, DropReason> {
         match self.topology.role(ingress) {
             Role::Container { network, endpoint } => {
                 let segment = &self.topology.networks[network];
@@ -551,8 +603,11 @@ impl Pass<'_> {
     pub(crate) fn release(&mut self, outcome: Result<Egress, DropReason>, frame: Frame) {
         match outcome {
             Ok(Egress::Port(port)) => self.released.push((port, frame)),
-            // Nothing that is routed goes to several ports.
-            Ok(Egress::Several | Egress::Consumed | Egress::HostsOwn) => {}
+            Ok(Egress::Several) => {
+                let copies = self.egresses.iter().map(|&port| (port, frame.compact()));
+                self.released.extend(copies);
+            }
+            Ok(Egress::Consumed | Egress::HostsOwn) => {}
             Err(reason) => self.datapath.count_drops(self.worker, reason, 1),
         }
     }

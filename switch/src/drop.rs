@@ -13,6 +13,8 @@ pub enum DropReason {
     Encapsulated,
     SourceRouted,
     MisplacedChecksum,
+    MisplacedSegmentation,
+    TinySegments,
     SpoofedSource,
     RogueRouter,
     RogueDhcp,
@@ -64,6 +66,8 @@ const OWN: &[DropReason] = {
         Encapsulated,
         SourceRouted,
         MisplacedChecksum,
+        MisplacedSegmentation,
+        TinySegments,
         SpoofedSource,
         RogueRouter,
         RogueDhcp,
@@ -147,6 +151,12 @@ impl fmt::Display for DropReason {
             }
             Self::MisplacedChecksum => {
                 "the checksum that it leaves to the sending kernel would be written elsewhere"
+            }
+            Self::MisplacedSegmentation => {
+                "the segments that it leaves to the sending kernel are not of its protocol"
+            }
+            Self::TinySegments => {
+                "a super-frame of segments smaller than any path needs, or of too many"
             }
             Self::SpoofedSource => "the source MAC or address is not the sender's own",
             Self::RogueRouter => {

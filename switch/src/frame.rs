@@ -147,8 +147,22 @@ pub struct Frame {
 impl Frame {
     /// An empty frame; allocates.
     pub fn new() -> Frame {
+        Frame::with_space(SPACE)
+    }
+
+    /// A frame with these bytes and an empty vnet header, in a buffer for ordinary frames: what is
+    /// larger moves into one for all.
+    pub(crate) fn small(bytes: &[u8]) -> Frame {
+        /// Enough for an ICMP error in place of any frame (RFC 4443 section 2.4 c).
+        const LEAST: usize = 2048;
+        let mut frame = Frame::with_space(VNET_HEADER + bytes.len().max(LEAST));
+        frame.set_bytes(bytes);
+        frame
+    }
+
+    fn with_space(space: usize) -> Frame {
         const ALIGN: usize = 8;
-        let buffer = vec![0; HEADROOM + ALIGN + SPACE].into_boxed_slice();
+        let buffer = vec![0; HEADROOM + ALIGN + space].into_boxed_slice();
         // A byte buffer promises no alignment of its own, so find the place inside it.
         let unaligned =
             (buffer.as_ptr() as usize + HEADROOM + VNET_HEADER + ETHERNET_HEADER) % ALIGN;
@@ -168,6 +182,18 @@ impl Frame {
         frame
     }
 
+    /// Bytes of the largest frame that the buffer holds.
+    fn room(&self) -> usize {
+        (self.buffer.len() - self.base - VNET_HEADER).min(MAX_FRAME)
+    }
+
+    /// Makes room for a frame of so many bytes; forgets the one it held if there was too little.
+    fn reserve(&mut self, len: usize) {
+        if self.room() < len.min(MAX_FRAME) {
+            *self = Frame::new();
+        }
+    }
+
     /// Replaces the vnet header and the contents by what [`raw`](Self::raw) gave of another frame.
     pub(crate) fn set_raw(&mut self, raw: &[u8]) {
         let space = self.space_mut();
@@ -179,6 +205,7 @@ impl Frame {
     /// Replaces the contents by these bytes and an empty vnet header. Bytes beyond [`MAX_FRAME`]
     /// are cut off.
     pub fn set_bytes(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
         self.start = self.base;
         self.set_vnet(VnetHeader::default());
         self.set_len(bytes.len());
@@ -219,7 +246,7 @@ impl Frame {
     /// Sets the bytes of the Ethernet frame, at most [`MAX_FRAME`]. Growing shows what the buffer
     /// held before.
     pub fn set_len(&mut self, len: usize) {
-        self.len = len.min(MAX_FRAME);
+        self.len = len.min(self.room());
     }
 
     pub fn vnet(&self) -> VnetHeader {
@@ -241,6 +268,7 @@ impl Frame {
     /// by [`set_len`](Self::set_len) with the bytes read less [`VNET_HEADER`]. It has room for one
     /// byte more than the largest frame, so that a read that fills it was of a frame too large.
     pub fn space_mut(&mut self) -> &mut [u8] {
+        self.reserve(MAX_FRAME);
         self.start = self.base;
         self.len = 0;
         &mut self.buffer[self.base..][..SPACE]
@@ -249,9 +277,17 @@ impl Frame {
     /// Makes this a copy of `other`, for a flood. Copies the frame's own bytes, no more.
     pub fn copy_from(&mut self, other: &Frame) {
         let raw = other.raw();
+        self.reserve(other.len);
         self.start = self.base - (other.base - other.start);
         self.buffer[self.start..][..raw.len()].copy_from_slice(raw);
         self.len = other.len;
+    }
+
+    /// A copy in a buffer no larger than it needs.
+    pub(crate) fn compact(&self) -> Frame {
+        let mut copy = Frame::small(self.bytes());
+        copy.copy_from(self);
+        copy
     }
 
     /// Puts a VLAN tag between the MACs and the rest, as the frame had on the wire. Moves the 22

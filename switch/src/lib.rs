@@ -6,7 +6,7 @@
 //! - `crew`: how many threads work, which queues each serves, and when it sleeps.
 //! - [`worker`]: the work: read a vector of frames, forward each, write them out.
 //! - [`datapath`]: the page that strings the stages together. Start here.
-//! - [`layers`], `offload`, `guard`, `bridge`, `gateway`: the stages. What a frame is; what it may leave to be done to it; who
+//! - [`layers`], `offload` and `segment`, `guard`, `bridge`, `gateway`: the stages. What a frame is; what it may leave to be done to it; who
 //!   may speak; which port a MAC is behind; what is routed, and how it is translated (by the `nat`
 //!   crate).
 //! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
@@ -48,6 +48,7 @@ pub mod port;
 mod rate;
 mod resolver;
 mod routing;
+mod segment;
 mod switch;
 #[cfg(test)]
 mod testing;

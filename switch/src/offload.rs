@@ -9,6 +9,8 @@
 //! That of SCTP is no sum but a CRC (RFC 9260 section 6.8), and no vnet header can say so. Linux
 //! leaves it to a veth all the same (NETIF_F_SCTP_CRC), so it is made up for here.
 
+mod super_frame;
+
 use crate::drop::DropReason;
 use crate::frame::{Frame, VnetHeader, ethertype};
 use crate::ipv6;
@@ -23,12 +25,28 @@ const SCTP: u8 = 132;
 /// Where SCTP has its checksum, in bytes from the start of its header.
 const SCTP_CHECKSUM: usize = 8;
 
-/// Passes a frame whose checksum, if it is partial, goes where a checksum may be. That of SCTP is
-/// then whole.
-pub(crate) fn settle(frame: &mut Frame, layers: Layers) -> Result<(), DropReason> {
+/// What is still to be done to a frame that [`settle`] passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Nothing.
+    Whole,
+    /// It is to be cut (`segment`): its vnet header can't say all that it needs.
+    ToCut,
+}
+
+/// Passes a frame whose checksum, if it is partial, goes where a checksum may be, and whose segments,
+/// if it is a super-frame, are what its protocol has. The checksum of SCTP is then whole, and that of
+/// a super-frame partial.
+pub(crate) fn settle(frame: &mut Frame, layers: Layers) -> Result<Settled, DropReason> {
+    if frame.vnet().is_gso() {
+        let settled = super_frame::settle(frame, layers)?;
+        if settled == Settled::ToCut {
+            return Ok(settled);
+        }
+    }
     let vnet = frame.vnet();
     if !vnet.needs_csum() {
-        return Ok(());
+        return Ok(Settled::Whole);
     }
     let Layers { ethertype, at } = layers;
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
@@ -56,7 +74,7 @@ pub(crate) fn settle(frame: &mut Frame, layers: Layers) -> Result<(), DropReason
         None => start >= at,
     };
     if fits {
-        Ok(())
+        Ok(Settled::Whole)
     } else {
         Err(DropReason::MisplacedChecksum)
     }
@@ -94,7 +112,7 @@ mod tests {
 
     fn settle(frame: &mut Frame) -> Result<(), DropReason> {
         let layers = Layers::of(frame.bytes())?;
-        super::settle(frame, layers)
+        super::settle(frame, layers).map(drop)
     }
 
     /// A frame of this EtherType, with a partial checksum.
