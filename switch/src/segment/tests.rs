@@ -112,7 +112,6 @@ fn check(bytes: &[u8], at: usize, start: usize, protocol: Protocol) {
     }
 }
 
-// Conforms: LINUX-tunnel-gso
 #[test]
 fn every_tunnel_is_cut_into_what_it_stands_for() {
     let payload: Vec<u8> = (0..MSS * 3 + 77).map(|at| (at * 7 % 251) as u8).collect();

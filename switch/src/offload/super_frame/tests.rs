@@ -70,7 +70,6 @@ fn the_segments_are_of_the_packet_s_protocol_and_version() {
     }
 }
 
-// Conforms: LINUX-tunnel-gso
 #[test]
 fn segments_are_neither_tiny_nor_too_many() {
     let judge = |protocol, payload, kind, size| {
