@@ -65,6 +65,8 @@ pub struct Scene {
     port_kind: &'static str,
     daemon_options: Vec<String>,
     state_dir: PathBuf,
+    /// The daemon's; that of the tests when absent.
+    program: Option<PathBuf>,
     directory: tempfile::TempDir,
     /// In the environment of every process the scene starts: `NAME=VALUE`.
     mark: String,
@@ -121,6 +123,7 @@ impl Scene {
             port_kind,
             daemon_options: vec!["--workers".to_owned(), "2".to_owned()],
             state_dir: directory.path().join("state"),
+            program: None,
             directory,
         })
     }
@@ -156,13 +159,19 @@ impl Scene {
         self.state_dir = path;
     }
 
+    /// Daemons that are started from now on are of this program.
+    pub fn set_program(&mut self, path: PathBuf) {
+        self.program = Some(path);
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("pontoon.sock")
     }
 
     /// `pontoon daemon` on the host, with the scene's directories.
     pub fn daemon_command(&self) -> Command {
-        let mut command = self.host_command(pontoon());
+        let program = self.program.clone().unwrap_or_else(pontoon);
+        let mut command = self.host_command(program);
         command
             .arg("daemon")
             .arg("--state-dir")

@@ -13,9 +13,11 @@
 //! leaves the change that was under way done or not done, once the next daemon has started; how
 //! [`interface`] tells.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,6 +43,7 @@ mod events;
 mod failure;
 mod faults;
 mod interface;
+mod journal;
 mod life;
 mod limits;
 mod listener;
@@ -73,6 +76,7 @@ use events::{Events, between, event};
 use failure::Failure;
 use faults::FaultBook;
 use interface::PortKinds;
+use journal::{Journal, OwnerBook};
 use network::Network;
 use remains::{Clearing, Remains};
 use resolver::NameService;
@@ -150,6 +154,10 @@ struct Daemon {
     resolver: NameService,
     next_network: u32,
     last_rule: u32,
+    /// Whose each inside address is, for the connections that are kept for the next daemon.
+    owners: OwnerBook,
+    /// None where the run directory can't have one.
+    journal: Option<Journal>,
     /// Takes the ids of containers whose process has ended.
     ends: mpsc::Sender<String>,
     view: watch::Sender<Arc<View>>,
@@ -227,6 +235,8 @@ impl Daemon {
             resolver,
             next_network: 0,
             last_rule: 0,
+            owners: OwnerBook::default(),
+            journal: None,
             ends,
             view: watch::Sender::new(Arc::default()),
             events: Arc::new(Events::new()),
@@ -263,14 +273,17 @@ impl Daemon {
                 .with_context(|| format!("can't bring network {name} back"))?;
             daemon.networks.push(network);
         }
-        daemon.apply_as(EventAction::Adopted);
         daemon
             .ensure_bridge(&options.bridge_subnets)
             .context("can't make the network bridge")?;
         for record in containers {
             daemon.adopt(record);
         }
+        // Until now the switch knows no port, and no frame has been forwarded: a packet of a
+        // connection that is not restored yet would open another one.
+        daemon.restore_connections(&options.run_dir);
         daemon.apply_as(EventAction::Adopted);
+        daemon.keep_connections(&options.run_dir);
         let status = (daemon.networks.len(), daemon.containers.len());
         tracing::info!(
             "{} workers, {} ports; {} networks, {} containers",
@@ -301,16 +314,9 @@ impl Daemon {
         self.resolver.follow(&self.networks, &self.containers);
         let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
         self.uplinks.set_filter(filter);
+        self.owners.follow(&self.containers);
+        self.switch.configure(self.describe());
         let uplinks = self.uplinks.all();
-        self.switch.configure(config::build(
-            &self.networks,
-            &self.containers,
-            uplinks,
-            &self.host,
-            &self.faults,
-            &self.resolver,
-            self.clamp_mss,
-        ));
         let before = self.view.borrow().clone();
         let sight = Sight {
             networks: &self.networks,
@@ -326,6 +332,63 @@ impl Daemon {
         // Listeners after readers: who hears of a change finds it.
         self.view.send_replace(Arc::new(view));
         self.events.tell(news);
+    }
+
+    /// The whole of it, for the switch.
+    fn describe(&self) -> switch::config::Config {
+        config::build(
+            &self.networks,
+            &self.containers,
+            self.uplinks.all(),
+            &self.host,
+            &self.faults,
+            &self.resolver,
+            self.clamp_mss,
+        )
+    }
+
+    /// Takes up the connections of the daemon before this one: see [`journal`].
+    fn restore_connections(&mut self, run_dir: &Path) {
+        let Some(records) = journal::load(run_dir, self.netns) else {
+            return;
+        };
+        for (protocol, ports) in nat::external_ports(&records) {
+            self.hold_external_ports(protocol, &ports);
+        }
+        self.resolver.follow(&self.networks, &self.containers);
+        self.owners.follow(&self.containers);
+        let owners = self.owners.read();
+        let switch = Arc::clone(&self.switch);
+        let now = switch.now();
+        switch.nat().set_rules(now, self.describe().nat);
+        let owner = |address: IpAddr| owners.get(&address).copied();
+        let epoch = journal::epoch(&switch);
+        let restored = switch.nat().restore(now, epoch, &records, owner);
+        if restored.kept + restored.dropped() > 0 {
+            tracing::info!(
+                "{} connections go on; not restored: {restored:?}",
+                restored.kept
+            );
+        }
+    }
+
+    /// Keeps a record of all connections for the next daemon.
+    fn keep_connections(&mut self, run_dir: &Path) {
+        let (switch, owners) = (Arc::clone(&self.switch), self.owners.clone());
+        match Journal::start(run_dir, self.netns, switch, owners) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => tracing::warn!(
+                "connections will not outlive a restart: {}: {error}",
+                run_dir.display()
+            ),
+        }
+    }
+
+    /// Writes them a last time; the workers forward still.
+    fn write_connections(&mut self) {
+        if let Some(mut journal) = self.journal.take() {
+            journal.close();
+        }
     }
 
     /// The host's links, addresses, routes or neighbours have changed.
@@ -443,6 +506,29 @@ impl Daemon {
                 Err(error) => failed = Some(error),
             }
         }
+        self.have_external_ports(protocol, ports, failed);
+    }
+
+    /// Holds ports that connections of an earlier daemon had.
+    fn hold_external_ports(&mut self, protocol: nat::Protocol, wanted: &BTreeSet<u16>) {
+        let mut ports = Vec::new();
+        let mut failed = None;
+        while !self.snat.holds_all(protocol, wanted) && failed.is_none() {
+            match self.snat.grow(protocol) {
+                Ok(block) if block.is_empty() => break,
+                Ok(block) => ports.extend(block),
+                Err(error) => failed = Some(error),
+            }
+        }
+        self.have_external_ports(protocol, ports, failed);
+    }
+
+    fn have_external_ports(
+        &mut self,
+        protocol: nat::Protocol,
+        ports: Vec<RangeInclusive<u16>>,
+        failed: Option<io::Error>,
+    ) {
         if !ports.is_empty() {
             // The filter first: an answer that it drops would be lost.
             self.apply();

@@ -6,6 +6,7 @@
 //! reversed.
 
 mod index;
+mod record;
 mod shard;
 pub(crate) mod tcp;
 
@@ -13,6 +14,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::AddAssign;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use self::record::checksum_of as record_checksum;
+pub use self::record::{RECORD, Record};
+pub(crate) use self::record::{Stored, VACANT};
 pub(crate) use self::shard::Shard;
 use self::tcp::{Heard, Segment, Tcp, TcpState};
 use crate::limits::Timeouts;

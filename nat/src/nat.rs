@@ -8,6 +8,7 @@ mod hairpin;
 mod ledger;
 mod origin;
 mod prefetch;
+mod snapshot;
 mod translate;
 
 use std::net::IpAddr;
@@ -22,11 +23,12 @@ use parking_lot::Mutex;
 
 use self::ledger::Ledger;
 pub use self::origin::{Answered, Origin};
+pub use self::snapshot::{Restored, StoredAt, external_ports};
 use crate::conntrack::{Connection, ConnectionInfo, Direction, Kind, Shard, Traffic};
 use crate::fragment::Fragments;
 use crate::limits::Limits;
 use crate::ports::Ports;
-use crate::rule::{RuleIndex, Rules, Target};
+use crate::rule::{RuleIndex, Rules};
 use crate::time::Time;
 use crate::tuple::{Protocol, Tuple, TupleHash};
 
@@ -155,38 +157,15 @@ impl Nat {
         // is in the shard when its turn comes here.
         let rules = self.rules.load();
         self.end_where(now, |connection| {
+            let masqueraded = matches!(
+                connection.kind(),
+                Kind::Masquerade | Kind::HairpinMapped
+            );
             let (original, reply) = (connection.original(), connection.reply());
-            let Tuple {
-                protocol,
-                src,
-                src_port,
-                dst,
-                dst_port,
-            } = original;
-            match connection.kind() {
-                Kind::Publish(id) | Kind::Hairpin(id) => {
-                    let target = Target {
-                        id,
-                        address: reply.src,
-                        port: reply.src_port,
-                    };
-                    rules.published_to(src, protocol, dst, dst_port) != Ok(Some(target))
-                }
-                Kind::Masquerade | Kind::HairpinMapped => {
-                    let claimed = rules.published_as(dst, protocol, src, src_port, reply.dst);
-                    match rules.masquerade(src) {
-                        None => true,
-                        Some(rule) => {
-                            let gone = rule.to.is_none() && lost.contains(&reply.dst);
-                            rule.to.is_some_and(|to| to != reply.dst) || claimed.is_some() || gone
-                        }
-                    }
-                }
-                Kind::Routed => {
-                    rules.masquerade(src).is_some()
-                        || rules.is_published(dst, protocol, src, src_port)
-                }
-            }
+            let is_lost = masqueraded
+                && lost.contains(&reply.dst)
+                && !rules.is_external(original.src, reply.dst);
+            is_lost || !snapshot::is_allowed(&rules, connection)
         });
         let ids: HashSet<u32> = rules.rules().publish.iter().map(|it| it.id).collect();
         for shard in &self.shards {

@@ -380,6 +380,53 @@ impl Ports {
             }
         }
     }
+
+    /// A certain port for one more connection of an endpoint, which had it in an earlier process;
+    /// false when the endpoint has another, another endpoint has it, or it is not reserved.
+    pub(crate) fn claim(&mut self, endpoint: &Endpoint, port: u16) -> bool {
+        let Some(pool) = self.pool(endpoint.protocol, endpoint.external) else {
+            return false;
+        };
+        let inside = (endpoint.address, endpoint.port);
+        if let Some(mapping) = pool.mappings.get_mut(&inside) {
+            let same = mapping.port == port;
+            mapping.connections += u32::from(same);
+            return same;
+        }
+        if pool.owned.contains(&port) {
+            return false;
+        }
+        if let Some(sharers) = pool.shared.get_mut(&port) {
+            sharers.has_owner = true;
+        } else if !pool.take_out(port) {
+            return false;
+        }
+        pool.owned.insert(port);
+        let connections = 1;
+        pool.mappings.insert(inside, Mapping { connections, port });
+        true
+    }
+
+    /// The same for one that shared the port, whoever else is there again already.
+    pub(crate) fn claim_shared(&mut self, endpoint: &Endpoint, port: u16) -> bool {
+        let Some(pool) = self.pool(endpoint.protocol, endpoint.external) else {
+            return false;
+        };
+        let has_owner = pool.owned.contains(&port);
+        if !has_owner && !pool.shared.contains_key(&port) && !pool.take_out(port) {
+            return false;
+        }
+        let count = 0;
+        let sharers = pool.shared.entry(port);
+        sharers.or_insert(Sharers { count, has_owner }).count += 1;
+        true
+    }
+
+    fn pool(&mut self, protocol: Protocol, external: IpAddr) -> Option<&mut Pool> {
+        let reserved = self.reserved.get(&protocol)?;
+        let pool = self.pools.entry((protocol, external));
+        Some(pool.or_insert_with(|| Pool::new(reserved)))
+    }
 }
 
 fn is_identifier(protocol: Protocol) -> bool {
@@ -424,6 +471,17 @@ impl Pool {
             shared: HashMap::new(),
             unquiet: HashMap::new(),
         }
+    }
+
+    /// Takes a port out of those that nobody has; false when it is none of them.
+    fn take_out(&mut self, port: u16) -> bool {
+        let free = &mut self.free[usize::from(port % 2)];
+        if let Some(at) = free.iter().position(|&it| it == port) {
+            free.swap_remove(at);
+            return true;
+        }
+        let at = self.resting.iter().position(|&(it, _)| it == port);
+        at.is_some_and(|at| self.resting.remove(at).is_some())
     }
 
     fn available(&self) -> usize {

@@ -339,6 +339,13 @@ impl RuleIndex {
             .find(|rule| rule.source.contains(&source))
     }
 
+    /// Whether an inside source may be seen as `external`: by its rule, or because the host has that
+    /// address.
+    pub(crate) fn is_external(&self, source: IpAddr, external: IpAddr) -> bool {
+        let to = self.masquerade(source).and_then(|rule| rule.to);
+        to == Some(external) || self.local.binary_search(&external).is_ok()
+    }
+
     /// Where a packet to `host`:`port` goes, whoever sends it.
     pub(crate) fn published(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<Target> {
         self.publishing(protocol, host, port)

@@ -152,7 +152,9 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     tracing::info!("{told}: stopping; containers keep their interfaces");
     // A change in progress comes to its end first.
     let daemon = tokio::task::spawn_blocking(move || {
-        drop(daemon.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut locked = daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        locked.write_connections();
+        drop(locked);
         daemon
     });
     drop(daemon.await);

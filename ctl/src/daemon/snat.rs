@@ -3,6 +3,7 @@
 //! A held port answers nothing and can be taken by no other process, so the host's kernel never
 //! resets a flow of ours and never has a connection of its own on the same port.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -104,6 +105,13 @@ impl SnatPorts {
         self.held(protocol)
             .flat_map(|reserved| reserved.ports().iter().cloned())
             .collect()
+    }
+
+    /// Whether all of these ports are held.
+    pub(super) fn holds_all(&self, protocol: Protocol, wanted: &BTreeSet<u16>) -> bool {
+        let held = self.intervals(protocol);
+        let is_held = |port: &u16| held.iter().any(|range| range.contains(port));
+        wanted.iter().all(is_held)
     }
 
     /// How many ports of a protocol are held.

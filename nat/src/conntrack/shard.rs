@@ -32,6 +32,48 @@ pub(crate) struct Shard {
     sweep_at: usize,
     /// Where the next sample begins.
     sample_at: usize,
+    journal: Journal,
+}
+
+/// Slots whose changes are noted for [`Shard::store`], at most; those beyond are found by its round.
+const NOTED: usize = 1024;
+
+/// Which connections have been stored, and which have to be looked at for it.
+#[derive(Default)]
+struct Journal {
+    /// Nobody stores what is noted before the first call.
+    active: bool,
+    /// Opened or ended since the last call.
+    touched: Vec<u32>,
+    /// Half open at the last call.
+    opening: Vec<u32>,
+    /// By slot, whether there is a record of it: 64 a word.
+    stored: Vec<u64>,
+    /// Where the next part of the round begins.
+    at: usize,
+}
+
+impl Journal {
+    fn touch(&mut self, slot: u32) {
+        if self.active && self.touched.len() < NOTED {
+            self.touched.push(slot);
+        }
+    }
+
+    /// Notes whether there is a record of a slot, and returns whether there was one.
+    fn set_stored(&mut self, slot: u32, stored: bool) -> bool {
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        if word >= self.stored.len() {
+            self.stored.resize(word + 1, 0);
+        }
+        let before = self.stored[word] & bit != 0;
+        if stored {
+            self.stored[word] |= bit;
+        } else {
+            self.stored[word] &= !bit;
+        }
+        before
+    }
 }
 
 impl Shard {
@@ -104,6 +146,7 @@ impl Shard {
             hash.tuple(&connection.reply()),
         ];
         *self.slot_mut(slot)? = Some(connection);
+        self.journal.touch(slot);
         let slots = &self.slots;
         for (direction, value) in [(0, hashes[0]), (1, hashes[1])] {
             self.index.insert(value, slot << 1 | direction, |entry| {
@@ -123,6 +166,7 @@ impl Shard {
         }
         self.vacant.push(slot);
         self.set_origin(slot, None);
+        self.journal.touch(slot);
         self.remember(&connection);
         Some(connection)
     }
@@ -213,6 +257,40 @@ impl Shard {
             }
         }
         expired
+    }
+
+    /// Tells `put` of the slots whose record has to change: of those noted since the last call, and
+    /// of the next part of all, a `part`th of them. None is an empty place. A connection is stored once it
+    /// is established, so its opening costs nothing but a note, and its packets nothing at all.
+    pub(crate) fn store(
+        &mut self,
+        now: Time,
+        part: usize,
+        mut put: impl FnMut(u32, Option<&Connection>),
+    ) {
+        let capacity = self.capacity();
+        let Shard { slots, journal, .. } = self;
+        journal.active = true;
+        let mut look = |journal: &mut Journal, slot: u32| {
+            let connection = slot_of(slots, slot);
+            let storable = connection.filter(|connection| connection.is_storable(now));
+            let had = journal.set_stored(slot, storable.is_some());
+            if had || storable.is_some() {
+                put(slot, storable);
+            }
+            connection.is_some_and(|it| it.is_half_open() && !it.is_expired(now))
+        };
+        for slot in std::mem::take(&mut journal.opening) {
+            look(journal, slot);
+        }
+        let mut touched = std::mem::take(&mut journal.touched);
+        touched.retain(|&slot| look(journal, slot));
+        journal.opening = touched;
+        for _ in 0..capacity.div_ceil(part.max(1)) {
+            journal.at = (journal.at + 1) % capacity;
+            let slot = journal.at as u32;
+            look(journal, slot);
+        }
     }
 
     /// Every connection with its slot.

@@ -142,6 +142,9 @@ const STRAYED: u16 = 1 << 10;
 /// For both directions at once.
 const RESET: u16 = 1 << 12;
 const OUT_OF_WINDOW: u16 = 1 << 13;
+/// What the direction has acknowledged, and its window, are not known any more: its connection was
+/// stored by an earlier process.
+const STALE: u16 = 1 << 14;
 
 /// The state of one connection, in 28 bytes.
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +255,9 @@ impl Tcp {
     /// very place with a challenge; nothing has happened until it gets the right one.
     fn handle_reset(&mut self, from: Direction, segment: &Segment) -> Heard {
         let to = from.other();
-        let at_the_place = self.has(SEEN_ACK, to) && segment.sequence == self.acked[to.index()];
+        let at_the_place = self.has(SEEN_ACK, to)
+            && !self.has(STALE, to)
+            && segment.sequence == self.acked[to.index()];
         // Right behind what its sender has sent, the acknowledgement being under way.
         let at_the_end = self.has(KNOWN, from) && segment.sequence == self.end[from.index()];
         // A connection that is refused: it has no number of its own (RFC 9293 section 3.10.7.1).
@@ -302,7 +307,7 @@ impl Tcp {
             // section 4.2). It has the wrong numbers, and establishes nothing.
             return false;
         }
-        if from_known && self.has(SEEN_ACK, to) {
+        if from_known && self.has(SEEN_ACK, to) && !self.has(STALE, to) {
             // Acknowledgements that we have seen may have been lost after us, so the sender may
             // be a whole window behind.
             let fits = after(segment.sequence, self.acked[to.index()]) <= self.window(to)
@@ -335,7 +340,8 @@ impl Tcp {
         let acknowledgement = segment.acknowledgement;
         let at = from.index();
         if self.has(SEEN_SYN, from) || !self.has_any(SEEN_SYN) {
-            if !self.has(SEEN_ACK, from) || reaches(acknowledgement, self.acked[at]) {
+            let first = !self.has(SEEN_ACK, from) || self.has(STALE, from);
+            if first || reaches(acknowledgement, self.acked[at]) {
                 self.acked[at] = acknowledgement;
                 self.window[at] = if segment.has(SYN) {
                     // The window of a SYN is never scaled.
@@ -347,10 +353,35 @@ impl Tcp {
                 };
             }
             self.set(SEEN_ACK, from);
+            self.seen &= !(STALE << at);
         }
         let to = from.other();
         if self.has(SEEN_FIN, to) && reaches(acknowledgement, self.end[to.index()]) {
             self.set(FIN_ACKED, to);
+        }
+    }
+
+    /// What outlives a process of it: see [`record`](super::record).
+    pub(crate) fn store(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..2].copy_from_slice(&self.seen.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.scale);
+        bytes[4..8].copy_from_slice(&self.end[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&self.end[1].to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn restore(bytes: [u8; 12]) -> Tcp {
+        let [s0, s1, scale0, scale1, a0, a1, a2, a3, b0, b1, b2, b3] = bytes;
+        let marks = u16::from_le_bytes([s0, s1]);
+        // Behind a FIN nothing comes, so there the end still holds.
+        let known = (marks / SEEN_FIN & 3) * KNOWN & marks;
+        let kept = (SEEN_SYN | SEEN_ACK | SEEN_FIN | FIN_ACKED) * 3 | OUT_OF_WINDOW;
+        Tcp {
+            end: [[a0, a1, a2, a3], [b0, b1, b2, b3]].map(u32::from_le_bytes),
+            scale: [scale0, scale1].map(|scale| scale.min(WIDEST)),
+            seen: marks & kept | known | STALE * 3,
+            ..Tcp::default()
         }
     }
 

@@ -138,6 +138,22 @@ impl Ledger {
         Some(port)
     }
 
+    /// The same port once more for a connection that had it in an earlier process, as its own or
+    /// sharing it; false when it is not to be had.
+    pub(super) fn claim(&mut self, endpoint: &Endpoint, port: u16, shares: bool) -> bool {
+        let has_one = self.ports.port(endpoint).is_some();
+        if shares {
+            return self.ports.claim_shared(endpoint, port);
+        }
+        if !self.ports.claim(endpoint, port) {
+            return false;
+        }
+        if !has_one {
+            self.holders.entry(endpoint.address).or_default().ports += 1;
+        }
+        true
+    }
+
     /// One connection less on the endpoint's own port.
     pub(super) fn release(&mut self, now: Time, endpoint: &Endpoint) {
         if self.ports.release(now, endpoint) {

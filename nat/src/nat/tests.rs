@@ -12,6 +12,7 @@ mod limits;
 mod prefetch;
 mod random;
 mod rules;
+mod snapshot;
 mod tcp_states;
 mod traffic;
 
