@@ -156,6 +156,10 @@ struct Daemon {
     last_rule: u32,
     /// Whose each inside address is, for the connections that are kept for the next daemon.
     owners: OwnerBook,
+    /// The switch forwards.
+    is_up: bool,
+    /// Ids of containers that were adopted and whose interfaces have not been looked at.
+    unsettled: Vec<String>,
     /// None where the run directory can't have one.
     journal: Option<Journal>,
     /// Takes the ids of containers whose process has ended.
@@ -236,15 +240,14 @@ impl Daemon {
             next_network: 0,
             last_rule: 0,
             owners: OwnerBook::default(),
+            is_up: false,
+            unsettled: Vec::new(),
             journal: None,
             ends,
             view: watch::Sender::new(Arc::default()),
             events: Arc::new(Events::new()),
             news: Vec::new(),
         };
-        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
-            daemon.grow_external_ports(protocol);
-        }
         daemon.uplinks.follow(&daemon.switch, &daemon.host);
         for mut record in networks {
             let id = daemon.new_network_id();
@@ -276,12 +279,19 @@ impl Daemon {
         daemon
             .ensure_bridge(&options.bridge_subnets)
             .context("can't make the network bridge")?;
-        for record in containers {
-            daemon.adopt(record);
+        let mtus = |network: &Network| (network.record.id.clone(), network.record.mtu);
+        let mtus = daemon.networks.iter().map(mtus).collect();
+        let workers = daemon.switch.workers();
+        for (record, found) in container::find(containers, workers, &mtus) {
+            daemon.adopt(record, found);
+        }
+        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
+            daemon.grow_external_ports(protocol);
         }
         // Until now the switch knows no port, and no frame has been forwarded: a packet of a
         // connection that is not restored yet would open another one.
         daemon.restore_connections(&options.run_dir);
+        daemon.is_up = true;
         daemon.apply_as(EventAction::Adopted);
         daemon.keep_connections(&options.run_dir);
         let status = (daemon.networks.len(), daemon.containers.len());
@@ -530,8 +540,11 @@ impl Daemon {
         failed: Option<io::Error>,
     ) {
         if !ports.is_empty() {
-            // The filter first: an answer that it drops would be lost.
-            self.apply();
+            // The filter first: an answer that it drops would be lost. Before the first frame it is
+            // set anyway.
+            if self.is_up {
+                self.apply();
+            }
             tracing::debug!("outgoing {protocol} flows may use ports {ports:?} too");
             snat::announce(self.switch.nat(), protocol, ports);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nat::{Nat, Time};
+use parking_lot::Mutex;
 
 use crate::config::{Config, NetworkId, PortId};
 use crate::crew::Crew;
@@ -59,6 +60,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Switch {
     datapath: Arc<Datapath>,
     crew: Arc<Crew>,
+    /// Ports that were added before the first configuration. Their frames wait in the kernel until it is
+    /// in force; None from then on.
+    waiting: Mutex<Option<Vec<PortId>>>,
     /// Dropped to tell the housekeeper.
     alive: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -77,6 +81,7 @@ impl Switch {
         let mut switch = Switch {
             crew: Arc::new(Crew::new(&datapath, settings.busy_poll)?),
             datapath,
+            waiting: Mutex::new(Some(Vec::new())),
             alive: Some(alive),
             threads: Vec::with_capacity(settings.workers + 1),
         };
@@ -101,16 +106,27 @@ impl Switch {
         self.datapath.workers()
     }
 
-    /// Adds a port and starts to read it. Its frames are dropped until a configuration names it.
+    /// Adds a port and starts to read it, but not before the switch is configured for the first time.
+    /// Its frames are dropped until a configuration names it.
     pub fn add_port(&self, queues: Vec<Queue>) -> io::Result<PortId> {
         let id = self.datapath.add_port(queues)?;
-        let topology = self.datapath.topology();
-        let port = topology.port(id).expect("added above");
-        if let Err(error) = self.crew.attach(port) {
-            self.remove_port(id);
-            return Err(error);
+        match self.waiting.lock().as_mut() {
+            Some(waiting) => waiting.push(id),
+            None => self.attach(id)?,
         }
         Ok(id)
+    }
+
+    fn attach(&self, id: PortId) -> io::Result<()> {
+        let topology = self.datapath.topology();
+        let Some(port) = topology.port(id) else {
+            return Ok(());
+        };
+        let attached = self.crew.attach(port);
+        if attached.is_err() {
+            self.remove_port(id);
+        }
+        attached
     }
 
     /// Takes a port away. Its queues close with the value returned, unless a worker uses them still;
@@ -154,6 +170,11 @@ impl Switch {
     /// Puts a new description of the world in force, whole.
     pub fn configure(&self, config: Config) {
         self.datapath.configure(self.now(), config);
+        for port in self.waiting.lock().take().into_iter().flatten() {
+            if let Err(error) = self.attach(port) {
+                tracing::error!("port {port} carries nothing: {error}");
+            }
+        }
     }
 
     pub fn nat(&self) -> &Nat {

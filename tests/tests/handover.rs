@@ -391,3 +391,26 @@ fn connections_by_every_path_outlive_the_daemon() {
         stage.talk();
     }
 }
+
+fn with_many(containers: usize) {
+    let Some(mut stage) = Stage::new(containers - 2) else {
+        return;
+    };
+    for how in [Change::Stop, Change::Kill] {
+        let reports = under_traffic(&mut stage, how, containers);
+        check(&stage.scene, &reports, Duration::from_secs(5));
+        stage.talk();
+    }
+}
+
+// Feature: restart
+#[test]
+fn connections_outlive_a_daemon_of_five_hundred_containers() {
+    with_many(500);
+}
+
+#[test]
+#[ignore = "for its figures: a thousand containers, twice"]
+fn connections_outlive_a_daemon_of_a_thousand_containers() {
+    with_many(1000);
+}

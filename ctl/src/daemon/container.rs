@@ -27,6 +27,8 @@ mod attach;
 mod endpoint;
 mod ports;
 
+pub(super) use adopt::find;
+
 /// The exit code of a command that SIGKILL ended.
 const KILLED: u8 = 128 + 9;
 

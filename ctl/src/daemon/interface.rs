@@ -8,6 +8,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use switch::frame::MacAddr;
 use switch::io::{PacketOptions, Queue, TapOptions, open_packet, open_tap};
 
@@ -137,23 +138,60 @@ impl Drop for NewInterface {
     }
 }
 
-/// The queues of an interface that a daemon before this one made and that is inside `netns` as
-/// `interface`, or on the host as `host_interface`.
+/// An interface of a container that was there already.
+pub(super) struct Adopted {
+    pub queues: Vec<Queue>,
+    /// Its index in the container's namespace.
+    pub ifindex: u32,
+    /// The index of the end that stays on the host; a TAP has none.
+    pub host_ifindex: Option<u32>,
+}
+
+/// Takes up an interface that a daemon before this one made and that is inside `netns` as
+/// `interface`, its other end on the host as `host_interface`. Whether it is still as it should be is
+/// not looked at, so that this takes no longer than the system calls.
+///
+/// # Errors
+/// It is not there (`NotFound`), or is another's by now.
 pub(super) fn adopt(
     netns: &Netns,
     interface: &str,
     host_interface: Option<&str>,
     workers: usize,
     mtu: u32,
-) -> io::Result<Vec<Queue>> {
-    match host_interface {
-        None => netns.run(|| {
-            // open_tap would make a new device where there is none.
-            link::link_info(interface)?;
-            tap_queues(interface, workers, true)
-        })?,
-        Some(host_end) => packet_queues(host_end, mtu, workers),
-    }
+) -> io::Result<Adopted> {
+    let (inside, tap) = netns.run(|| {
+        // open_tap would make a new device where there is none.
+        let index = index(interface)?;
+        let tap = match host_interface {
+            None => Some(tap_queues(interface, workers, true)?),
+            Some(_) => None,
+        };
+        Ok::<_, io::Error>((index, tap))
+    })??;
+    let (queues, host_ifindex) = match (tap, host_interface) {
+        (None, Some(host_end)) => {
+            let host_index = index(host_end)?;
+            (packet_queues(host_end, mtu, workers)?, Some(host_index))
+        }
+        (tap, _) => (tap.unwrap_or_default(), None),
+    };
+    Ok(Adopted {
+        queues,
+        ifindex: inside,
+        host_ifindex,
+    })
+}
+
+/// The index of an interface of the calling thread's namespace.
+fn index(name: &str) -> io::Result<u32> {
+    nix::net::if_::if_nametoindex(name).map_err(|errno| match errno {
+        Errno::ENODEV => io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("there is no interface {name}"),
+        ),
+        errno => io::Error::other(format!("find interface {name}: {}", errno.desc())),
+    })
 }
 
 /// Makes or adopts the interface by which host processes reach a network, without an address yet:

@@ -46,6 +46,11 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
         .build()
         .context("can't start the daemon's threads")?;
     let outcome = runtime.block_on(serve(options));
+    if outcome.is_ok() {
+        // The workers forward up to here, and the kernel closes everything at once: to take a switch
+        // apart port by port would only make the silence longer until the next daemon has it.
+        std::process::exit(0);
+    }
     // Relays are cut, not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -105,6 +110,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told_events, mut ended) = (Vec::new(), Vec::new());
+    let mut unsettled = true;
     let told = loop {
         let outcome = tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -134,6 +140,10 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
                     Ok(())
                 }).await
             }
+            () = std::future::ready(()), if unsettled => {
+                let settled = change(&daemon, |daemon| Ok(daemon.settle())).await;
+                settled.map(|more| unsettled = more)
+            }
             _ = sweep.tick() => change(&daemon, |daemon| { daemon.sweep(); Ok(()) }).await,
             Some(()) = tick(&mut watchdog) => {
                 // Not before a change that is under way has come to its end: one that never does is
@@ -154,10 +164,11 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
     let daemon = tokio::task::spawn_blocking(move || {
         let mut locked = daemon.lock().unwrap_or_else(PoisonError::into_inner);
         locked.write_connections();
+        locked.store.close();
         drop(locked);
         daemon
     });
-    drop(daemon.await);
+    std::mem::forget(daemon.await);
     Ok(())
 }
 

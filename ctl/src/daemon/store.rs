@@ -165,6 +165,11 @@ impl Store {
         })
     }
 
+    /// Closes the file, so that the next daemon need not check it. A later write opens it again.
+    pub(super) fn close(&mut self) {
+        self.database = None;
+    }
+
     /// Opens or creates `pontoon.redb` in `state_dir`.
     fn open(state_dir: &Path) -> anyhow::Result<Store> {
         let mut store = Store {
