@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -237,7 +237,7 @@ impl Stage {
                 ),
             ]);
         }
-        let at = |namespace: &Namespace, port| bind_udp(namespace, SocketAddr::from((ANY, port)));
+        let at = |namespace: &Namespace, port| bind_udp(namespace, (ANY, port));
         talks.extend([
             udp(
                 "switched, datagrams",
@@ -249,7 +249,7 @@ impl Stage {
                 "masqueraded, datagrams",
                 &a.namespace,
                 (BEYOND, 4500),
-                at(&scene.outside, 4500),
+                bind_udp(&scene.outside, (BEYOND, 4500)),
             ),
             udp(
                 "published, datagrams",
