@@ -81,7 +81,7 @@ use network::Network;
 use remains::{Clearing, Remains};
 use resolver::NameService;
 use snat::SnatPorts;
-use store::Store;
+use store::{NetworkRecord, Store};
 use uplink::Uplinks;
 use view::{Sight, View};
 
@@ -180,9 +180,6 @@ struct Started {
 
 impl Daemon {
     fn start(options: &DaemonOptions) -> anyhow::Result<Started> {
-        let kinds = PortKinds::probe();
-        let port_kind =
-            network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
         let (store, stored) = Store::load(&options.state_dir)?;
         let ula = ipam::ula_prefix(stored.global_id);
         let (networks, containers) = (stored.networks, stored.containers);
@@ -200,6 +197,19 @@ impl Daemon {
             .collect();
         let before = runtime.block_on(host::snapshot(interface::is_ours))?;
         network::remove_strays(&before.links, &claimed);
+        // A daemon before this one has tried, in this boot: then not before frames are carried, for
+        // the kernel takes its time to remove what was made for it.
+        let is_there = |network: &NetworkRecord| {
+            let name = &network.host_interface;
+            before.links.iter().any(|link| link.name == *name)
+        };
+        let is_known = !networks.is_empty() && networks.iter().all(is_there);
+        let kinds = match is_known {
+            true => PortKinds::assumed(),
+            false => PortKinds::probe(),
+        };
+        let port_kind =
+            network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
         let watched = runtime.block_on(host::watch(interface::is_ours))?;
 
         let mut settings = Settings {
@@ -294,11 +304,16 @@ impl Daemon {
         daemon.is_up = true;
         daemon.apply_as(EventAction::Adopted);
         daemon.keep_connections(&options.run_dir);
+        if is_known {
+            daemon.kinds = PortKinds::probe();
+            daemon.port_kind = network::choose_kind(&daemon.kinds, options.port_kind)
+                .map_err(anyhow::Error::msg)?;
+        }
         let status = (daemon.networks.len(), daemon.containers.len());
         tracing::info!(
             "{} workers, {} ports; {} networks, {} containers",
             daemon.switch.workers(),
-            match port_kind {
+            match daemon.port_kind {
                 PortKind::Tap => "TAP",
                 PortKind::Veth => "veth",
             },

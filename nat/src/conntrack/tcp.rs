@@ -375,12 +375,13 @@ impl Tcp {
         let [s0, s1, scale0, scale1, a0, a1, a2, a3, b0, b1, b2, b3] = bytes;
         let marks = u16::from_le_bytes([s0, s1]);
         // Behind a FIN nothing comes, so there the end still holds.
-        let known = (marks / SEEN_FIN & 3) * KNOWN & marks;
-        let kept = (SEEN_SYN | SEEN_ACK | SEEN_FIN | FIN_ACKED) * 3 | OUT_OF_WINDOW;
+        let finished = (marks / SEEN_FIN) & 3;
+        let known = (finished * KNOWN) & marks;
+        let kept = ((SEEN_SYN | SEEN_ACK | SEEN_FIN | FIN_ACKED) * 3) | OUT_OF_WINDOW;
         Tcp {
             end: [[a0, a1, a2, a3], [b0, b1, b2, b3]].map(u32::from_le_bytes),
             scale: [scale0, scale1].map(|scale| scale.min(WIDEST)),
-            seen: marks & kept | known | STALE * 3,
+            seen: (marks & kept) | known | (STALE * 3),
             ..Tcp::default()
         }
     }
