@@ -292,7 +292,8 @@ impl Daemon {
         let mtus = |network: &Network| (network.record.id.clone(), network.record.mtu);
         let mtus = daemon.networks.iter().map(mtus).collect();
         let workers = daemon.switch.workers();
-        for (record, found) in container::find(containers, workers, &mtus) {
+        let home = Netns::current()?;
+        for (record, found) in container::find(containers, workers, &mtus, &home) {
             daemon.adopt(record, found);
         }
         for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {

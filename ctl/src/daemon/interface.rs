@@ -156,38 +156,34 @@ pub(super) struct Adopted {
 }
 
 /// Takes up an interface that a daemon before this one made and that is inside `netns` as
-/// `interface`, its other end on the host as `host_interface`. Whether it is still as it should be is
-/// not looked at, so that this takes no longer than the system calls.
+/// `interface`, its other end in `home`, the host's namespace, as `host_interface`. Whether it is still
+/// as it should be is not looked at, so that this takes no longer than the system calls. The calling
+/// thread is in either namespace afterwards.
 ///
 /// # Errors
 /// It is not there (`NotFound`), or is another's by now.
 pub(super) fn adopt(
-    netns: &Netns,
+    (home, netns): (&Netns, &Netns),
     interface: &str,
     host_interface: Option<&str>,
     workers: usize,
     mtu: u32,
 ) -> io::Result<Adopted> {
-    let (inside, tap) = netns.run(|| {
-        // open_tap would make a new device where there is none.
-        let index = index(interface)?;
-        let tap = match host_interface {
-            None => Some(tap_queues(interface, workers, true)?),
-            Some(_) => None,
-        };
-        Ok::<_, io::Error>((index, tap))
-    })??;
-    let (queues, host_ifindex) = match (tap, host_interface) {
-        (None, Some(host_end)) => {
-            let host_index = index(host_end)?;
-            (packet_queues(host_end, mtu, workers)?, Some(host_index))
-        }
-        (tap, _) => (tap.unwrap_or_default(), None),
+    netns.enter()?;
+    // open_tap would make a new device where there is none.
+    let ifindex = index(interface)?;
+    let Some(host_end) = host_interface else {
+        return Ok(Adopted {
+            queues: tap_queues(interface, workers, true)?,
+            ifindex,
+            host_ifindex: None,
+        });
     };
+    home.enter()?;
     Ok(Adopted {
-        queues,
-        ifindex: inside,
-        host_ifindex,
+        host_ifindex: Some(index(host_end)?),
+        queues: packet_queues(host_end, mtu, workers)?,
+        ifindex,
     })
 }
 

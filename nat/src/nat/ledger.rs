@@ -149,7 +149,8 @@ impl Ledger {
             return false;
         }
         if !has_one {
-            self.holders.entry(endpoint.address).or_default().ports += 1;
+            let holder = self.holders.entry(endpoint.address).or_default();
+            holder.ports[kind(endpoint.protocol)] += 1;
         }
         true
     }

@@ -42,11 +42,13 @@ pub(in crate::daemon) struct Found {
     interfaces: Vec<io::Result<Adopted>>,
 }
 
-/// Looks for what the containers have, each with the outcome. `mtus` are those of networks by id.
+/// Looks for what the containers have, each with the outcome. `mtus` are those of networks by id,
+/// `home` is the host's namespace.
 pub(in crate::daemon) fn find(
     records: Vec<ContainerRecord>,
     workers: usize,
     mtus: &HashMap<String, u32>,
+    home: &Netns,
 ) -> Vec<(ContainerRecord, Result<Found, Failure>)> {
     let next = AtomicUsize::new(0);
     let search = || {
@@ -55,7 +57,7 @@ pub(in crate::daemon) fn find(
             && let Some(record) = records.get(at)
         {
             if record.status != Status::Exited {
-                found.push((at, find_one(record, workers, mtus)));
+                found.push((at, find_one(record, workers, mtus, home)));
             }
         }
         found
@@ -79,6 +81,7 @@ fn find_one(
     record: &ContainerRecord,
     workers: usize,
     mtus: &HashMap<String, u32>,
+    home: &Netns,
 ) -> Result<Found, Failure> {
     if let Some(why) = life::why_gone(&record.target, &record.identity) {
         return Err(Failure::NotFound(why));
@@ -93,7 +96,8 @@ fn find_one(
     let interfaces = endpoints.map(|endpoint| {
         let mtu = mtus.get(&endpoint.network).copied().unwrap_or(1500);
         let host_end = endpoint.host_interface.as_deref();
-        interface::adopt(&netns, &endpoint.interface, host_end, workers, mtu)
+        let netns = (home, &netns);
+        interface::adopt(netns, &endpoint.interface, host_end, workers, mtu)
     });
     Ok(Found {
         interfaces: interfaces.collect(),
