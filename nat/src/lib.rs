@@ -71,9 +71,7 @@ pub use checksum::Checksum;
 pub use conntrack::{ConnectionInfo, Direction, Kind, RECORD, Record, Traffic};
 pub use layout::{Layout, Malformed};
 pub use limits::{Limits, Timeouts};
-pub use nat::{
-    Answered, Nat, Origin, Path, Restored, Stats, StoredAt, Translated, external_ports,
-};
+pub use nat::{Answered, Nat, Origin, Path, Restored, Stats, StoredAt, Translated, external_ports};
 pub use packet::Packet;
 pub use refused::Refused;
 pub use rule::{InvalidPublish, Masquerade, Publish, Rules};

@@ -157,10 +157,7 @@ impl Nat {
         // is in the shard when its turn comes here.
         let rules = self.rules.load();
         self.end_where(now, |connection| {
-            let masqueraded = matches!(
-                connection.kind(),
-                Kind::Masquerade | Kind::HairpinMapped
-            );
+            let masqueraded = matches!(connection.kind(), Kind::Masquerade | Kind::HairpinMapped);
             let (original, reply) = (connection.original(), connection.reply());
             let is_lost = masqueraded
                 && lost.contains(&reply.dst)
