@@ -1,0 +1,270 @@
+//! What a frame is: what the switch lets through is what the receiving kernel takes it for, and
+//! super-frames of every kind arrive whole.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use pontoon_tests::namespace::{Namespace, join};
+use pontoon_tests::scene::{HOST, PORT_KINDS, Scene};
+use pontoon_tests::traffic::{Flow, bind_udp, listen, ping};
+use pontoon_tests::wire::{Noise, RawPort, ipv4, udp};
+
+const PORT: u16 = 5353;
+
+/// Puts tags, LLC or an IPv4 option around a packet at random: what Linux may or may not see through.
+fn disguise(noise: &mut Noise, to: [u8; 6], from: [u8; 6], kind: u16, packet: &[u8]) -> Vec<u8> {
+    let mut between = Vec::new();
+    for _ in 0..noise.below(6) {
+        between.extend([[0x81, 0x00], [0x88, 0xa8]][noise.below(2)]);
+        between.extend([[0, 0], [0xe0, 0], [0, 0], [0, 5]][noise.below(4)]);
+    }
+    if noise.one_in(6) {
+        between.extend([[0, 36], [0, 0], [5, 0xff]][noise.below(3)]);
+        between.extend([0xaa, 0xaa, 3, 0, 0, 0]);
+    }
+    between.extend(kind.to_be_bytes());
+    let mut frame = [&to[..], &from, &between, packet].concat();
+    if noise.one_in(8) {
+        let cut = noise.below(frame.len() - 14);
+        frame.truncate(14 + cut);
+    }
+    if noise.one_in(8) {
+        frame.resize(frame.len() + noise.below(40), 0);
+    }
+    frame
+}
+
+/// What a socket got, by the sender's address: how many datagrams.
+fn drain(socket: &UdpSocket, own: IpAddr) -> (usize, usize) {
+    socket
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .expect("a timeout can be set");
+    let (mut from_own, mut from_others) = (0, 0);
+    let mut buffer = [0; 200];
+    while let Ok((_, source)) = socket.recv_from(&mut buffer) {
+        match source.ip() == own {
+            true => from_own += 1,
+            false => from_others += 1,
+        }
+    }
+    (from_own, from_others)
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => panic!("an IPv4 address"),
+    }
+}
+
+fn mac_of(namespace: &Namespace) -> [u8; 6] {
+    let text = namespace.mac("eth0");
+    let mut bytes = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a MAC"));
+    std::array::from_fn(|_| bytes.next().expect("six bytes"))
+}
+
+/// Sends disguised frames to a receiver with `mac` and `address`: datagrams from `own` and from
+/// others, to it and to its loopback, and ARP answers that put `gateway` at the sender's MAC.
+fn attack(port: &RawPort, mac: [u8; 6], own: Ipv4Addr, address: Ipv4Addr, gateway: Ipv4Addr) {
+    let mut noise = Noise::new(7);
+    let datagram = udp(1, PORT, b"who am I");
+    let arp = [
+        &[0, 1, 8, 0, 6, 4, 0, 2][..],
+        &port.mac,
+        &gateway.octets(),
+        &mac,
+        &address.octets(),
+    ]
+    .concat();
+    for _ in 0..400 {
+        let forged = ipv4(Ipv4Addr::new(9, 9, 9, 9), address, 17, &datagram);
+        let local = ipv4(own, Ipv4Addr::LOCALHOST, 17, &datagram);
+        let honest = ipv4(own, address, 17, &datagram);
+        for (kind, packet) in [
+            (0x0800, &forged),
+            (0x0800, &local),
+            (0x0800, &honest),
+            (0x0806, &arp),
+        ] {
+            let to = if noise.one_in(4) { [0xff; 6] } else { mac };
+            let frame = disguise(&mut noise, to, port.mac, kind, packet);
+            // A full queue loses one; that the rest comes is what counts.
+            port.send(&frame).ok();
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+// Conforms: SWITCH-guard CVE-2020-8558
+#[test]
+fn a_kernel_takes_no_disguised_frame_for_another_s() {
+    // Without a switch the same frames do their work, so the kernel sees through the disguise.
+    if !pontoon_tests::is_root_or_skip() {
+        return;
+    }
+    let (own, victim) = (Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2));
+    let (one, other) = (Namespace::new("plain1"), Namespace::new("plain2"));
+    join((&one, "eth0"), (&other, "eth0"));
+    one.ip(&format!("addr add {own}/24 dev eth0"));
+    other.ip(&format!("addr add {victim}/24 dev eth0"));
+    other.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+    other.ip("route add default dev eth0");
+    let socket = bind_udp(&other, (Ipv4Addr::UNSPECIFIED, PORT));
+    attack(
+        &RawPort::open(&one, "eth0"),
+        mac_of(&other),
+        own,
+        victim,
+        Ipv4Addr::new(10, 9, 0, 9),
+    );
+    let (honest, forged) = drain(&socket, own.into());
+    assert!(honest > 50 && forged > 50, "{honest} and {forged}");
+
+    for port_kind in PORT_KINDS {
+        let Some(scene) = Scene::with_port_kind(port_kind) else {
+            return;
+        };
+        let (attacker, victim) = (scene.container("a", &[]), scene.container("v", &[]));
+        let gateway = Ipv4Addr::new(172, 17, 0, 1);
+        ping(&victim.namespace, gateway.into()).success();
+        let entry = || {
+            let entry = victim.namespace.ip(&format!("neigh show {gateway}"));
+            let mac = entry.split(' ').skip_while(|word| *word != "lladdr").nth(1);
+            mac.map(str::to_owned)
+        };
+        let before = entry().expect("the gateway is known");
+        let socket = bind_udp(&victim.namespace, (victim.address, PORT));
+        let local = bind_udp(&victim.namespace, (Ipv4Addr::LOCALHOST, PORT));
+        let mac = mac_of(&victim.namespace);
+        let port = RawPort::open(&attacker.namespace, "eth0");
+        attack(
+            &port,
+            mac,
+            v4(attacker.address),
+            v4(victim.address),
+            gateway,
+        );
+        let (honest, forged) = drain(&socket, attacker.address);
+        assert!(honest > 50, "{port_kind}: {honest}");
+        assert_eq!(forged, 0, "{port_kind}");
+        assert_eq!(drain(&local, attacker.address), (0, 0), "{port_kind}");
+        assert_eq!(entry().as_ref(), Some(&before), "{port_kind}: poisoned");
+        for reason in ["SpoofedSource", "TooManyTags", "Encapsulated", "Martian"] {
+            assert!(scene.drops(reason) > 0, "{port_kind}: {reason}");
+        }
+    }
+}
+
+/// Datagrams that leave at once as super-frames, 1200 bytes each, to `to`; returns how many of 200
+/// arrive as they were sent.
+fn super_datagrams(from: &Namespace, to: (IpAddr, u16), receiver: &UdpSocket) -> usize {
+    const SIZE: usize = 1200;
+    let sender = bind_udp(from, (Ipv4Addr::UNSPECIFIED, 0));
+    setsockopt(&sender, sockopt::UdpGsoSegment, &(SIZE as i32)).expect("Linux 4.18 has it");
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("a timeout can be set");
+    let mut arrived = 0;
+    for round in 0..10u8 {
+        let message: Vec<u8> = (0..20)
+            .flat_map(|piece| [round * 20 + piece; SIZE])
+            .collect();
+        sender.send_to(&message, to).expect("a route");
+        for piece in 0..20 {
+            let mut buffer = [0; 2 * SIZE];
+            match receiver.recv(&mut buffer) {
+                Ok(length) => {
+                    arrived += usize::from(buffer[..length] == [round * 20 + piece; SIZE]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    arrived
+}
+
+/// Carries 8 MB, and says how fast, in Mbit/s.
+#[track_caller]
+fn bulk(from: &Namespace, to: (IpAddr, u16), listener: &std::net::TcpListener) -> f64 {
+    const BYTES: usize = 8_000_000;
+    let mut flow = Flow::open(from, to, listener).expect("a connection");
+    let start = Instant::now();
+    flow.transfer(BYTES).expect("what was sent");
+    BYTES as f64 * 8e-6 / start.elapsed().as_secs_f64()
+}
+
+/// Floor of every transfer, in Mbit/s: far below what a debug build does, far above a stalling TCP.
+const FLOOR: f64 = 40.0;
+
+// Conforms: SWITCH-guard-offload
+#[test]
+fn super_frames_of_every_kind_arrive_whole() {
+    for port_kind in PORT_KINDS {
+        let Some(scene) = Scene::with_port_kind(port_kind) else {
+            return;
+        };
+        let ports = [
+            "-p",
+            "7000:7000/udp",
+            "-p",
+            "8080:8080",
+            "-p",
+            "4789:4789/udp",
+        ];
+        let container = scene.container("c", &ports);
+        let peer = scene.container("peer", &[]);
+        let inside = &container.namespace;
+        let listener = listen(inside, (Ipv4Addr::UNSPECIFIED, 8080));
+        let receiver = bind_udp(inside, (Ipv4Addr::UNSPECIFIED, 7000));
+        // The uplink's receiver, and its sender.
+        for gro in ["rx-gro-list off", "gro on rx-gro-list on", "gro off"] {
+            for offloads in ["tso on gso on tx on", "tso off gso off tx off"] {
+                scene.host.sh(&format!("ethtool -K eth0 {gro}"));
+                scene.outside.sh(&format!("ethtool -K eth0 {offloads}"));
+                let what = format!("{port_kind}, {gro}, {offloads}");
+                let rate = bulk(&scene.outside, (HOST, 8080), &listener);
+                assert!(rate > FLOOR, "{what}: {rate} Mbit/s");
+                let arrived = super_datagrams(&scene.outside, (HOST, 7000), &receiver);
+                assert!(arrived >= 190, "{what}: {arrived} of 200 datagrams");
+            }
+        }
+        scene.outside.sh("ethtool -K eth0 tso on gso on tx on");
+        let rate = bulk(&peer.namespace, (container.address, 8080), &listener);
+        assert!(
+            rate > FLOOR,
+            "{port_kind}, between containers: {rate} Mbit/s"
+        );
+        let arrived = super_datagrams(&peer.namespace, (container.address, 7000), &receiver);
+        assert!(arrived >= 190, "{port_kind}, between containers: {arrived}");
+        tunnel(&scene, inside, container.address, port_kind);
+    }
+}
+
+/// A tunnel between the outside and a container, whose super-frames say less than they contain.
+fn tunnel(scene: &Scene, inside: &Namespace, address: IpAddr, port_kind: &str) {
+    let outside = &scene.outside;
+    let add = "link add tunnel type vxlan id 42 dstport 4789 dev eth0";
+    outside.ip(&format!("{add} remote {HOST} local 192.0.2.2"));
+    inside.ip(&format!("{add} remote 192.0.2.2 local {address}"));
+    for (namespace, own) in [(outside, "10.77.0.2"), (inside, "10.77.0.1")] {
+        namespace.ip(&format!("addr add {own}/24 dev tunnel"));
+        namespace.ip("link set tunnel up");
+    }
+    let near: IpAddr = [10, 77, 0, 1].into();
+    let far: IpAddr = [10, 77, 0, 2].into();
+    for (from, to, address) in [(outside, inside, near), (inside, outside, far)] {
+        let listener = listen(to, (address, 9000));
+        let rate = bulk(from, (address, 9000), &listener);
+        assert!(
+            rate > FLOOR,
+            "{port_kind}, tunnel to {address}: {rate} Mbit/s"
+        );
+    }
+    outside.ip("link del tunnel");
+    inside.ip("link del tunnel");
+}
