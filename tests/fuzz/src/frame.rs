@@ -237,7 +237,7 @@ impl Run {
         if odd.internal && ingress == Some(Side::B1) {
             assert_ne!(egress, Side::Uplink, "out of an internal network");
         }
-        let parts = packet(bytes).and_then(sums::parts);
+        let parts = seen_by_a_kernel(bytes).and_then(sums::parts);
         if odd.isolated
             && matches!(
                 (ingress, egress),
@@ -335,6 +335,24 @@ fn ethernet(side: Side, to: To, tag: Option<u16>, packet: &[u8]) -> Vec<u8> {
 /// The bytes of the packet in a frame of IP without a tag of a VLAN.
 fn packet(frame: &[u8]) -> Option<&[u8]> {
     packet_at(frame).map(|at| &frame[at..])
+}
+
+/// The bytes of the packet that a kernel finds in a frame of IP, with an interface for every VLAN:
+/// behind all tags, as `skb_vlan_untag` and `vlan_do_receive` take them off in turn.
+fn seen_by_a_kernel(frame: &[u8]) -> Option<&[u8]> {
+    let mut at = ETHERNET_HEADER;
+    loop {
+        match frame.get(at - 2..at)? {
+            [0x08, 0x00] | [0x86, 0xdd] => return Some(&frame[at..]),
+            [0x81, 0x00] | [0x88, 0xa8] => at += 4,
+            // Bridges to 802.11 and other systems take these off (RFC 1042).
+            length if length < &[6, 0][..] => match frame.get(at..at + 6)? {
+                [0xaa, 0xaa, 3, 0, 0, 0 | 0xf8] => at += 8,
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
 }
 
 /// Where it begins. Priority tags, of VLAN 0, are taken off on the way.
