@@ -495,14 +495,19 @@ impl Pass<'_> {
         let mut dropped = None;
         for mut piece in segments {
             match self.forward_whole(ingress, &mut piece, layers) {
-                Err(reason) if dropped.is_none() => {
-                    frame.copy_from(&piece);
-                    dropped = Some(reason);
-                }
+                // So are the others.
+                Ok(Egress::HostsOwn) => return Ok(Egress::HostsOwn),
+                Err(reason) if dropped.is_none() => dropped = Some((reason, piece)),
                 outcome => self.release(outcome, piece),
             }
         }
-        dropped.map_or(Ok(Egress::Consumed), Err)
+        match dropped {
+            Some((reason, piece)) => {
+                frame.copy_from(&piece);
+                Err(reason)
+            }
+            None => Ok(Egress::Consumed),
+        }
     }
 
     /// Carries a frame that is settled.

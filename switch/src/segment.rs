@@ -73,7 +73,7 @@ fn levels(bytes: &[u8], at: usize, start: usize, innermost: Protocol) -> Option<
 
 /// Cuts a super-frame of a tunnel into the frames it stands for. None when it is none: it contradicts
 /// itself, or is of a kind that is not known.
-pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<Vec<Frame>> {
+pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<impl Iterator<Item = Frame>> {
     let vnet = frame.vnet();
     let bytes = frame.bytes();
     let protocol = match vnet.gso_kind() {
@@ -95,7 +95,7 @@ pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<Vec<Frame>> {
     let chunks = bytes.get(headers.len()..end)?;
     let chunks = chunks.chunks(usize::from(vnet.gso_size).max(1));
     let count = chunks.len();
-    let segments = chunks.enumerate().map(|(index, chunk)| {
+    Some(chunks.enumerate().map(move |(index, chunk)| {
         let mut segment = [headers, chunk].concat();
         if protocol == Protocol::TCP {
             let sequence = (index * usize::from(vnet.gso_size)) as u32;
@@ -111,8 +111,7 @@ pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<Vec<Frame>> {
             finish(&mut segment, level, index as u16, level.payload() == start);
         }
         Frame::small(&segment)
-    });
-    Some(segments.collect())
+    }))
 }
 
 /// Makes the TCP header of a super-frame one of a segment that begins `offset` bytes into it.

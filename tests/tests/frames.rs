@@ -2,7 +2,7 @@
 //! super-frames of every kind arrive whole.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -156,6 +156,93 @@ fn a_kernel_takes_no_disguised_frame_for_another_s() {
         for reason in ["SpoofedSource", "TooManyTags", "Encapsulated", "Martian"] {
             assert!(scene.drops(reason) > 0, "{port_kind}: {reason}");
         }
+    }
+}
+
+/// An advertisement that `target` is at `mac`, from one host to another, behind one extension header
+/// of IPv6 at the most, and perhaps in a disguise.
+fn advertise(noise: &mut Noise, to: [u8; 6], mac: [u8; 6], addresses: [Ipv6Addr; 3]) -> Vec<u8> {
+    let [from, address, target] = addresses;
+    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend([2, 1]);
+    message.extend(mac);
+    let pseudo = [
+        &from.octets()[..],
+        &address.octets(),
+        &[0, 0, 0, 32, 0, 0, 0, 58],
+        &message,
+    ];
+    let sum = pseudo.concat().chunks(2).fold(0, |sum, pair| {
+        sum + u32::from(pair[0]) * 256 + u32::from(pair[1])
+    });
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    // Hop-by-hop and destination options of padding.
+    let (next, chain): (u8, &[u8]) = match noise.below(3) {
+        0 => (58, &[]),
+        1 => (0, &[58, 0, 1, 4, 0, 0, 0, 0]),
+        _ => (60, &[58, 0, 1, 4, 0, 0, 0, 0]),
+    };
+    let length = (chain.len() + message.len()) as u16;
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([next, 255]);
+    packet.extend(from.octets());
+    packet.extend(address.octets());
+    packet.extend([chain, &message].concat());
+    disguise(noise, to, mac, 0x86dd, &packet)
+}
+
+// Conforms: SWITCH-guard-nd IPV6-extension-headers
+#[test]
+fn no_disguised_advertisement_moves_a_neighbour() {
+    if !pontoon_tests::is_root_or_skip() || !pontoon_tests::has_ipv6_or_skip() {
+        return;
+    }
+    let settled = "02:00:00:00:00:77";
+    let target: Ipv6Addr = "fd00:9::77".parse().expect("an address");
+    // Whether advertisements of one namespace change what another believes.
+    let moves = |attacker: &Namespace, victim: &Namespace, from: IpAddr, to: IpAddr| {
+        let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) else {
+            panic!("IPv6 addresses");
+        };
+        victim.ip(&format!(
+            "neigh replace {target} lladdr {settled} dev eth0 nud stale"
+        ));
+        let port = RawPort::open(attacker, "eth0");
+        let mac = mac_of(victim);
+        let mut noise = Noise::new(11);
+        for _ in 0..300 {
+            let frame = advertise(&mut noise, mac, port.mac, [from, to, target]);
+            port.send(&frame).ok();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        !victim.ip(&format!("neigh show {target}")).contains(settled)
+    };
+    let (one, other) = (Namespace::new("plain1"), Namespace::new("plain2"));
+    join((&one, "eth0"), (&other, "eth0"));
+    one.ip("addr add fd00:9::1/64 dev eth0 nodad");
+    other.ip("addr add fd00:9::2/64 dev eth0 nodad");
+    let plain = ["fd00:9::1", "fd00:9::2"].map(|it| it.parse().expect("an address"));
+    assert!(
+        moves(&one, &other, plain[0], plain[1]),
+        "nothing to guard from"
+    );
+    for port_kind in PORT_KINDS {
+        let Some(scene) = Scene::with_port_kind(port_kind) else {
+            return;
+        };
+        let (attacker, victim) = (scene.container("a", &[]), scene.container("v", &[]));
+        let moved = moves(
+            &attacker.namespace,
+            &victim.namespace,
+            attacker.ipv6(),
+            victim.ipv6(),
+        );
+        assert!(!moved, "{port_kind}");
+        assert!(scene.drops("SpoofedSource") > 0, "{port_kind}");
     }
 }
 

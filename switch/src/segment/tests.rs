@@ -135,7 +135,7 @@ fn every_tunnel_is_cut_into_what_it_stands_for() {
                         ..VnetHeader::default()
                     });
                     let layers = Layers::of(&bytes).unwrap();
-                    let segments = cut(&frame, layers).expect("a tunnel");
+                    let segments: Vec<Frame> = cut(&frame, layers).expect("a tunnel").collect();
                     assert_eq!(segments.len(), 4);
                     let header = transport.len() - payload.len();
                     let mut got: Vec<u8> = Vec::new();
