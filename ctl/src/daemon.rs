@@ -439,6 +439,8 @@ impl Daemon {
         let after = links(self);
         if after != before || surroundings(self) != surrounded {
             self.note_uplinks(&before, &after);
+            // What names mean may depend on the network that the host is in.
+            self.resolver.forget();
             self.apply();
         }
     }

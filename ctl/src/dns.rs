@@ -15,7 +15,7 @@ mod cache;
 mod directory;
 mod forward;
 mod message;
-mod resolv_conf;
+pub(crate) mod resolv_conf;
 mod server;
 mod upstream;
 

@@ -693,3 +693,46 @@ fn names_are_answered_while_others_come_and_go() {
         assert!(asked > 100, "only {asked} questions");
     });
 }
+
+// Feature: names dns-forwarding
+#[test]
+fn answers_take_the_way_that_the_questions_came() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let web = scene.container("web", &[]);
+    let db = scene.container("db", &[]);
+    let known = |scene: &Scene| {
+        let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 11]), 53);
+        for server in [GATEWAY, loopback] {
+            assert_eq!(
+                ask(&web.namespace, server, "db", A).addresses(),
+                [db.address]
+            );
+            let answer = ask_by_tcp(&web.namespace, server, "db", A);
+            assert_eq!(answer.addresses(), [db.address], "by TCP");
+        }
+        // The host itself asks by its loopback.
+        assert_eq!(
+            ask(&scene.host, GATEWAY, "db.bridge", A).addresses(),
+            [db.address]
+        );
+    };
+    known(&scene);
+    // A VPN comes up, with routes that are more specific than the network's.
+    scene.host.ip("tuntap add dev vpn0 mode tun");
+    scene.host.ip("link set vpn0 up");
+    scene.host.ip("route add 172.17.0.0/24 dev vpn0");
+    known(&scene);
+    // The next daemon, and an interface that was made anew.
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start_daemon();
+    known(&scene);
+    scene.host.ip("link del pontoon0");
+    eventually("it is there again", Duration::from_secs(10), || {
+        try_ask(&web.namespace, GATEWAY, "db", A)
+            .map(drop)
+            .ok_or("no answer".to_owned())
+    });
+    known(&scene);
+}

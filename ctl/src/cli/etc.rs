@@ -1,12 +1,12 @@
-//! What a container finds in /etc of itself and of whom to ask: its host name, resolv.conf, hosts
-//! and hostname. They cover the host's files in the container's own mounts; the host's files stay
-//! as they are, and nothing is left anywhere when the container ends.
+//! What a container finds in /etc of itself and of whom to ask: its host name, resolv.conf, hosts,
+//! hostname and nsswitch.conf, in a directory of its own over the host's. The host's files stay as
+//! they are, and nothing but an empty /run/nscd is left anywhere when the container ends.
 
 use std::fmt::Write;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use clap::Args;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Container, HostEntry, Mode, NameSettings};
 use crate::client::Client;
-use crate::dns::ResolvConf;
+use crate::dns::{ResolvConf, resolv_conf};
 
 /// The host's, whose search domains are the container's too.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -113,12 +113,10 @@ impl Etc {
         let hostname = settings.hostname.clone();
         let hostname = hostname.unwrap_or_else(|| container.name.clone());
         let resolv_conf = (!container.resolvers.is_empty()).then(|| {
-            let search = settings.search.clone().unwrap_or_else(|| {
-                let text = fs::read(RESOLV_CONF).unwrap_or_default();
-                ResolvConf::parse(&String::from_utf8_lossy(&text)).search
-            });
-            let servers = container.resolvers.clone();
-            ResolvConf { servers, search }.write()
+            let text = fs::read(RESOLV_CONF).unwrap_or_default();
+            let host = ResolvConf::parse(&String::from_utf8_lossy(&text));
+            let search = settings.search.clone().unwrap_or(host.search);
+            resolv_conf::write(&container.resolvers, &search, &host.options)
         });
         Etc {
             hosts: hosts(container, &hostname),
@@ -127,43 +125,138 @@ impl Etc {
         }
     }
 
-    /// Covers the files in /etc, in this process's own mount namespace.
+    /// Gives the calling process an /etc of its own, in its own mount namespace, and hides from it
+    /// where the host's programs answer questions for names.
+    ///
+    /// The directory is the container's, and what the host has in its own is in there: directories
+    /// are mounted, so that what is written below them is the host's, and files are links to the
+    /// host's, so that they are followed when the host replaces them. Mounts over single files would
+    /// go when the host replaces the file (rename(2) unmounts what is mounted over its target in
+    /// other namespaces), and there must be a file to cover.
     ///
     /// # Errors
-    /// A mount is not permitted, or the kernel has no tmpfs. What is covered by then stays so.
+    /// A mount is not permitted, or the kernel has no tmpfs.
     pub(super) fn cover(&self) -> io::Result<()> {
-        const NOTHING: Option<&str> = None;
-        // Only a place to write to: the files stay mounted where they belong when it is gone, and
-        // go with the last process that sees them.
-        const PLACE: &str = "/sys";
+        let place = Path::new(PLACE);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(
-            Some("pontoon"),
-            PLACE,
-            Some("tmpfs"),
-            flags,
-            Some("mode=755,size=1m"),
-        )?;
-        let hostname = format!("{}\n", self.hostname);
-        let files = [
-            ("hostname", Some(&hostname)),
-            ("hosts", Some(&self.hosts)),
-            ("resolv.conf", self.resolv_conf.as_ref()),
-        ];
-        let covered = files.into_iter().try_for_each(|(name, text)| {
-            let (file, target) = (Path::new(PLACE).join(name), Path::new("/etc").join(name));
-            // There must be a file to cover.
-            let (Some(text), true) = (text, target.exists()) else {
-                return Ok(());
-            };
-            fs::write(&file, text)?;
-            fs::set_permissions(&file, Permissions::from_mode(0o644))?;
-            mount(Some(&file), &target, NOTHING, MsFlags::MS_BIND, NOTHING)?;
-            io::Result::Ok(())
+        let options = Some("mode=755,size=16m");
+        mount(Some("pontoon"), place, Some("tmpfs"), flags, options)?;
+        let covered = self.furnish(place).and_then(|()| {
+            let moved = mount(Some(place), ETC, NOTHING, MsFlags::MS_MOVE, NOTHING);
+            Ok(moved?)
         });
-        umount2(PLACE, MntFlags::MNT_DETACH)?;
+        if covered.is_err() {
+            umount2(place, MntFlags::MNT_DETACH)?;
+        }
         covered
     }
+
+    /// Makes the directory at `place`.
+    fn furnish(&self, place: &Path) -> io::Result<()> {
+        let resolv_conf = self.resolv_conf.as_ref();
+        let hostname = format!("{}\n", self.hostname);
+        let own = [
+            ("hostname", Some(&hostname)),
+            ("hosts", Some(&self.hosts)),
+            ("nsswitch.conf", Some(&nsswitch())),
+            ("resolv.conf", resolv_conf),
+        ];
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        fs::create_dir(place.join(HOST))?;
+        mount(Some(ETC), &place.join(HOST), NOTHING, bind, NOTHING)?;
+        for (name, text) in own {
+            if let Some(text) = text {
+                let file = place.join(name);
+                fs::write(&file, text)?;
+                fs::set_permissions(&file, Permissions::from_mode(0o644))?;
+            }
+        }
+        for entry in fs::read_dir(ETC)?.flatten() {
+            // One that can't be had is no reason to be without the others.
+            let _ = take_over(place, &entry);
+        }
+        fs::create_dir(place.join(EMPTY))?;
+        // nscd's may appear later, and libc asks there whatever nsswitch.conf says.
+        let _ = fs::create_dir_all(SERVICES[0]);
+        for service in SERVICES {
+            if Path::new(service).is_dir() {
+                let _ = mount(Some(&place.join(EMPTY)), service, NOTHING, bind, NOTHING);
+            }
+        }
+        Ok(())
+    }
+}
+
+const NOTHING: Option<&str> = None;
+
+const ETC: &str = "/etc";
+
+/// A directory to make the new /etc in, until it is moved.
+const PLACE: &str = "/sys";
+
+/// The host's own, inside the container's.
+const HOST: &str = ".host";
+
+/// A directory with nothing in it.
+const EMPTY: &str = ".empty";
+
+/// Where programs of the host answer questions for names over Unix sockets, which belong to no
+/// network namespace: nscd, which libc asks first of all, systemd-resolved and Avahi.
+const SERVICES: [&str; 4] = [
+    "/var/run/nscd",
+    "/run/nscd",
+    "/run/systemd/resolve",
+    "/run/avahi-daemon",
+];
+
+/// Puts what the host has in /etc into the one at `place`, unless that has its own.
+fn take_over(place: &Path, entry: &fs::DirEntry) -> io::Result<()> {
+    let (name, host) = (entry.file_name(), place.join(HOST).join(entry.file_name()));
+    let there = place.join(&name);
+    if there.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return symlink(fs::read_link(entry.path())?, there);
+    }
+    if kind.is_dir() {
+        fs::create_dir(&there)?;
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        if mount(Some(&host), &there, NOTHING, bind, NOTHING).is_ok() {
+            return Ok(());
+        }
+        fs::remove_dir(&there)?;
+    }
+    symlink(Path::new(HOST).join(name), there)
+}
+
+/// The host's nsswitch.conf(5), in which hosts are looked for in /etc/hosts and by DNS alone: its
+/// other modules ask programs of the host.
+fn nsswitch() -> String {
+    let paths = ["/etc/nsswitch.conf", "/usr/etc/nsswitch.conf"];
+    let text = paths.iter().find_map(|path| fs::read(path).ok());
+    let text = text.unwrap_or_default();
+    own_hosts(&String::from_utf8_lossy(&text))
+}
+
+fn own_hosts(text: &str) -> String {
+    let database = |line: &str| {
+        line.split('#')
+            .next()?
+            .split_once(':')
+            .map(|it| it.0.trim().to_owned())
+    };
+    let mut own = String::new();
+    for line in text
+        .lines()
+        .filter(|line| database(line).as_deref() != Some("hosts"))
+    {
+        own.push_str(line);
+        own.push('\n');
+    }
+    own.push_str("hosts: files dns\n");
+    own
 }
 
 /// The files of a running container that say where it is, kept open to be written anew when its
@@ -177,8 +270,10 @@ impl Covered {
     /// Those of a process that was started with `etc`. None where it could not cover them: what it
     /// sees there is the host's, and nobody's to change.
     pub(super) fn of(pid: u32, etc: &Etc) -> Option<Covered> {
+        let host = fs::metadata(ETC).ok()?;
         let open = |name: &str, text: &str| {
-            let own = fs::metadata(Path::new("/etc").join(name)).ok()?;
+            let same = fs::metadata(Path::new(ETC).join(name));
+            let devices = [host.dev(), same.map_or(host.dev(), |it| it.dev())];
             let mut file = File::options()
                 .read(true)
                 .write(true)
@@ -187,7 +282,7 @@ impl Covered {
                 .ok()?;
             let mut found = String::new();
             file.read_to_string(&mut found).ok()?;
-            let covers = file.metadata().ok()?.dev() != own.dev() && found == text;
+            let covers = !devices.contains(&file.metadata().ok()?.dev()) && found == text;
             covers.then_some(file)
         };
         let resolv_conf = etc.resolv_conf.as_ref();
@@ -253,6 +348,15 @@ fn hosts(container: &Container, hostname: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_looked_for_in_files_and_dns_alone() {
+        let text = "passwd: files sss\n hosts : files resolve [!UNAVAIL=return] dns # x\n#hosts: a\n\
+                    networks:\tfiles";
+        let own = "passwd: files sss\n#hosts: a\nnetworks:\tfiles\nhosts: files dns\n";
+        assert_eq!(own_hosts(text), own);
+        assert_eq!(own_hosts(""), "hosts: files dns\n");
+    }
 
     #[test]
     fn options_become_settings() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use switch::NetworkId;
 use tokio::sync::watch;
 
@@ -41,6 +42,9 @@ pub(super) struct NameService {
 
 #[derive(Default)]
 struct Gateway {
+    /// Index of the network's interface when this was opened: another one has been made anew, and
+    /// the sockets are bound to the one that is gone.
+    ifindex: Option<u32>,
     /// At port 53 of each. None while another program has the port; that was told then.
     plain: Option<Listener>,
     /// Where the switch leads what is asked of 127.0.0.11. None without IPv4.
@@ -54,7 +58,7 @@ impl NameService {
         let upstreams = if servers.is_empty() {
             Upstreams::of_file(resolv_conf.to_owned())
         } else {
-            Upstreams::fixed(servers)
+            Upstreams::fixed(servers, resolv_conf.to_owned())
         };
         NameService {
             resolver: Resolver::new(receiver, upstreams),
@@ -129,10 +133,16 @@ impl NameService {
             self.gateways.remove(id);
         }
         for network in networks {
-            if self.gateways.contains_key(&network.id) {
+            let ifindex = if_nametoindex(network.record.host_interface.as_str()).ok();
+            let opened = self.gateways.get(&network.id).map(|it| it.ifindex);
+            if opened == Some(ifindex) {
                 continue;
             }
-            let mut gateway = Gateway::default();
+            self.retries += u64::from(self.gateways.remove(&network.id).is_some());
+            let mut gateway = Gateway {
+                ifindex,
+                ..Gateway::default()
+            };
             if let Err(error) = self.open(network, &mut gateway) {
                 tracing::warn!(
                     "network {} has no names at its gateway's address yet: {error}",
@@ -146,6 +156,7 @@ impl NameService {
     /// Opens what is not open yet.
     fn open(&self, network: &Network, gateway: &mut Gateway) -> io::Result<()> {
         let record = &network.record;
+        let interface = &record.host_interface;
         let listen = |sockets| self.resolver.listen(sockets, network.id);
         let v4 = record.gateways.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -154,7 +165,7 @@ impl NameService {
         if let (None, Some(address)) = (&gateway.led, v4) {
             let free = LED_PORTS.into_iter().find_map(|port| {
                 let address = SocketAddrV4::new(address, port);
-                let sockets = Sockets::open(&[address.into()]).ok()?;
+                let sockets = Sockets::open(&[address.into()], interface, false).ok()?;
                 Some((address, sockets))
             });
             if let Some((address, sockets)) = free {
@@ -167,7 +178,7 @@ impl NameService {
                 .iter()
                 .map(|address| SocketAddr::new(*address, dns::PORT))
                 .collect();
-            gateway.plain = Some(listen(open_patiently(&addresses)?)?);
+            gateway.plain = Some(listen(open_patiently(&addresses, interface)?)?);
         }
         Ok(())
     }
@@ -211,14 +222,14 @@ pub(super) fn names_route(
         })
 }
 
-fn open_patiently(addresses: &[SocketAddr]) -> io::Result<Sockets> {
+fn open_patiently(addresses: &[SocketAddr], interface: &str) -> io::Result<Sockets> {
     for _ in 1..TRIES {
-        match Sockets::open(addresses) {
+        match Sockets::open(addresses, interface, true) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BETWEEN_TRIES),
             outcome => return outcome,
         }
     }
-    Sockets::open(addresses)
+    Sockets::open(addresses, interface, true)
 }
 
 fn network_names(network: &Network) -> NetworkNames {
@@ -250,6 +261,7 @@ fn container_names(record: &ContainerRecord, networks: &[Network]) -> ContainerN
         id: record.id.clone(),
         name: record.name.clone(),
         servers: servers.cloned().unwrap_or_default(),
+        search: record.names.search.clone(),
         attachments: attachments.collect(),
     }
 }

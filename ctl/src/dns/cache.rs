@@ -31,6 +31,11 @@ pub(super) struct Question {
     pub(super) record_type: RecordType,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
+    /// Over TCP only.
+    pub(super) by_stream: bool,
+    /// Another number when the host's network or its servers have changed: the same server may
+    /// answer something else there.
+    pub(super) epoch: (u64, u64),
 }
 
 /// What an upstream server said, or the failure to hear from any.
@@ -140,7 +145,7 @@ struct Entry {
 
 impl Cache {
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
+        *self = Cache::default();
     }
 
     /// An answer that may still be told, and its age in seconds.

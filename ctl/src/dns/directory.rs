@@ -29,6 +29,8 @@ pub(crate) struct ContainerNames {
     pub name: String,
     /// Asked instead of the host's servers, unless empty.
     pub servers: Vec<IpAddr>,
+    /// In place of the host's.
+    pub search: Option<Vec<String>>,
     pub attachments: Vec<Attachment>,
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Scope {
     networks: Vec<NetworkId>,
     /// Its own upstreams, in place of the host's.
     pub(super) servers: Option<Arc<[SocketAddr]>>,
+    /// Its own search domains, in place of the host's.
+    pub(super) search: Option<Arc<[String]>>,
     /// Whether foreign names may be asked of anybody.
     pub(super) forwards: bool,
 }
@@ -132,7 +136,11 @@ impl Directory {
         Some(match self.by_address.get(&(network, source)) {
             Some(container) => {
                 let networks = container.attachments.iter().map(|it| it.network);
-                self.scope_on(networks.collect(), &container.servers)
+                let search = container.search.as_ref();
+                Scope {
+                    search: search.map(|search| search.clone().into()),
+                    ..self.scope_on(networks.collect(), &container.servers)
+                }
             }
             // The host itself, or an address that a container gave itself.
             None => self.scope_on(vec![network], &[]),
@@ -147,6 +155,7 @@ impl Directory {
                 let servers = servers.iter().map(|ip| SocketAddr::new(*ip, DNS_PORT));
                 servers.collect()
             }),
+            search: None,
             networks,
         }
     }

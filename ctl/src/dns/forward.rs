@@ -1,11 +1,15 @@
 //! Questions that others know the answer to: asked upstream, one server after the other.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::ResponseCode;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_proto::op::{Message, ResponseCode};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -13,14 +17,23 @@ use tokio::time::timeout;
 use super::cache::{Answer, Cache, Question};
 use super::upstream;
 
-/// What one server gets for an answer before the next one is asked.
-const ATTEMPT: Duration = Duration::from_millis(1200);
-/// Whoever asked us gives up after 5 seconds (resolv.conf(5)), and is told before.
-const ALL_ATTEMPTS: Duration = Duration::from_millis(4500);
+/// How long after a question to one server the next one is asked as well; twice that in the second
+/// round, four times in the third. The answer of the first counts all the same when it comes.
+const NEXT_AFTER: Duration = Duration::from_millis(1200);
 /// How often each server is asked.
-const ROUNDS: usize = 2;
+const ROUNDS: u32 = 3;
+/// For how long answers are waited for. A C library waits for 5 seconds, and asks twice
+/// (resolv.conf(5)): its second question meets the answer to its first.
+const ALL_ATTEMPTS: Duration = Duration::from_millis(9500);
+/// For how long one who asked waits: he is told of a failure before he gives up.
+const ASKER_PATIENCE: Duration = Duration::from_millis(4800);
+/// For how long other servers have time for a better answer than a refusal.
+const BETTER_ANSWER: Duration = Duration::from_millis(4400);
 /// For how long a server that did not answer is asked last.
 const SUSPICION: Duration = Duration::from_secs(30);
+
+/// For how long a server is asked without EDNS that has not answered with it.
+const WITHOUT_EDNS: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 pub(super) struct Forwarder {
@@ -30,6 +43,10 @@ pub(super) struct Forwarder {
     asked: Mutex<HashMap<Question, watch::Receiver<Option<Arc<Answer>>>>>,
     /// Servers that did not answer, and until when they are suspected for it.
     suspects: Mutex<HashMap<SocketAddr, Instant>>,
+    /// Servers that answer queries without EDNS only, and until when that is believed.
+    without_edns: Mutex<HashMap<SocketAddr, Instant>>,
+    /// How often all was forgotten.
+    epoch: AtomicU64,
 }
 
 impl Forwarder {
@@ -40,15 +57,23 @@ impl Forwarder {
 
     /// Forgets answers, and which servers were silent: the network is another one.
     pub(super) fn forget(&self) {
+        // Answers that are on their way are told to those who wait for them, and to nobody later.
+        self.epoch.fetch_add(1, Ordering::Relaxed);
         self.cache.lock().clear();
         self.suspects.lock().clear();
+        self.without_edns.lock().clear();
+    }
+
+    /// What every question of now has in its epoch.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// The answer of the first server that has one; a failure if none has.
     pub(super) async fn ask(self: &Arc<Self>, question: Question, asker: IpAddr) -> Arc<Answer> {
         let mut answer = self.asking(question, asker);
-        let answered = answer.wait_for(Option::is_some).await;
-        let answer = answered.ok().and_then(|answer| answer.clone());
+        let answered = timeout(ASKER_PATIENCE, answer.wait_for(Option::is_some)).await;
+        let answer = answered.ok().and_then(|it| it.ok()?.clone());
         answer.unwrap_or_else(|| Arc::new(Answer::failure()))
     }
 
@@ -79,36 +104,79 @@ impl Forwarder {
         receiver
     }
 
+    /// Asks the servers in turn, without taking back what was asked of one that is slow.
     async fn ask_all(&self, question: &Question) -> Answer {
-        for _ in 0..ROUNDS {
-            let mut refusal = None;
-            for server in self.by_reputation(&question.servers) {
-                match timeout(ATTEMPT, upstream::ask(server, question)).await {
-                    Ok(Ok(message)) => {
-                        self.suspects.lock().remove(&server);
-                        match message.metadata.response_code {
-                            ResponseCode::NoError | ResponseCode::NXDomain => {
-                                return Answer::new(message);
-                            }
-                            _ => refusal = Some(message),
-                        }
-                    }
-                    Ok(Err(error)) => {
-                        tracing::debug!("can't ask {server} for names: {error}");
-                        self.suspect(server);
-                    }
-                    Err(_) => {
-                        tracing::debug!("{server} did not answer within {ATTEMPT:?}");
-                        self.suspect(server);
-                    }
+        let servers = self.by_reputation(&question.servers);
+        let mut turns = Vec::with_capacity(servers.len() * ROUNDS as usize);
+        for round in 0..ROUNDS {
+            turns.extend(servers.iter().map(|server| (round, *server)));
+        }
+        let mut turns = turns.into_iter();
+        let mut asking = FuturesUnordered::new();
+        let mut refusals: HashMap<SocketAddr, Answer> = HashMap::new();
+        let better_until = Instant::now() + BETTER_ANSWER;
+        // The last one that was asked and has said nothing, and until when it has for that.
+        let (mut last, mut until) = (None, Some(Instant::now()));
+        loop {
+            if last.is_none() || until.is_some_and(|until| Instant::now() >= until) {
+                if let Some(silent) = last.take() {
+                    tracing::debug!("{silent} has not answered yet");
+                    self.suspect(silent);
+                }
+                let next = turns.find(|(_, server)| !refusals.contains_key(server));
+                until = next.map(|(round, _)| Instant::now() + NEXT_AFTER * 2u32.pow(round));
+                last = next.map(|(_, server)| server);
+                if let Some(server) = last {
+                    asking.push(self.ask_one(server, question));
                 }
             }
+            if asking.is_empty() && last.is_none() {
+                break;
+            }
+            tokio::select! {
+                Some((server, answer)) = asking.next() => {
+                    match answer {
+                        Ok(message) if is_answer(&message) => return Answer::new(message),
+                        Ok(message) => {
+                            refusals.insert(server, Answer::new(message));
+                        }
+                        Err(error) => {
+                            tracing::debug!("can't ask {server} for names: {error}");
+                            self.suspect(server);
+                        }
+                    }
+                    last = last.filter(|last| *last != server);
+                }
+                () = sleep_until(until), if until.is_some() => {}
+                () = sleep_until(Some(better_until)), if !refusals.is_empty() => break,
+            }
             // Who can't answer now can't in the next second.
-            if let Some(refusal) = refusal {
-                return Answer::new(refusal);
+            if servers.iter().all(|server| refusals.contains_key(server)) {
+                break;
             }
         }
-        Answer::failure()
+        let refusal = servers.iter().find_map(|server| refusals.remove(server));
+        refusal.unwrap_or_else(Answer::failure)
+    }
+
+    async fn ask_one(
+        &self,
+        server: SocketAddr,
+        question: &Question,
+    ) -> (SocketAddr, io::Result<Message>) {
+        let believed = self.without_edns.lock().get(&server).copied();
+        let plain = believed.is_some_and(|until| Instant::now() < until);
+        let answer = match upstream::ask(server, question, !plain).await {
+            Ok(answer) => answer,
+            Err(error) => return (server, Err(error)),
+        };
+        let (message, knows_edns) = answer;
+        self.suspects.lock().remove(&server);
+        if !plain && !knows_edns {
+            let until = Instant::now() + WITHOUT_EDNS;
+            self.without_edns.lock().insert(server, until);
+        }
+        (server, Ok(message))
     }
 
     fn suspect(&self, server: SocketAddr) {
@@ -125,5 +193,19 @@ impl Forwarder {
         let mut servers = servers.to_vec();
         servers.sort_by_key(|server| suspects.get(server).is_some_and(|until| now < *until));
         servers
+    }
+}
+
+/// Anything else is a refusal, and another server may know more.
+fn is_answer(message: &Message) -> bool {
+    let code = message.metadata.response_code;
+    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
+/// Never, without a time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 /// Largest query taken, in bytes. One question with EDNS options needs less than a tenth.
@@ -139,6 +139,15 @@ pub(super) fn pointer(query: &Message, name: &str) -> Message {
         reply.answers.push(record);
     }
     reply
+}
+
+/// Says that the name that was asked for is `name`, whose records the answer has.
+pub(super) fn prepend_alias(reply: &mut Message, name: &Name) {
+    if let Some(question) = reply.queries.first() {
+        let data = RData::CNAME(CNAME(name.clone()));
+        let record = Record::from_rdata(question.name().clone(), OWN_TTL, data);
+        reply.answers.insert(0, record);
+    }
 }
 
 /// There is no such name.

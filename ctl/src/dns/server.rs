@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Name;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use switch::NetworkId;
@@ -21,7 +22,7 @@ use super::cache::{Answer, Question};
 use super::directory::{Directory, Found, Scope};
 use super::forward::Forwarder;
 use super::message::{self, QUERY_MAX, Received, STREAM_MAX};
-use super::resolv_conf::Upstreams;
+use super::resolv_conf::{Upstream, Upstreams};
 
 /// Where containers ask: Docker's address, which some configurations name. The switch leads that to
 /// the network's server.
@@ -34,6 +35,9 @@ pub(crate) const PORT: u16 = 53;
 /// left free, so however many askers want all there are, another one finds a place.
 const WAITING_MAX: usize = 1024;
 const WAITING_OF_ONE: usize = 256;
+
+/// Most search domains that a name is looked for in.
+const SEARCH_MAX: usize = 6;
 
 /// Most TCP connections to one address of ours, and from one address to it.
 const STREAMS_MAX: usize = 128;
@@ -52,16 +56,33 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds these addresses for UDP and TCP.
+    /// Binds these addresses for UDP and TCP, for what comes in through `interface`: answers leave
+    /// by it too, whatever more specific routes the host has (SO_BINDTODEVICE, socket(7)). If
+    /// `for_host`, for what the host itself asks as well, which comes by its loopback.
     ///
     /// # Errors
-    /// Something else listens there; the text names the address.
-    pub(crate) fn open(addresses: &[SocketAddr]) -> io::Result<Sockets> {
+    /// Something else listens there; the text names the address. Or there is no such interface.
+    pub(crate) fn open(
+        addresses: &[SocketAddr],
+        interface: &str,
+        for_host: bool,
+    ) -> io::Result<Sockets> {
         let mut sockets = Sockets {
             datagrams: Vec::new(),
             streams: Vec::new(),
         };
-        for &address in addresses {
+        for (address, device) in addresses.iter().flat_map(|it| {
+            // Where sockets share a port by SO_REUSEPORT, the kernel takes the first one that fits,
+            // not the one that fits best: the last that was bound for IPv4, the first for IPv6.
+            let (first, last) = match it {
+                SocketAddr::V4(_) => (for_host.then_some(None), Some(Some(interface))),
+                SocketAddr::V6(_) => (Some(Some(interface)), for_host.then_some(None)),
+            };
+            first
+                .into_iter()
+                .chain(last)
+                .map(move |device| (*it, device))
+        }) {
             let failed = |error: io::Error, what: &str| {
                 let advice = match error.kind() {
                     io::ErrorKind::AddrInUse => ": another program listens there",
@@ -72,10 +93,10 @@ impl Sockets {
                     format!("can't listen on {address}/{what}: {error}{advice}"),
                 )
             };
-            let datagrams = bound(address, Type::DGRAM, Protocol::UDP);
+            let datagrams = bound(address, Type::DGRAM, Protocol::UDP, device);
             let datagrams = datagrams.map_err(|error| failed(error, "udp"))?;
             sockets.datagrams.push(datagrams.into());
-            let streams = bound(address, Type::STREAM, Protocol::TCP).and_then(|socket| {
+            let streams = bound(address, Type::STREAM, Protocol::TCP, device).and_then(|socket| {
                 socket.listen(128)?;
                 Ok(socket)
             });
@@ -86,7 +107,12 @@ impl Sockets {
     }
 }
 
-fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+fn bound(
+    address: SocketAddr,
+    kind: Type,
+    protocol: Protocol,
+    device: Option<&str>,
+) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, kind.nonblocking(), Some(protocol))?;
     // The address may be tentative yet, or go and come back with its interface.
@@ -100,6 +126,9 @@ fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Sock
         // Connections of an earlier daemon may linger in TIME-WAIT.
         socket.set_reuse_address(true)?;
     }
+    // Two sockets of ours have the same address, one for an interface and one for the others.
+    socket.set_reuse_port(true)?;
+    socket.bind_device(device.map(str::as_bytes))?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -138,7 +167,14 @@ enum Step {
     /// The answer, and the largest datagram that its asker takes.
     Answer(Message, u16),
     /// Others have to be asked.
-    Ask(Message, Question),
+    Ask(Message, Vec<Wanted>),
+}
+
+/// One thing to ask others for.
+struct Wanted {
+    question: Question,
+    /// It is the question in a search domain, and counts only if the name has addresses there.
+    searched: bool,
 }
 
 impl Resolver {
@@ -208,11 +244,11 @@ impl Resolver {
                     // A full send buffer loses an answer, as the wire may.
                     let _ = socket.try_send_to(&bytes, source);
                 }
-                Step::Ask(query, question) => {
+                Step::Ask(query, wanted) => {
                     let (resolver, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     asking.spawn(async move {
                         let limit = message::datagram_limit(&query);
-                        let reply = resolver.ask(&query, question, source.ip()).await;
+                        let reply = resolver.ask(&query, wanted, source.ip()).await;
                         // Its records are gone before anything waits.
                         let bytes = message::encode(&reply, limit);
                         drop(reply);
@@ -296,7 +332,7 @@ impl Resolver {
         match self.consider(bytes, network, source) {
             Step::Nothing => None,
             Step::Answer(reply, _) => Some(reply),
-            Step::Ask(query, question) => Some(self.ask(&query, question, source).await),
+            Step::Ask(query, wanted) => Some(self.ask(&query, wanted, source).await),
         }
     }
 
@@ -321,6 +357,9 @@ impl Resolver {
                 message::addresses(&query, &addresses, turn)
             }
             Found::Pointer(name) => message::pointer(&query, &name),
+            Found::Nobody if scope.forwards => {
+                return self.consider_search(&directory, &scope, query);
+            }
             Found::Nobody => message::nobody(&query),
             // For an internal network there is no world, so its names do not exist: to ask for
             // them would be a way out for data (CVE-2024-29018).
@@ -336,41 +375,101 @@ impl Resolver {
         let Some(asked) = query.queries.first() else {
             return Step::Nothing;
         };
-        let servers = match &scope.servers {
-            Some(servers) => Arc::clone(servers),
-            None => self.upstreams.servers(Instant::now()),
-        };
-        let ours = |server: &SocketAddr| directory.is_gateway(server.ip());
-        let servers = if servers.iter().any(ours) {
-            servers.iter().copied().filter(|it| !ours(it)).collect()
-        } else {
-            servers
-        };
-        if servers.is_empty() {
+        let upstream = self.upstreams.now(Instant::now());
+        let Some(question) = self.question(directory, scope, &upstream, &query, asked.name())
+        else {
             let reply = message::failure(&query, ResponseCode::ServFail);
             return Step::Answer(reply, message::datagram_limit(&query));
-        }
-        let question = Question {
-            servers,
-            name: asked.name().to_lowercase(),
-            record_type: asked.query_type(),
-            dnssec_ok: query.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
-            checking_disabled: query.metadata.checking_disabled,
         };
         if let Some((answer, age)) = self.forwarder.remembered(&question) {
             let reply = told(&query, &answer, age);
             return Step::Answer(reply, message::datagram_limit(&query));
         }
-        Step::Ask(query, question)
+        let searched = false;
+        Step::Ask(query, vec![Wanted { question, searched }])
+    }
+
+    /// A name of one label that no container has, in the asker's search domains. C libraries look
+    /// there themselves, but musl only for names with fewer dots than `ndots`, which are none here.
+    fn consider_search(&self, directory: &Directory, scope: &Scope, query: Message) -> Step {
+        let nobody = |query: &Message| {
+            let reply = message::nobody(query);
+            Step::Answer(reply, message::datagram_limit(query))
+        };
+        let Some(asked) = query.queries.first() else {
+            return Step::Nothing;
+        };
+        let upstream = self.upstreams.now(Instant::now());
+        let domains = scope.search.as_ref().unwrap_or(&upstream.search);
+        let domains = domains.iter().take(SEARCH_MAX);
+        let names = domains.filter_map(|domain| {
+            let domain = Name::from_ascii(domain.trim_end_matches('.')).ok()?;
+            let name = asked.name().clone().append_domain(&domain).ok()?;
+            let foreign = directory.find(scope, &name, asked.query_type()) == Found::Foreign;
+            (!domain.is_root() && foreign).then_some(name)
+        });
+        let wanted = names.filter_map(|name| {
+            let question = self.question(directory, scope, &upstream, &query, &name)?;
+            let searched = true;
+            Some(Wanted { question, searched })
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        if wanted.is_empty() {
+            return nobody(&query);
+        }
+        Step::Ask(query, wanted)
+    }
+
+    /// What is to be asked for `name` in place of `query`; none where there is nobody to ask.
+    fn question(
+        &self,
+        directory: &Directory,
+        scope: &Scope,
+        upstream: &Upstream,
+        query: &Message,
+        name: &Name,
+    ) -> Option<Question> {
+        let asked = query.queries.first()?;
+        let own = scope.servers.as_ref();
+        let servers = own.unwrap_or(&upstream.servers);
+        let ours = |server: &SocketAddr| directory.is_gateway(server.ip());
+        let servers: Arc<[SocketAddr]> = if servers.iter().any(ours) {
+            servers.iter().copied().filter(|it| !ours(it)).collect()
+        } else {
+            Arc::clone(servers)
+        };
+        (!servers.is_empty()).then(|| Question {
+            servers,
+            name: name.to_lowercase(),
+            record_type: asked.query_type(),
+            dnssec_ok: query.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
+            checking_disabled: query.metadata.checking_disabled,
+            by_stream: own.is_none() && upstream.by_stream,
+            epoch: (self.forwarder.epoch(), upstream.version),
+        })
     }
 
     /// Asks others, if not too many wait already.
-    async fn ask(&self, query: &Message, question: Question, asker: IpAddr) -> Message {
+    async fn ask(&self, query: &Message, wanted: Vec<Wanted>, asker: IpAddr) -> Message {
         let Some(_place) = Place::take(&self.waiting, asker) else {
             return message::failure(query, ResponseCode::ServFail);
         };
-        let answer = self.forwarder.ask(question, asker).await;
-        told(query, &answer, 0)
+        for Wanted { question, searched } in wanted {
+            let name = question.name.clone();
+            let (answer, age) = match self.forwarder.remembered(&question) {
+                Some(remembered) => remembered,
+                None => (self.forwarder.ask(question, asker).await, 0),
+            };
+            if !searched {
+                return told(query, &answer, age);
+            }
+            let mut reply = told(query, &answer, age);
+            if reply.metadata.response_code == ResponseCode::NoError && !reply.answers.is_empty() {
+                message::prepend_alias(&mut reply, &name);
+                return reply;
+            }
+        }
+        message::nobody(query)
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::directory::{Attachment, ContainerNames, Directory, NetworkNames};
 use super::message;
-use super::resolv_conf::{ResolvConf, Upstreams};
+use super::resolv_conf::{self, ResolvConf, Upstreams};
 use super::server::Resolver;
 
 fn ip(text: &str) -> IpAddr {
@@ -33,6 +33,7 @@ fn container(name: &str, number: u64, attachments: &[(u32, &[&str], &[&str])]) -
         id: format!("{number:064x}"),
         name: name.to_owned(),
         servers: Vec::new(),
+        search: None,
         attachments: attachments
             .iter()
             .map(|(network, aliases, addresses)| Attachment {
@@ -89,7 +90,7 @@ fn directory() -> Directory {
 
 /// A resolver with nobody to forward to.
 fn resolver(directory: Directory) -> Arc<Resolver> {
-    resolver_with(directory, Upstreams::fixed(&[]))
+    resolver_with(directory, Upstreams::of_sockets([]))
 }
 
 fn resolver_with(directory: Directory, upstreams: Upstreams) -> Arc<Resolver> {
@@ -148,6 +149,7 @@ fn found(reply: &Message) -> Vec<String> {
             RData::A(address) => address.to_string(),
             RData::AAAA(address) => address.to_string(),
             RData::PTR(name) => name.to_string(),
+            RData::CNAME(name) => name.to_string(),
             other => panic!("{other}"),
         })
         .collect();
@@ -419,8 +421,30 @@ fn resolv_conf_is_read_as_libc_does() {
                 nameserver fe80::1%eth0\nnameserver\nnameserver x\n\
                 domain ignored\nsearch lan  example.org\noptions edns0\n";
     let found = ResolvConf::parse(text);
-    assert_eq!(found.servers, [ip("192.0.2.1"), ip("2001:db8::1")]);
+    let addresses: Vec<IpAddr> = found.servers.iter().map(|it| it.address).collect();
+    assert_eq!(
+        addresses,
+        [ip("192.0.2.1"), ip("2001:db8::1"), ip("fe80::1")]
+    );
+    assert_eq!(found.servers[2].zone.as_deref(), Some("eth0"));
     assert_eq!(found.search, ["lan", "example.org"]);
-    assert_eq!(ResolvConf::parse(&found.write()), found);
+    assert_eq!(found.options, ["edns0"]);
     assert_eq!(ResolvConf::parse(""), ResolvConf::default());
+}
+
+#[test]
+fn a_container_has_the_host_s_options() {
+    let written = |options: &[&str]| {
+        let options: Vec<String> = options.iter().map(|it| it.to_string()).collect();
+        let text = resolv_conf::write(&[ip("127.0.0.11")], &["lan".to_owned()], &options);
+        let found = ResolvConf::parse(&text);
+        assert_eq!((found.servers.len(), found.search.len()), (1, 1), "{text}");
+        found.options.join(" ")
+    };
+    assert_eq!(written(&[]), "ndots:0");
+    assert_eq!(
+        written(&["timeout:1", "use-vc"]),
+        "ndots:0 timeout:1 use-vc"
+    );
+    assert_eq!(written(&["rotate", "ndots:2"]), "rotate ndots:2");
 }

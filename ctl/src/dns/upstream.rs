@@ -2,43 +2,78 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
 
 use super::cache::Question;
 use super::message::DATAGRAM_MAX;
 
+/// How long a server has to answer a query with EDNS before it is asked without: some, and some
+/// firewalls before them, throw such queries away.
+const EDNS_PATIENCE: Duration = Duration::from_millis(900);
+
 /// Asks until an answer comes; the caller sets the time limit. Over UDP, and again over TCP if the
-/// answer does not fit; without EDNS if the server does not know it (RFC 6891 clause 7).
+/// answer does not fit, or over TCP at once; without EDNS if the server does not know it (RFC 6891
+/// clause 7) or is silent. Tells too whether the server knows EDNS.
 ///
 /// # Errors
 /// The server can't be reached: at once where its host says so. Or it breaks off over TCP.
-pub(super) async fn ask(server: SocketAddr, question: &Question) -> io::Result<Message> {
-    let mut query = query(question);
-    let answer = by_datagram(server, &query).await?;
-    let code = answer.metadata.response_code;
-    if matches!(code, ResponseCode::FormErr | ResponseCode::NotImp) {
-        query.edns = None;
-    } else if !answer.metadata.truncation {
-        return Ok(answer);
-    } else {
-        return by_stream(server, &query).await;
+pub(super) async fn ask(
+    server: SocketAddr,
+    question: &Question,
+    edns: bool,
+) -> io::Result<(Message, bool)> {
+    let plain = query(question, false);
+    if !edns {
+        return Ok((exchange(server, question, &plain).await?, false));
     }
-    let answer = by_datagram(server, &query).await?;
-    if answer.metadata.truncation {
-        return by_stream(server, &query).await;
+    let query = query(question, true);
+    let mut asked = pin!(exchange(server, question, &query));
+    let answer = match timeout(EDNS_PATIENCE, &mut asked).await {
+        Ok(answer) => answer?,
+        Err(_) => tokio::select! {
+            answer = asked => answer?,
+            answer = exchange(server, question, &plain) => return Ok((answer?, false)),
+        },
+    };
+    // Servers of before EDNS say SERVFAIL too; one that knows it answers with it in any case.
+    let unknown = match answer.metadata.response_code {
+        ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS => true,
+        ResponseCode::ServFail | ResponseCode::Refused => answer.edns.is_none(),
+        _ => false,
+    };
+    if !unknown {
+        return Ok((answer, true));
     }
-    Ok(answer)
+    let answer = exchange(server, question, &plain).await?;
+    let knows = answer.metadata.response_code != ResponseCode::NoError;
+    Ok((answer, knows))
 }
 
-fn query(question: &Question) -> Message {
+async fn exchange(server: SocketAddr, question: &Question, query: &Message) -> io::Result<Message> {
+    if !question.by_stream {
+        let answer = by_datagram(server, query).await?;
+        if !answer.metadata.truncation {
+            return Ok(answer);
+        }
+    }
+    by_stream(server, query).await
+}
+
+fn query(question: &Question, with_edns: bool) -> Message {
     // Its id is drawn at random.
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.metadata.checking_disabled = question.checking_disabled;
     query.add_query(Query::query(question.name.clone(), question.record_type));
+    if !with_edns {
+        return query;
+    }
     let mut edns = Edns::new();
     edns.set_max_payload(DATAGRAM_MAX);
     edns.set_dnssec_ok(question.dnssec_ok);
@@ -87,15 +122,24 @@ fn bytes(query: &Message) -> io::Result<Vec<u8>> {
     query.to_vec().map_err(io::Error::other)
 }
 
-/// The answer to `query`, if it is one.
+/// The answer to `query`, if it is one. A server that can't make anything of the query may answer
+/// with a header alone, which tells of a failure.
 fn read(bytes: &[u8], query: &Message) -> Option<Message> {
     // Before anything is made for as many questions as a header may claim.
-    if bytes.get(4..6)? != [0, 1] {
-        return None;
-    }
+    let is_bare = match bytes.get(4..6)? {
+        [0, 0] => true,
+        [0, 1] => false,
+        _ => return None,
+    };
     let answer = Message::from_vec(bytes).ok()?;
+    let code = answer.metadata.response_code;
+    let fails = !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
     let is_it = answer.metadata.id == query.metadata.id
         && answer.metadata.message_type == MessageType::Response
-        && answer.queries == query.queries;
+        && if is_bare {
+            fails
+        } else {
+            answer.queries == query.queries
+        };
     is_it.then_some(answer)
 }
