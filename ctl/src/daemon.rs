@@ -435,9 +435,10 @@ impl Daemon {
         if self.uplinks.follow(&self.switch, &self.host) {
             self.renew_listeners();
         }
+        let published = self.retry_ports();
         // Interfaces of ours come and go all the time, and matter to nobody here.
         let after = links(self);
-        if after != before || surroundings(self) != surrounded {
+        if published || after != before || surroundings(self) != surrounded {
             self.note_uplinks(&before, &after);
             // What names mean may depend on the network that the host is in.
             self.resolver.forget();

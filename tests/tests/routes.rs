@@ -4,6 +4,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use pontoon_tests::namespace::{Namespace, join};
 use pontoon_tests::process::{Background, Output, run};
 use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, OUTSIDE, Scene};
@@ -549,4 +550,74 @@ fn the_hosts_hop_answers_a_traceroute_from_outside() {
     let seen = witness.stop();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].contains(&expected), "{seen:?}");
+}
+
+/// At boot the daemon may be there before the address that a port is published on, and another process
+/// may have the port for a while.
+#[test]
+fn a_port_waits_for_its_address_and_for_whoever_has_it() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let options = [
+        "-p",
+        "192.0.2.9:8080:80",
+        "-p",
+        "192.0.2.9:8080:80/udp",
+        "-p",
+        "8081:81",
+    ];
+    let web = scene.container("web", &options);
+    scene.end_daemon(Signal::SIGTERM);
+    scene.host.ip("addr del 192.0.2.9/24 dev eth0");
+    let squatter = scene
+        .host
+        .within(|| std::net::TcpListener::bind("0.0.0.0:8081"));
+    scene.start_daemon();
+    let count = |scene: &Scene, list: &str| {
+        let told = scene.json(&["inspect", "web"]);
+        let told = told.get(0).unwrap_or(&told);
+        told[list].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(count(&scene, "pending"), 3);
+    assert_eq!(count(&scene, "published"), 0);
+    let table = scene.pontoon(&["ps"]).success();
+    assert!(table.contains("8080->80/udp (pending)"), "{table}");
+    // They outlive another start.
+    scene.end_daemon(Signal::SIGTERM);
+    scene.start_daemon();
+    assert_eq!(count(&scene, "pending"), 3);
+    scene.host.ip("addr add 192.0.2.9/24 dev eth0");
+    eventually("the address's ports are published", LIMIT, || {
+        match count(&scene, "pending") {
+            1 => Ok(()),
+            left => Err(format!("{left} pending")),
+        }
+    });
+    let listener = listen(&web.namespace, (ANY, 80));
+    let mut flow = Flow::open(&scene.outside, (ip("192.0.2.9"), 8080), &listener).unwrap();
+    assert_eq!(flow.seen_by_server(), OUTSIDE);
+    flow.exchange().unwrap();
+    let server = bind_udp(&web.namespace, (ANY, 80));
+    let mut datagrams = Datagrams::open(&scene.outside, (ip("192.0.2.9"), 8080), server);
+    datagrams.exchange(10).unwrap();
+    drop(squatter);
+    eventually("the other port is published", LIMIT, || {
+        match count(&scene, "pending") {
+            0 => Ok(()),
+            left => Err(format!("{left} pending")),
+        }
+    });
+    let listener = listen(&web.namespace, (ANY, 81));
+    let mut flow = Flow::open(&scene.outside, (HOST, 8081), &listener).unwrap();
+    flow.exchange().unwrap();
+    // What waits can be withdrawn.
+    scene.end_daemon(Signal::SIGTERM);
+    scene.host.ip("addr del 192.0.2.9/24 dev eth0");
+    scene.start_daemon();
+    assert_eq!(count(&scene, "pending"), 2);
+    scene
+        .pontoon(&["unpublish", "web", "-p", "192.0.2.9:8080:80"])
+        .success();
+    assert_eq!(count(&scene, "pending"), 1);
 }

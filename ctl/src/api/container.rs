@@ -189,6 +189,10 @@ pub(crate) struct Container {
     pub exit_code: Option<u8>,
     pub endpoints: Vec<Endpoint>,
     pub published: Vec<PortMapping>,
+    /// What it publishes as soon as it can be had: the address is not there, or another process has the
+    /// port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PortMapping>,
     pub names: NameSettings,
     /// Where it asks for names: 127.0.0.11, or its gateways if port 53 of that is taken; nowhere
     /// without a network.

@@ -80,11 +80,17 @@ pub(crate) fn print(
             status,
             networks(container),
             joined(addresses.map(|address| address.addr())),
-            joined(container.published.iter().map(published)),
+            joined(ports(container)),
             container.name.clone(),
         ]
     });
     write_table(out, look, header, rows)
+}
+
+fn ports(container: &Container) -> impl Iterator<Item = String> {
+    let pending = container.pending.iter();
+    let pending = pending.map(|mapping| format!("{} (pending)", published(mapping)));
+    container.published.iter().map(published).chain(pending)
 }
 
 /// What it is on now, which may be more than it began with, and who shares that.

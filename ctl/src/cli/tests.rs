@@ -225,6 +225,7 @@ fn ps_as_printed() {
         exit_code: None,
         endpoints: vec![endpoint],
         published: vec![mapping("6379:6379"), mapping("[::1]:9000-9009:80-89/udp")],
+        pending: vec![],
         remove_on_exit: false,
         joined: Vec::new(),
     };
@@ -242,6 +243,7 @@ fn ps_as_printed() {
         exit_code: Some(137),
         endpoints: vec![],
         published: vec![],
+        pending: vec![mapping("192.0.2.9:53:53/udp")],
         ..web.clone()
     };
     let table = printed(|out| ps::print(out, Look::Plain, &[web, idle], 1120));
@@ -250,7 +252,7 @@ fn ps_as_printed() {
         "\
 CONTAINER ID   COMMAND                        CREATED         STATUS         NETWORK         ADDRESS      PORTS                                          NAME
 0123456789ab   redis-server --port 6379 --…   2 minutes ago   running        bridge          172.17.0.2   *:6379->6379/tcp, [::1]:9000-9009->80-89/udp   web
-fedcba         (/run/netns/idle)              2 minutes ago   exited (137)   container:web   -            -                                              idle
+fedcba         (/run/netns/idle)              2 minutes ago   exited (137)   container:web   -            192.0.2.9:53->53/udp (pending)                 idle
 "
     );
 }

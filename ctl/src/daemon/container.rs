@@ -17,7 +17,7 @@ use super::publish::Published;
 use super::remains::Interface;
 use super::store::{ContainerRecord, EndpointRecord};
 use super::{Daemon, names};
-use crate::api::{self, EventAction, EventKind, Status, Target};
+use crate::api::{self, EventAction, EventKind, PortMapping, Status, Target};
 use crate::link;
 use crate::netns::Netns;
 use crate::signals::{self, SignalNumber};
@@ -38,6 +38,8 @@ pub(super) struct Container {
     /// One for each of the record's endpoints, in their order.
     pub plugs: Vec<Plug>,
     pub published: Vec<Published>,
+    /// What else its record says that it publishes, and could not be had (yet).
+    pub pending: Vec<PortMapping>,
     /// None for a namespace given by path, and once the container has ended.
     pub watch: Option<Watch>,
 }
@@ -195,6 +197,9 @@ impl Daemon {
     pub(super) fn sweep(&mut self) {
         self.reap(|container| container.watch.is_none());
         self.resolver.retry(&self.networks);
+        if self.retry_ports() {
+            self.apply();
+        }
     }
 
     fn reap(&mut self, looked_at: impl Fn(&Container) -> bool) {
@@ -315,6 +320,7 @@ impl Container {
             record: Arc::new(record),
             plugs: Vec::new(),
             published: Vec::new(),
+            pending: Vec::new(),
             watch: None,
         }
     }

@@ -87,6 +87,7 @@ pub(super) fn container(name: &str, port: Option<u32>, network: &str) -> Contain
         }),
         plugs: port.map(plug).into_iter().collect(),
         published: Vec::new(),
+        pending: Vec::new(),
         watch: None,
     }
 }

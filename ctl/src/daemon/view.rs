@@ -297,6 +297,7 @@ fn tell_containers(sight: &Sight, before: &View) -> Vec<ToldContainer> {
         let fresh = known.get(&identity(record)).filter(|it| {
             settled
                 && tell::is_plugged_so(container, &it.told)
+                && it.told.pending == container.pending
                 && it.told.joined.is_empty()
                 && joined.is_none()
         });

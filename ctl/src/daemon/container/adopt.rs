@@ -159,14 +159,15 @@ impl Daemon {
                 }
             }
         }
-        let published = match self.reached(&record.endpoints) {
+        let (published, pending) = match self.reached(&record.endpoints) {
             Some(to) => self.republish(record, to),
-            None => Vec::new(),
+            None => (Vec::new(), Vec::new()),
         };
         Ok(Container {
             record: Arc::new(record.clone()),
             plugs,
             published,
+            pending,
             watch,
         })
     }

@@ -325,6 +325,7 @@ impl Daemon {
             record: Arc::new(record),
             plugs,
             published,
+            pending: Vec::new(),
             watch: None,
         })
     }

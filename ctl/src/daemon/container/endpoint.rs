@@ -11,7 +11,7 @@ use switch::PortId;
 use switch::frame::MacAddr;
 
 use super::attach::describe_target;
-use super::{Container, Plug, stop};
+use super::{Plug, stop};
 use crate::api::{self, Connect, Mode, Status, Target};
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
@@ -421,27 +421,25 @@ impl Daemon {
     fn retarget(&mut self, position: usize) {
         let container = &self.containers[position];
         let to = self.reached(&container.record.endpoints);
-        let served = container.published.len() == container.record.published.len();
+        let tried = container.published.len() + container.pending.len();
+        let served = tried == container.record.published.len();
         let settled = match to {
             Some(to) => served && container.published.iter().all(|it| it.destination() == to),
-            None => container.published.is_empty(),
+            None => container.published.is_empty() && container.pending.is_empty(),
         };
         if settled {
             return;
         }
+        self.containers[position].pending.clear();
         let published = std::mem::take(&mut self.containers[position].published);
         self.apply();
         stop(published);
         if let Some(to) = to {
-            let mut record = ContainerRecord::clone(&self.containers[position].record);
-            let published = self.republish(&mut record, to);
-            let Container {
-                record: known,
-                published: served,
-                ..
-            } = &mut self.containers[position];
-            *known = Arc::new(record);
-            *served = published;
+            let record = Arc::clone(&self.containers[position].record);
+            let (published, pending) = self.republish(&record, to);
+            let container = &mut self.containers[position];
+            container.published = published;
+            container.pending = pending;
             self.apply();
         }
     }

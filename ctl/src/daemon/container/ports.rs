@@ -44,6 +44,13 @@ impl Daemon {
             }
         }
         let mut published = self.publish_all(&name, to, added)?;
+        // One that was pending has its place.
+        let new: HashSet<PortMapping> = (published.iter())
+            .map(|published| publish::ports_of(&published.mapping))
+            .collect();
+        record
+            .published
+            .retain(|mapping| !new.contains(&publish::ports_of(mapping)));
         record
             .published
             .extend(published.iter().map(|published| published.mapping.clone()));
@@ -58,6 +65,14 @@ impl Daemon {
             if let Some(allow) = lists.remove(&publish::ports_of(&published.mapping)) {
                 published.set_allow(allow);
                 tracing::info!("{name} publishes {} now", published.mapping);
+            }
+        }
+        container
+            .pending
+            .retain(|mapping| !new.contains(&publish::ports_of(mapping)));
+        for mapping in &mut container.pending {
+            if let Some(allow) = lists.remove(&publish::ports_of(mapping)) {
+                mapping.allow = allow;
             }
         }
         container.published.append(&mut published);
@@ -110,6 +125,9 @@ impl Daemon {
             .into_iter()
             .partition(|published| kept.contains(&publish::ports_of(&published.mapping)));
         container.published = served;
+        container
+            .pending
+            .retain(|mapping| kept.contains(&publish::ports_of(mapping)));
         container.record = Arc::new(record);
         self.apply();
         stop(ended);
@@ -118,41 +136,61 @@ impl Daemon {
         self.tell_container(&id)
     }
 
-    /// Publishes again what a container had published. A port that somebody took meanwhile is told
-    /// of and given up: the container is worth more than one of its ports.
+    /// Publishes again what a container had published. A port that can't be had now, because its address
+    /// is not there yet or somebody took it meanwhile, is told of and stays with the container, to be
+    /// [tried again](Self::retry_ports).
     pub(super) fn republish(
         &mut self,
-        record: &mut ContainerRecord,
+        record: &ContainerRecord,
         to: Destination,
-    ) -> Vec<Published> {
+    ) -> (Vec<Published>, Vec<PortMapping>) {
         // Mostly nothing was taken, and then this is fast however many there are.
         if let Ok(all) = self.publish_all(&record.name, to, record.published.clone()) {
-            return all;
+            return (all, Vec::new());
         }
-        let mut all = Vec::new();
+        let (mut all, mut pending) = (Vec::new(), Vec::new());
         for mapping in record.published.clone() {
             match self.publish_all(&record.name, to, vec![mapping.clone()]) {
                 Ok(mut published) => all.append(&mut published),
                 Err(failure) => {
-                    tracing::warn!("{} loses a port: {failure}", record.name);
+                    tracing::warn!("{} loses a port for now: {failure}", record.name);
                     let mut lost = event(EventKind::Port, EventAction::Lost, &record.name);
                     lost.id = Some(record.id.clone());
-                    lost.port = Some(mapping);
+                    lost.port = Some(mapping.clone());
                     lost.reason = Some(failure.to_string());
                     self.news.push(lost);
+                    pending.push(mapping);
                 }
             }
         }
-        if all.len() < record.published.len() {
-            record.published = all
-                .iter()
-                .map(|published| published.mapping.clone())
-                .collect();
-            if let Err(error) = self.store.put_container(record) {
-                tracing::error!("{error:#}");
+        (all, pending)
+    }
+
+    /// Publishes what containers wait for, if it can be had by now. Tells whether there was any.
+    pub(in crate::daemon) fn retry_ports(&mut self) -> bool {
+        let mut any = false;
+        for position in 0..self.containers.len() {
+            if self.containers[position].pending.is_empty() {
+                continue;
+            }
+            let record = Arc::clone(&self.containers[position].record);
+            let Some(to) = self.reached(&record.endpoints) else {
+                continue;
+            };
+            for mapping in std::mem::take(&mut self.containers[position].pending) {
+                let outcome = self.publish_all(&record.name, to, vec![mapping.clone()]);
+                let container = &mut self.containers[position];
+                match outcome {
+                    Ok(mut published) => {
+                        tracing::info!("{} publishes {mapping} after all", record.name);
+                        container.published.append(&mut published);
+                        any = true;
+                    }
+                    Err(_) => container.pending.push(mapping),
+                }
             }
         }
-        all
+        any
     }
 
     /// Reserves and serves the ports; the rules come into force with the container.

@@ -73,6 +73,7 @@ pub(super) fn container(
         }
     });
     let endpoints: Vec<api::Endpoint> = endpoints.collect();
+    let pending = container.pending.clone();
     let led = names_route(networks, &record.endpoints)
         .and_then(|(at, _)| names.led_to(by_id(networks, &record.endpoints[at].network)?.id));
     let resolvers = match led {
@@ -93,7 +94,15 @@ pub(super) fn container(
         status: record.status,
         exit_code: record.exit_code.filter(|_| record.status == Status::Exited),
         endpoints,
-        published: record.published.clone(),
+        published: match pending.is_empty() {
+            true => record.published.clone(),
+            false => {
+                let mut published = record.published.clone();
+                published.retain(|mapping| !pending.contains(mapping));
+                published
+            }
+        },
+        pending,
         names: record.names.clone(),
         resolvers,
         partition: partition(faults, &record.id, sight.containers),
