@@ -501,3 +501,29 @@ fn addresses_come_from_every_range_of_a_subnet() {
     let expected = [16, 17, 128, 129].map(|last| IpAddr::from([10, 61, 0, last]));
     assert_eq!(given, expected);
 }
+
+// Feature: networks
+#[test]
+fn an_address_that_changes_hands_is_announced() {
+    let Some(scene) = Scene::new() else { return };
+    let peer = scene.container("peer", &[]);
+    for port_kind in PORT_KINDS {
+        let options = ["--ip", "172.17.0.9", "--port-kind", port_kind, "--mac"];
+        let with = |mac| [&options[..], &[mac]].concat();
+        let first = scene.container("first", &with("02:52:1a:16:9f:01"));
+        let addresses = first.addresses.clone();
+        let reached = || {
+            for address in &addresses {
+                ping(&peer.namespace, *address).success();
+                ping(&scene.host, *address).success();
+            }
+        };
+        reached();
+        scene.pontoon(&["detach", "first"]).success();
+        // Its neighbours remember the first one's MAC address.
+        let second = scene.container("second", &with("02:52:1a:16:9f:75"));
+        assert_eq!(second.addresses, addresses);
+        reached();
+        scene.pontoon(&["detach", "second"]).success();
+    }
+}

@@ -13,6 +13,7 @@ use switch::frame::MacAddr;
 use super::attach::describe_target;
 use super::{Plug, stop};
 use crate::api::{self, Connect, Mode, Status, Target};
+use crate::daemon::announce::announce;
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life;
@@ -89,20 +90,22 @@ impl Daemon {
             }
         };
         let addresses = list(&endpoint.addresses);
-        match self.plug(&place, &mut record, vec![endpoint.clone()]) {
-            Ok(mut plugs) => {
+        let plugs = match self.plug(&place, &mut record, vec![endpoint.clone()]) {
+            Ok(plugs) => {
                 let container = &mut self.containers[position];
                 container.record = Arc::new(record);
-                container.plugs.append(&mut plugs);
+                container.plugs.extend(&plugs);
+                plugs
             }
             Err(failure) => {
                 self.release(&endpoint);
                 self.route(&netns, &self.containers[position].record.endpoints);
                 return Err(failure);
             }
-        }
+        };
         tracing::info!("{name} is on network {} too, {addresses}", request.network);
         self.apply();
+        announce(&netns, std::slice::from_ref(&endpoint), &plugs);
         self.retarget(position);
         self.tell_supervisors(netns.inode());
         self.tell_container(&id)
