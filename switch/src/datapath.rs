@@ -33,7 +33,7 @@ use crate::drop::DropReason;
 use crate::fdb::FdbStats;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr};
 use crate::gateway::parse;
-use crate::icmp::{self, Complaint};
+use crate::icmp::{self, Complaint, ErrorLimits};
 use crate::io::{Queue, Silence};
 use crate::layers::{self, Layers};
 use crate::multicast::groups::Row as GroupRow;
@@ -41,7 +41,6 @@ use crate::multicast::querier;
 use crate::neighbor::Neighbors;
 use crate::offload::{self, Settled};
 use crate::port::{Port, PortCounters};
-use crate::rate::RateLimit;
 use crate::topology::{Member, Role, Segment, Topology};
 use crate::{Settings, bridge, guard, resolver, segment};
 
@@ -85,7 +84,7 @@ pub struct Datapath {
     events: Sender<Event>,
     events_lost: AtomicU64,
     low_told: AtomicU64,
-    icmp_limit: RateLimit,
+    errors: ErrorLimits,
     /// Set where there is a host's kernel that could answer in a container's place.
     silence: OnceLock<Silence>,
 }
@@ -122,7 +121,7 @@ impl Datapath {
             events,
             events_lost: AtomicU64::new(0),
             low_told: AtomicU64::new(0),
-            icmp_limit: RateLimit::default(),
+            errors: ErrorLimits::default(),
             silence: OnceLock::new(),
         };
         (Arc::new(datapath), receiver)
@@ -333,9 +332,8 @@ impl Datapath {
         &self.neighbors
     }
 
-    /// Whether one more ICMP error may be sent now.
-    pub(crate) fn admit_error(&self, now: Time) -> bool {
-        self.icmp_limit.admit(now, icmp::ERRORS_PER_SECOND)
+    pub(crate) fn errors(&self) -> &ErrorLimits {
+        &self.errors
     }
 
     pub(crate) fn count_drops(&self, worker: usize, reason: DropReason, frames: usize) {
@@ -617,6 +615,19 @@ impl Pass<'_> {
         }
     }
 
+    /// Whether one more ICMP error may go to who is behind a port: a container, or, of all hosts beyond
+    /// an uplink, this one.
+    pub(crate) fn may_tell(&self, port: PortId, peer: Option<IpAddr>) -> bool {
+        let errors = self.datapath.errors();
+        match (self.topology.role(port), peer) {
+            (Role::Uplink { .. }, Some(peer)) => errors.admit_peer(self.now, peer),
+            _ => {
+                let port = self.topology.port(port);
+                port.is_some_and(|port| errors.admit(self.now, &port.errors))
+            }
+        }
+    }
+
     /// Tells the sender of a frame why it was dropped, if that is a thing to tell: turns the frame
     /// into the ICMP error, which leaves by the port returned.
     ///
@@ -648,8 +659,9 @@ impl Pass<'_> {
             addresses.splice(0..0, self.own_address_towards(sender));
         }
         let gateway = (segment.network.gateway_mac, &addresses[..]);
+        let sender = frame::source_ip(frame.bytes());
         let told =
-            icmp::turn_into_error(frame, complaint, gateway) && self.datapath.admit_error(self.now);
+            icmp::turn_into_error(frame, complaint, gateway) && self.may_tell(ingress, sender);
         if !told {
             return None;
         }

@@ -541,6 +541,16 @@ pub fn ethertype_of(frame: &[u8]) -> Option<u16> {
     word_at(frame, 12)
 }
 
+/// The source address of an untagged frame's IP packet; none in other frames.
+pub(crate) fn source_ip(frame: &[u8]) -> Option<IpAddr> {
+    let packet = frame.get(ETHERNET_HEADER..)?;
+    match ethertype_of(frame)? {
+        ethertype::IPV4 => Some(IpAddr::from(*packet.get(12..)?.first_chunk::<4>()?)),
+        ethertype::IPV6 => Some(IpAddr::from(*packet.get(8..)?.first_chunk::<16>()?)),
+        _ => None,
+    }
+}
+
 /// The address that a frame's IP packet is for, behind tags too; none in other frames.
 pub(crate) fn destination_ip(frame: &[u8]) -> Option<IpAddr> {
     let Layers { ethertype, at } = Layers::of(frame).ok()?;

@@ -171,7 +171,7 @@ impl Pass<'_> {
             return Err(DropReason::UnknownEndpoint);
         }
 
-        self.leave(segment, frame)
+        self.leave(segment, ingress, frame)
     }
 
     /// A frame seen on an uplink, which the host sees too: ours if it answers our ARP or neighbour

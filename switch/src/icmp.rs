@@ -7,12 +7,15 @@
 mod v4;
 mod v6;
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
-use nat::Refused;
+use foldhash::fast::RandomState;
+use nat::{Refused, Time};
 
 use crate::drop::DropReason;
 use crate::frame::{self, ETHERNET_HEADER, Frame, MacAddr, VnetHeader, ethertype};
+use crate::rate::RateLimit;
 
 /// What the sender of a dropped packet should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +99,91 @@ fn put_before(frame: &mut Frame, headers: usize, quoted: usize) -> &mut [u8] {
     packet
 }
 
-/// At most so many errors of the gateway's a second, all told.
-pub(crate) const ERRORS_PER_SECOND: u32 = 1000;
+/// Errors that each port, and each group of hosts beyond the uplinks, is told a second whatever the
+/// others provoke; and how many it is told if they leave room. Traceroute and path MTU discovery need
+/// a few.
+const ASSURED: u32 = 50;
+const AT_MOST: u32 = 250;
+/// Errors a second beyond what is assured, to all.
+const SHARED: u32 = 1000;
+/// Groups of hosts beyond the uplinks, by their addresses: memory stays the same, whoever asks.
+const GROUPS: usize = 256;
+
+/// What one port was told.
+#[derive(Debug, Default)]
+pub(crate) struct ErrorClocks {
+    assured: RateLimit,
+    all: RateLimit,
+}
+
+/// How many errors the gateway tells (RFC 1812 4.3.2.8, RFC 4443 2.4 f): each of its neighbours has a
+/// share that no other one can use up.
+#[derive(Debug)]
+pub(crate) struct ErrorLimits {
+    shared: RateLimit,
+    groups: Box<[ErrorClocks]>,
+    /// Keyed, so that nobody can choose to share a group with somebody.
+    hasher: RandomState,
+}
+
+impl Default for ErrorLimits {
+    fn default() -> ErrorLimits {
+        ErrorLimits {
+            shared: RateLimit::default(),
+            groups: (0..GROUPS).map(|_| ErrorClocks::default()).collect(),
+            hasher: RandomState::default(),
+        }
+    }
+}
+
+impl ErrorLimits {
+    /// Whether the one behind a port may be told one more now.
+    pub(crate) fn admit(&self, now: Time, clocks: &ErrorClocks) -> bool {
+        clocks.assured.admit(now, ASSURED)
+            || clocks.all.admit(now, AT_MOST) && self.shared.admit(now, SHARED)
+    }
+
+    /// Whether a host beyond the uplinks may be told one more now.
+    pub(crate) fn admit_peer(&self, now: Time, peer: IpAddr) -> bool {
+        let group = self.hasher.hash_one(peer) as usize % GROUPS;
+        self.admit(now, &self.groups[group])
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use nat::Refused;
-
     use super::*;
+
+    #[test]
+    fn nobody_uses_up_the_errors_of_another() {
+        let limits = ErrorLimits::default();
+        let second = |n: u64| Time::ZERO + std::time::Duration::from_secs(10 + n);
+        let greedy: Vec<ErrorClocks> = (0..100).map(|_| ErrorClocks::default()).collect();
+        let victim = ErrorClocks::default();
+        for n in 0..3 {
+            let told = |clocks| {
+                (0..3000)
+                    .filter(|_| limits.admit(second(n), clocks))
+                    .count()
+            };
+            let told: Vec<usize> = greedy.iter().map(told).collect();
+            // What one has in store at the start comes on top.
+            assert!(told.iter().all(|&it| it <= (ASSURED + AT_MOST) as usize));
+            assert!(told.iter().sum::<usize>() <= 100 * ASSURED as usize + SHARED as usize);
+            let own = (0..ASSURED)
+                .filter(|_| limits.admit(second(n), &victim))
+                .count();
+            assert_eq!(own, ASSURED as usize);
+        }
+        let peer = |n: u32| IpAddr::V4(n.into());
+        for n in 0..100_000 {
+            limits.admit_peer(second(9), peer(n % 20));
+        }
+        let quiet = (1000..1100)
+            .filter(|&n| limits.admit_peer(second(9), peer(n)))
+            .count();
+        assert!(quiet > 60, "{quiet}: few share a group with the loud");
+    }
 
     #[test]
     fn only_what_helps_is_told() {

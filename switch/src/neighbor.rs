@@ -27,11 +27,15 @@ const STALE: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many questions stay unanswered before the frames that wait are dropped.
 const ATTEMPTS: u32 = 3;
-/// Bytes of frames that wait for one neighbour. RFC 1122 2.3.2.2 asks for at least one frame; this
-/// is what Linux holds (`unres_qlen_bytes`), enough for the fragments of two large datagrams.
-const WAITING: usize = 212_992;
-/// Bytes that wait in all: more is a scan, or a router that is gone.
+/// Bytes of frames that wait for one neighbour, of which one asker has half at the most. RFC 1122
+/// 2.3.2.2 asks for at least one frame; that half is what Linux holds (`unres_qlen_bytes`), enough for
+/// the fragments of two large datagrams.
+const WAITING: usize = 2 * 212_992;
+/// Bytes that wait in all: more is a scan, or a router that is gone. No asker has more of them than
+/// are left free, so however many scan, another one's frame finds room.
 const WAITING_IN_ALL: usize = 8 << 20;
+/// Neighbours that may be asked for a second on behalf of one port, with as many at once.
+pub(crate) const QUESTIONS_PER_SECOND: u32 = 256;
 /// What a waiting frame is counted with beyond its bytes: a small one takes a whole buffer again
 /// when it leaves.
 const OVERHEAD: usize = 1024;
@@ -39,7 +43,7 @@ const OVERHEAD: usize = 1024;
 const CAPACITY: usize = 4096;
 /// Of these, neighbours that have not answered yet. A scan of a big subnet on the link (any IPv6
 /// one is) must cost neither the memory nor those that are known (RFC 6583): who is asked for next
-/// takes the place of who has been silent longest.
+/// takes the place of who has been silent longest, of those that the greediest asker wants.
 const UNANSWERED: usize = 1024;
 
 /// See the module's description. Shared by all workers.
@@ -57,6 +61,8 @@ struct Table {
     unanswered: VecDeque<Key>,
     /// Bytes of all frames that wait, as [`cost`] counts them.
     waiting: usize,
+    /// And of each asker's.
+    waiting_of: HashMap<PortId, usize, RandomState>,
     /// Frames dropped since the last tick, because those that they waited for had to give way.
     lost: usize,
 }
@@ -69,8 +75,16 @@ struct Entry {
     attempts: u32,
     /// The address the question is asked with.
     source: IpAddr,
-    /// Frames with their vnet headers, cut to their own size.
-    waiting: Vec<Box<[u8]>>,
+    /// The port whose frame was first to need it.
+    asker: PortId,
+    /// Frames with their vnet headers, cut to their own size, and the ports that they came in by.
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    asker: PortId,
+    raw: Box<[u8]>,
 }
 
 /// What to do with a frame for a next hop.
@@ -141,9 +155,17 @@ pub struct Due {
 }
 
 impl Neighbors {
-    /// The MAC of `target` beyond `uplink`. When it has to be asked for, a copy of `frame` waits in
-    /// the table, and the frame itself is free for the question.
-    pub fn resolve(&self, now: Time, question: Question, frame: &Frame) -> Resolution {
+    /// The MAC of `target` beyond `uplink`, for a frame that came in by the port `asker`. When it has to
+    /// be asked for, a copy of `frame` waits in the table, and the frame itself is free for the
+    /// question. `may_ask` is asked before one more neighbour is.
+    pub fn resolve(
+        &self,
+        now: Time,
+        question: Question,
+        asker: PortId,
+        may_ask: impl FnOnce() -> bool,
+        frame: &Frame,
+    ) -> Resolution {
         let key = (question.uplink, question.target);
         if let Some(entry) = self.table.read().entries.get(&key)
             && let Some(mac) = entry.mac
@@ -154,15 +176,21 @@ impl Neighbors {
         }
         let mut table = self.table.write();
         if !table.entries.contains_key(&key) {
+            if !may_ask() {
+                return Resolution::Full;
+            }
             table.make_room();
             table.unanswered.push_back(key);
         }
         let Table {
-            entries, waiting, ..
+            entries,
+            waiting,
+            waiting_of,
+            ..
         } = &mut *table;
         let entry = entries
             .entry(key)
-            .or_insert_with(|| Entry::unknown(now, question.source));
+            .or_insert_with(|| Entry::unknown(now, question.source, asker));
         entry.source = question.source;
         if let Some(mac) = entry.mac {
             // In use and due for confirmation.
@@ -170,11 +198,18 @@ impl Neighbors {
             return Resolution::Known(mac);
         }
         let more = frame.raw().len() + OVERHEAD;
-        if cost(&entry.waiting) + more > WAITING || *waiting + more > WAITING_IN_ALL {
+        let of_asker = waiting_of.get(&asker).copied().unwrap_or(0);
+        let own = entry.waiting.iter().filter(|it| it.asker == asker);
+        let own: usize = own.map(Waiting::cost).sum();
+        let fits = own + more <= WAITING.saturating_sub(cost(&entry.waiting))
+            && of_asker + more <= WAITING_IN_ALL.saturating_sub(*waiting);
+        if !fits {
             return Resolution::Full;
         }
-        entry.waiting.push(frame.raw().into());
+        let raw = frame.raw().into();
+        entry.waiting.push(Waiting { asker, raw });
         *waiting += more;
+        waiting_of.insert(asker, of_asker + more);
         let ask = entry.attempts == 0 || now - entry.asked >= ASK_INTERVAL;
         if ask {
             entry.asked(now);
@@ -192,7 +227,7 @@ impl Neighbors {
                 .entry((uplink, address))
                 .or_insert_with(|| Entry {
                     mac: Some(mac),
-                    ..Entry::unknown(now, unspecified)
+                    ..Entry::unknown(now, unspecified, uplink)
                 });
         }
     }
@@ -229,26 +264,26 @@ impl Neighbors {
             entry.doubt();
         }
         let waited = std::mem::take(&mut entry.waiting);
-        table.waiting -= cost(&waited);
+        table.release(&waited);
         let mut frames = vec![Frame::new(); waited.len()];
-        for (frame, raw) in frames.iter_mut().zip(&waited) {
-            frame.set_raw(raw);
+        for (frame, waiting) in frames.iter_mut().zip(&waited) {
+            frame.set_raw(&waiting.raw);
         }
         frames
     }
 
     /// Forgets neighbours behind ports that are gone.
     pub fn retain_ports(&self, keep: impl Fn(PortId) -> bool) {
-        let Table {
-            entries, waiting, ..
-        } = &mut *self.table.write();
-        entries.retain(|&(uplink, _), entry| {
+        let mut table = self.table.write();
+        let mut freed = Vec::new();
+        table.entries.retain(|&(uplink, _), entry| {
             let stays = keep(uplink);
             if !stays {
-                *waiting -= cost(&entry.waiting);
+                freed.append(&mut entry.waiting);
             }
             stays
         });
+        table.release(&freed);
     }
 
     /// What is to be done now; call it once a second.
@@ -257,9 +292,10 @@ impl Neighbors {
         let Table {
             entries,
             unanswered,
-            waiting,
             lost,
+            ..
         } = &mut *table;
+        let mut freed = Vec::new();
         let mut due = Due {
             lost: std::mem::take(lost),
             ..Due::default()
@@ -272,9 +308,8 @@ impl Neighbors {
             };
             let silent = entry.attempts >= ATTEMPTS && now - entry.asked >= ASK_INTERVAL;
             if silent || now - entry.confirmed >= STALE && entry.attempts == 0 {
-                *waiting -= cost(&entry.waiting);
                 let silent = std::mem::take(&mut entry.waiting).into_iter();
-                due.unanswered.extend(silent.map(|raw| (question, raw)));
+                freed.extend(silent.map(|waiting| (question, waiting)));
                 return false;
             }
             if entry.attempts > 0 && now - entry.asked >= ASK_INTERVAL {
@@ -284,6 +319,10 @@ impl Neighbors {
             true
         });
         unanswered.retain(|key| entries.get(key).is_some_and(|entry| entry.mac.is_none()));
+        for (question, waiting) in freed {
+            table.release(std::slice::from_ref(&waiting));
+            due.unanswered.push((question, waiting.raw));
+        }
         // A table's order differs from run to run; a simulated network's must not.
         due.questions.sort();
         due.unanswered.sort_by_key(|&(question, _)| question);
@@ -294,16 +333,35 @@ impl Neighbors {
 impl Table {
     /// Makes room for one more neighbour to be asked for.
     fn make_room(&mut self) {
-        while self.unanswered.len() >= UNANSWERED
-            && let Some(oldest) = self.unanswered.pop_front()
-        {
-            if self
-                .entries
-                .get(&oldest)
-                .is_some_and(|entry| entry.mac.is_none())
-            {
-                self.remove(&oldest);
+        if self.unanswered.len() >= UNANSWERED {
+            let Table {
+                unanswered,
+                entries,
+                ..
+            } = self;
+            let asker = |key: &Key| {
+                let unknown = entries.get(key).filter(|entry| entry.mac.is_none());
+                unknown.map(|entry| entry.asker)
+            };
+            unanswered.retain(|key| asker(key).is_some());
+            let mut counts: HashMap<PortId, usize, RandomState> = HashMap::default();
+            for port in unanswered.iter().filter_map(asker) {
+                *counts.entry(port).or_default() += 1;
             }
+            let greediest = counts.iter().max_by_key(|&(&port, &count)| (count, port));
+            let greediest = greediest.map(|(&port, _)| port);
+            // Several at once, or each new one would count them all.
+            let mut excess = UNANSWERED / 16;
+            let mut removed = Vec::new();
+            unanswered.retain(|key| {
+                let goes = excess > 0 && asker(key) == greediest;
+                if goes {
+                    excess -= 1;
+                    removed.push(*key);
+                }
+                !goes
+            });
+            removed.iter().for_each(|key| self.remove(key));
         }
         if self.entries.len() >= CAPACITY {
             let known = self.entries.iter().filter(|(_, entry)| entry.mac.is_some());
@@ -317,24 +375,44 @@ impl Table {
     fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.lost += entry.waiting.len();
-            self.waiting -= cost(&entry.waiting);
+            self.release(&entry.waiting);
+        }
+    }
+
+    /// Counts frames no more, which wait no longer.
+    fn release(&mut self, waited: &[Waiting]) {
+        for waiting in waited {
+            self.waiting -= waiting.cost();
+            if let Some(of) = self.waiting_of.get_mut(&waiting.asker) {
+                *of -= waiting.cost();
+                if *of == 0 {
+                    self.waiting_of.remove(&waiting.asker);
+                }
+            }
         }
     }
 }
 
 /// Bytes that waiting frames are counted with.
-fn cost(waiting: &[Box<[u8]>]) -> usize {
-    waiting.iter().map(|raw| raw.len() + OVERHEAD).sum()
+fn cost(waiting: &[Waiting]) -> usize {
+    waiting.iter().map(Waiting::cost).sum()
+}
+
+impl Waiting {
+    fn cost(&self) -> usize {
+        self.raw.len() + OVERHEAD
+    }
 }
 
 impl Entry {
-    fn unknown(now: Time, source: IpAddr) -> Entry {
+    fn unknown(now: Time, source: IpAddr, asker: PortId) -> Entry {
         Entry {
             mac: None,
             confirmed: now,
             asked: Time::ZERO,
             attempts: 0,
             source,
+            asker,
             waiting: Vec::new(),
         }
     }
@@ -370,6 +448,12 @@ mod tests {
         Time::ZERO + Duration::from_secs(seconds)
     }
 
+    const ASKER: PortId = PortId(5);
+
+    fn resolve(neighbors: &Neighbors, now: Time, question: Question, frame: &Frame) -> Resolution {
+        neighbors.resolve(now, question, ASKER, || true, frame)
+    }
+
     /// The questions that are due, and how many frames are dropped.
     fn tick(neighbors: &Neighbors, now: Time) -> (Vec<Question>, usize) {
         let due = neighbors.tick(now);
@@ -381,15 +465,15 @@ mod tests {
         let neighbors = Neighbors::default();
         let first = Frame::from_bytes(b"first");
         let second = Frame::from_bytes(b"second");
-        let asked = neighbors.resolve(at(1), question(), &first);
+        let asked = resolve(&neighbors, at(1), question(), &first);
         assert_eq!(asked, Resolution::Waiting { ask: true });
-        let asked = neighbors.resolve(at(1), question(), &second);
+        let asked = resolve(&neighbors, at(1), question(), &second);
         assert_eq!(asked, Resolution::Waiting { ask: false });
         let released = neighbors.observe(at(1), PortId(3), question().target, Heard::answer(MAC));
         let texts: Vec<&[u8]> = released.iter().map(Frame::bytes).collect();
         assert_eq!(texts, [b"first".as_slice(), b"second"]);
         assert_eq!(
-            neighbors.resolve(at(2), question(), &first),
+            resolve(&neighbors, at(2), question(), &first),
             Resolution::Known(MAC)
         );
     }
@@ -399,13 +483,13 @@ mod tests {
         let neighbors = Neighbors::default();
         // As much as a large datagram in fragments, and not much more.
         let frame = Frame::from_bytes(&[7; 1514]);
-        let waits = |_: &usize| neighbors.resolve(at(1), question(), &frame) != Resolution::Full;
+        let waits = |_: &usize| resolve(&neighbors, at(1), question(), &frame) != Resolution::Full;
         let waiting = (0..1000).take_while(waits).count();
         assert!((45..100).contains(&waiting), "{waiting}");
         assert_eq!(tick(&neighbors, at(2)), (vec![question()], 0));
         assert_eq!(tick(&neighbors, at(3)), (vec![question()], 0));
         assert_eq!(tick(&neighbors, at(4)), (vec![], waiting));
-        let again = neighbors.resolve(at(5), question(), &Frame::from_bytes(b"x"));
+        let again = resolve(&neighbors, at(5), question(), &Frame::from_bytes(b"x"));
         assert_eq!(again, Resolution::Waiting { ask: true });
     }
 
@@ -415,18 +499,18 @@ mod tests {
         neighbors.introduce(at(0), PortId(3), question().target, MAC);
         let frame = Frame::from_bytes(b"x");
         assert_eq!(
-            neighbors.resolve(at(29), question(), &frame),
+            resolve(&neighbors, at(29), question(), &frame),
             Resolution::Known(MAC)
         );
         assert_eq!(tick(&neighbors, at(30)), (vec![], 0));
         assert_eq!(
-            neighbors.resolve(at(31), question(), &frame),
+            resolve(&neighbors, at(31), question(), &frame),
             Resolution::Known(MAC)
         );
         assert_eq!(tick(&neighbors, at(32)).0.len(), 1);
         assert_eq!(tick(&neighbors, at(33)).0.len(), 1);
         assert_eq!(tick(&neighbors, at(34)).0.len(), 0);
-        let gone = neighbors.resolve(at(35), question(), &frame);
+        let gone = resolve(&neighbors, at(35), question(), &frame);
         assert_eq!(gone, Resolution::Waiting { ask: true });
     }
 
@@ -434,7 +518,7 @@ mod tests {
     fn strangers_are_not_remembered() {
         let neighbors = Neighbors::default();
         neighbors.observe(at(0), PortId(3), question().target, Heard::answer(MAC));
-        let unknown = neighbors.resolve(at(0), question(), &Frame::from_bytes(b"x"));
+        let unknown = resolve(&neighbors, at(0), question(), &Frame::from_bytes(b"x"));
         assert_eq!(unknown, Resolution::Waiting { ask: true });
     }
 
@@ -445,7 +529,7 @@ mod tests {
         let neighbors = Neighbors::default();
         let known = |neighbors: &Neighbors| {
             let frame = Frame::from_bytes(b"x");
-            neighbors.resolve(at, question(), &frame)
+            resolve(neighbors, at, question(), &frame)
         };
         let hear = |neighbors: &Neighbors, heard| {
             neighbors
@@ -514,13 +598,17 @@ mod tests {
         neighbors.introduce(at(0), PortId(3), question().target, MAC);
         let resolve = |question| {
             let frame = Frame::from_bytes(b"x");
-            neighbors.resolve(at(1), question, &frame)
+            resolve(&neighbors, at(1), question, &frame)
         };
         for n in 0..5000 {
             assert_eq!(resolve(target(n)), Resolution::Waiting { ask: true });
         }
         assert_eq!(resolve(question()), Resolution::Known(MAC));
-        assert_eq!(neighbors.table.read().entries.len(), UNANSWERED + 1);
+        let asked = neighbors.table.read().entries.len() - 1;
+        assert!(
+            (UNANSWERED * 15 / 16..=UNANSWERED).contains(&asked),
+            "{asked}"
+        );
         // The last ones may still answer, and what waited for the others is counted.
         let answered = |n| {
             let target = target(n).target;
@@ -529,7 +617,7 @@ mod tests {
         };
         assert_eq!(answered(4999), 1);
         assert_eq!(answered(0), 0);
-        assert_eq!(tick(&neighbors, at(1)), (vec![], 5000 - UNANSWERED));
+        assert_eq!(tick(&neighbors, at(1)), (vec![], 5000 - asked));
         // Who is known is limited too, and the one heard of longest ago goes.
         for n in 0..CAPACITY as u32 {
             resolve(target(n));
@@ -537,5 +625,52 @@ mod tests {
         }
         assert_eq!(neighbors.table.read().entries.len(), CAPACITY);
         assert_eq!(resolve(question()), Resolution::Waiting { ask: true });
+    }
+
+    // Conforms: IPV6-neighbor-exhaustion
+    #[test]
+    fn a_scan_costs_another_asker_nothing() {
+        let neighbors = Neighbors::default();
+        let target = |n: u32| Question {
+            target: IpAddr::V4(n.into()),
+            ..question()
+        };
+        let large = Frame::from_bytes(&[7; 1514]);
+        let take =
+            |asker, question| neighbors.resolve(at(1), question, PortId(asker), || true, &large);
+        let waits = |resolution| matches!(resolution, Resolution::Waiting { .. });
+        // What somebody else waits for first.
+        assert!(waits(take(6, target(1))));
+        // As much as it can have, and of as many as it can.
+        for n in 0..20_000 {
+            take(5, target(1000 + n % 60));
+        }
+        assert!(!waits(take(5, target(1000))), "its share is used up");
+        for n in 0..20_000 {
+            take(5, target(10_000 + n));
+        }
+        for n in 0..40 {
+            assert!(waits(take(6, target(2 + n))), "{n}");
+            // One that the scan asks for too.
+            assert!(waits(take(6, target(29_000 + n))), "{n}");
+        }
+        let heard = Heard::answer(MAC);
+        let released = neighbors.observe(at(1), PortId(3), target(1).target, heard);
+        assert_eq!(released.len(), 1);
+        assert!(neighbors.table.read().waiting <= WAITING_IN_ALL);
+        // All that is counted is there.
+        neighbors.retain_ports(|_| false);
+        let table = neighbors.table.read();
+        assert_eq!((table.waiting, table.waiting_of.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_may_not_ask_waits_for_nobody_new() {
+        let neighbors = Neighbors::default();
+        let frame = Frame::from_bytes(b"x");
+        let take = |may| neighbors.resolve(at(1), question(), PortId(5), || may, &frame);
+        assert_eq!(take(false), Resolution::Full);
+        assert_eq!(take(true), Resolution::Waiting { ask: true });
+        assert_eq!(take(false), Resolution::Waiting { ask: false });
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use crate::config::PortId;
+use crate::icmp::ErrorClocks;
 use crate::io::Queue;
 use crate::rate::RateLimit;
 
@@ -20,6 +21,10 @@ pub struct Port {
     lost: AtomicBool,
     /// What it may have flooded; see [`StormLimits`](crate::config::StormLimits).
     pub(crate) storm: StormClocks,
+    /// ICMP errors told to who is there, see [`ErrorLimits`](crate::icmp::ErrorLimits).
+    pub(crate) errors: ErrorClocks,
+    /// Neighbours asked for on its behalf.
+    pub(crate) questions: RateLimit,
 }
 
 /// One clock for each kind of flooded frame that came in by the port.
@@ -61,6 +66,8 @@ impl Port {
             traffic,
             lost: AtomicBool::new(false),
             storm: StormClocks::default(),
+            errors: ErrorClocks::default(),
+            questions: RateLimit::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::runtime;
@@ -38,6 +39,10 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // What is made is for nobody else unless its mode is set: the store, the lock, the API's socket
     // before its group has it.
     umask(Mode::from_bits_truncate(0o077));
+    // It executes nothing; whoever takes it over gains nothing by a set-user-ID program.
+    if let Err(error) = set_no_new_privs() {
+        tracing::warn!("can't give up new privileges: {error}");
+    }
     raise_descriptor_limit();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)

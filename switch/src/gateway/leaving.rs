@@ -21,7 +21,7 @@ use crate::frame::{self, Frame, MacAddr};
 use crate::icmp::{self, Complaint};
 use crate::ipv6;
 use crate::mtu::{self, Fit};
-use crate::neighbor::{Question, Resolution};
+use crate::neighbor::{QUESTIONS_PER_SECOND, Question, Resolution};
 use crate::routing::{Lookup, Way};
 use crate::topology::{Role, Segment};
 
@@ -46,6 +46,7 @@ impl<'a> Pass<'a> {
     pub(super) fn leave(
         &mut self,
         segment: &Segment,
+        ingress: PortId,
         frame: &mut Frame,
     ) -> Result<Egress, DropReason> {
         let vnet = frame.vnet();
@@ -87,9 +88,9 @@ impl<'a> Pass<'a> {
             Fit::Divided => self.divide(frame, mtu),
             Fit::AsItIs | Fit::Never => Vec::new(),
         };
-        let egress = self.to_next(uplink, next, frame)?;
+        let egress = self.to_next(uplink, next, ingress, frame)?;
         for mut piece in pieces {
-            let outcome = self.to_next(uplink, next, &mut piece);
+            let outcome = self.to_next(uplink, next, ingress, &mut piece);
             self.release(outcome, piece);
         }
         Ok(egress)
@@ -220,16 +221,14 @@ impl<'a> Pass<'a> {
         // The router may be of the other IP version.
         let own = self.own_address_towards(packet.dst());
         let router = [question.source, own.unwrap_or(packet.src())];
-        let told = icmp::turn_into_error(frame, Complaint::AddressUnreachable, (mac, &router))
-            && self.datapath.admit_error(self.now);
-        if !told {
+        if !icmp::turn_into_error(frame, Complaint::AddressUnreachable, (mac, &router)) {
             return None;
         }
         let mut packet = parse(frame).ok()?;
         self.translate(Path::Inbound, &mut packet).ok()??;
         let inside = packet.dst();
         match self.deliver(inside, frame) {
-            Ok(Egress::Port(port)) => Some(port),
+            Ok(Egress::Port(port)) if self.may_tell(port, None) => Some(port),
             _ => None,
         }
     }
@@ -240,6 +239,7 @@ impl<'a> Pass<'a> {
         &self,
         uplink: &Uplink,
         next: Next,
+        asker: PortId,
         frame: &mut Frame,
     ) -> Result<Egress, DropReason> {
         let question = match next {
@@ -253,7 +253,10 @@ impl<'a> Pass<'a> {
             }
             Next::Ask(question) => question,
         };
-        match self.datapath.neighbors().resolve(self.now, question, frame) {
+        let clock = self.topology.port(asker).map(|port| &port.questions);
+        let may_ask = || clock.is_none_or(|it| it.admit(self.now, QUESTIONS_PER_SECOND));
+        let neighbors = self.datapath.neighbors();
+        match neighbors.resolve(self.now, question, asker, may_ask, frame) {
             Resolution::Known(mac) => {
                 frame::set_destination(frame.bytes_mut(), mac);
                 Ok(Egress::Port(question.uplink))
