@@ -381,6 +381,11 @@ fn a_client_in_another_pid_namespace_speaks_of_its_own_processes() {
             Err(links)
         }
     });
+    // The daemon tells of it once all of it is made.
+    eventually("it is told of", LIMIT, || {
+        let rows = scene.pontoon(&["ps"]).success();
+        rows.contains("told").then_some(()).ok_or(rows)
+    });
     assert_eq!(supervisor(&scene, "told"), sleeper);
 
     scene.pontoon(&["stop", "-t", "1", "alien"]).success();
