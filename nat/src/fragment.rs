@@ -23,7 +23,7 @@ use crate::nat::{Path, Translated};
 use crate::packet::{Packet, Piece};
 use crate::refused::Refused;
 use crate::time::Time;
-use crate::tuple::Protocol;
+use crate::tuple::{Protocol, Tuple};
 
 /// What a held fragment is counted with beyond its bytes, so that many small ones are not free.
 const HELD_OVERHEAD: usize = 64;
@@ -71,6 +71,8 @@ enum Way {
 /// What the first fragment was turned into, for the others to follow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lead {
+    /// Its tuple as it came, if it has one.
+    pub(crate) tuple: Option<Tuple>,
     pub(crate) translated: Translated,
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
@@ -281,6 +283,14 @@ impl Fragments {
             self.datagrams.remove(&key);
         }
         decided.map(Place::Behind)
+    }
+
+    /// The tuple of a datagram's first fragment, once that was translated.
+    pub(crate) fn tuple(&self, key: &Key) -> Option<Tuple> {
+        match self.datagrams.get(key)?.decided {
+            Some(Ok(lead)) => lead.tuple,
+            _ => None,
+        }
     }
 
     /// Says what became of the first fragment of a datagram, and returns the fragments that were

@@ -10,7 +10,7 @@ use pnet_packet::tcp::{TcpFlags, TcpPacket};
 
 use crate::checksum::{Checksum, Delta};
 use crate::conntrack::tcp::Segment;
-use crate::icmp::{self, IcmpKind};
+use crate::icmp::{self, IcmpKind, Quote};
 use crate::layout::{FRAGMENT_HEADER, Layout, Malformed, Version};
 use crate::rewrite::rewrite;
 use crate::tuple::{Protocol, Tuple};
@@ -280,6 +280,14 @@ impl<'a> Packet<'a> {
         match self.content() {
             Content::Flow(tuple) => Some(tuple),
             Content::IcmpError | Content::Fragment | Content::Other => None,
+        }
+    }
+
+    /// Of an ICMP error: the flow of the packet that it quotes, in the direction of the error.
+    pub fn quoted_flow(&self) -> Option<Tuple> {
+        match self.content() {
+            Content::IcmpError => Some(Quote::parse(self)?.tuple.reversed()),
+            Content::Flow(_) | Content::Fragment | Content::Other => None,
         }
     }
 

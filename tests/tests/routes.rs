@@ -331,6 +331,22 @@ fn answers_leave_by_the_interface_that_their_flow_came_by() {
     flow.transfer(1 << 20).unwrap();
     let mut datagrams = Datagrams::open(&lan, (ip("10.9.0.2"), 5353), server);
     assert_eq!(datagrams.exchange(100).unwrap().ip(), ip("203.0.113.77"));
+    // All fragments, and the error when nobody listens any more. The host itself may have no way there.
+    for routed in [true, false] {
+        if !routed {
+            scene.host.ip(&format!("route del default via {OUTSIDE}"));
+            is_dropped(&scene, &a, "203.0.113.99", "NoRoute");
+        }
+        datagrams.exchange(6000).unwrap();
+    }
+    scene.host.ip(&format!("route add default via {OUTSIDE}"));
+    reaches(&a, "198.51.100.7");
+    let client = bind_udp(&lan, (ANY, 0));
+    lan.within(|| client.connect("10.9.0.2:5353")).unwrap();
+    drop(datagrams);
+    client.send(b"?").unwrap();
+    let refused = client.recv(&mut [0; 100]).expect_err("nobody is there");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(witness.stop(), Vec::<String>::new());
     // By the first interface they go on as ever.
     let mut flow = Flow::open(&scene.outside, (HOST, 8080), &web).unwrap();

@@ -173,6 +173,7 @@ fn an_address_that_goes_takes_the_datagrams_from_and_to_it_along() {
     // To it, by its own.
     let container = ip("10.0.0.2");
     let lead = Lead {
+        tuple: None,
         translated: Translated {
             connection: Tuple {
                 src: ip("192.0.2.1"),

@@ -7,6 +7,7 @@ use crate::layout::is_extension;
 use crate::packet::{Content, Packet};
 use crate::refused::Refused;
 use crate::time::Time;
+use crate::tuple::Tuple;
 
 impl Nat {
     /// Translates a fragment in place; a whole packet too, as [`translate`](Nat::translate) does.
@@ -49,6 +50,7 @@ impl Nat {
             Place::Behind(lead) => Ok(Some(lead.apply(packet))),
             Place::First => {
                 let before = (packet.src(), packet.dst());
+                let tuple = packet.head().ok().and_then(|head| head.tuple());
                 let outcome = self.translate_first(now, path, packet).map(|translated| {
                     let (src, dst) = (packet.src(), packet.dst());
                     let identification = ((src, dst) != before)
@@ -57,6 +59,7 @@ impl Nat {
                         packet.set_identification(identification);
                     }
                     Lead {
+                        tuple,
                         translated,
                         src,
                         dst,
@@ -67,6 +70,20 @@ impl Nat {
                 outcome.map(|lead| Some(lead.translated))
             }
         }
+    }
+
+    /// The flow of a packet from inside, as its sender sees it. All fragments of a datagram have that
+    /// of the first one; those that come before it have none.
+    pub fn flow(&self, packet: &mut Packet<'_>) -> Option<Tuple> {
+        let Some(piece) = packet.piece() else {
+            return packet.tuple();
+        };
+        if piece.offset == 0 {
+            return packet.head().ok()?.tuple();
+        }
+        let external = packet.src();
+        let key = Key::new(Path::Outbound { external }, packet, &piece);
+        self.fragments.lock().tuple(&key)
     }
 
     /// How many held fragments were dropped since the last call: because the first one of their

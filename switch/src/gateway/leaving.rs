@@ -7,7 +7,8 @@
 //! address that the client dialled. Where that is not the uplink that the client comes by, they go
 //! back by that uplink and the router on it that the client's packets came from: another provider
 //! would drop a source address that is not its own. The engine keeps that origin with the connection,
-//! and only for such connections.
+//! and only for such connections. Fragments go where the first one of their datagram goes, and ICMP
+//! errors where the flow goes that they are about.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -51,9 +52,23 @@ impl<'a> Pass<'a> {
     ) -> Result<Egress, DropReason> {
         let vnet = frame.vnet();
         let mut packet = parse(frame)?;
-        let Some(exit) = self.exit(segment, &packet)? else {
-            let host = segment.network.host_port;
-            return host.map(Egress::Port).ok_or(DropReason::HostUnreachable);
+        let exit = match self.exit(segment, &mut packet) {
+            Ok(Some(exit)) => exit,
+            Ok(None) => {
+                let host = segment.network.host_port;
+                return host.map(Egress::Port).ok_or(DropReason::HostUnreachable);
+            }
+            // A fragment that came before the first one of its datagram waits for it, and then takes
+            // its way, which may be one that the routes do not know.
+            Err(reason @ (DropReason::NoRoute | DropReason::NotAnUplink))
+                if packet.fragment_offset().is_some_and(|offset| offset > 0)
+                    && self.datapath.nat().flow(&mut packet).is_none() =>
+            {
+                let external = unspecified(packet.dst());
+                let held = self.translate(Path::Outbound { external }, &mut packet)?;
+                return held.map_or(Ok(Egress::Consumed), |_| Err(reason));
+            }
+            Err(reason) => return Err(reason),
         };
         let Exit {
             uplink,
@@ -97,8 +112,9 @@ impl<'a> Pass<'a> {
     }
 
     /// The way out of a packet from a container; none if it is for the host.
-    fn exit(&self, segment: &Segment, packet: &Packet) -> Result<Option<Exit<'a>>, DropReason> {
-        let tuple = packet.tuple();
+    fn exit(&self, segment: &Segment, packet: &mut Packet) -> Result<Option<Exit<'a>>, DropReason> {
+        let nat = self.datapath.nat();
+        let tuple = nat.flow(packet);
         let mut lookup = Lookup {
             source: packet.src(),
             destination: packet.dst(),
@@ -109,12 +125,12 @@ impl<'a> Pass<'a> {
         };
         // With one uplink there is one way back.
         if self.topology.uplinks.len() > 1
-            && let Some(tuple) = tuple
-            && let Some(answered) = self.datapath.nat().answered(&tuple)
+            && let Some(of) = tuple.or_else(|| packet.quoted_flow())
+            && let Some(answered) = nat.answered(&of)
         {
             lookup.source = answered.host;
             lookup.network = None;
-            lookup.ports = Some((answered.port, tuple.dst_port));
+            lookup.ports = tuple.map(|tuple| (answered.port, tuple.dst_port));
             if let Some(origin) = answered.origin
                 && let Some(exit) = self.exit_to_origin(&lookup, origin)
             {

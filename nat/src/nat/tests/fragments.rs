@@ -574,3 +574,27 @@ proptest! {
         prop_assert!(lost <= held);
     }
 }
+
+/// What the caller routes by, so that a datagram does not go by two ways.
+#[test]
+fn every_fragment_is_of_the_flow_of_the_first() {
+    for family in [4, 6] {
+        let (whole, kept, path) = large(family);
+        let world = World::new();
+        let flow = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            world.nat.flow(&mut packet)
+        };
+        let expected = flow(&whole);
+        assert!(expected.is_some());
+        let pieces = cut(&whole, kept, 77, &[296, 592, 888]);
+        assert_eq!(flow(&pieces[2]), None, "before the first one");
+        world.held(path, &pieces[2]);
+        assert_eq!(flow(&pieces[0]), expected);
+        world.feed(path, &pieces[0]);
+        for later in &pieces[1..] {
+            assert_eq!(flow(later), expected);
+        }
+    }
+}

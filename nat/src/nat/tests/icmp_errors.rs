@@ -190,3 +190,14 @@ fn rfc_5508_req_6_an_error_neither_refreshes_nor_ends() {
     .unwrap();
     assert_eq!(world.nat.connections(world.now), before);
 }
+
+#[test]
+fn an_error_tells_of_the_flow_that_it_is_about() {
+    let sent = udp("10.0.0.2:4242", "192.0.2.9:53", b"query");
+    let mut bytes = unreachable("192.0.2.9", "10.0.0.2", &sent, 28);
+    let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    assert_eq!(packet.quoted_flow(), Some(tuple_of(&sent).reversed()));
+    let mut bytes = sent.clone();
+    let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    assert_eq!(packet.quoted_flow(), None);
+}
