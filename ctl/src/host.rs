@@ -17,6 +17,7 @@ use crate::ipam::Occupied;
 
 mod follow;
 mod message;
+mod nexthop;
 mod route;
 
 pub(crate) use follow::{snapshot, watch};

@@ -10,7 +10,7 @@ use pontoon_tests::process::{Background, Output, run};
 use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, OUTSIDE, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
-use pontoon_tests::{eventually, has_ipv6};
+use pontoon_tests::{eventually, has_ipv6, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -426,6 +426,55 @@ fn odd_routes_are_followed() {
     flow.exchange().unwrap();
 }
 
+/// With `nexthop_compat_mode` off the kernel tells the number of an object alone with a route, and
+/// nothing of a route when its object changes.
+#[test]
+fn nexthop_objects_are_followed_by_their_number() {
+    let Some(mut scene) = Scene::without_daemon("tap") else {
+        return;
+    };
+    let mode = "/proc/sys/net/ipv4/nexthop_compat_mode";
+    if !scene.host.within(|| std::path::Path::new(mode).exists()) {
+        return skip("this kernel has no net.ipv4.nexthop_compat_mode");
+    }
+    scene.host.sh(&format!("echo 0 > {mode}"));
+    let lan = second_interface(&scene);
+    let here = ["203.0.113.31", "203.0.113.32", "203.0.113.33"];
+    for address in here {
+        lan.ip(&format!("addr add {address}/32 dev lo"));
+    }
+    scene.host.ip("nexthop add id 7 via 10.9.0.5 dev lan0");
+    scene
+        .host
+        .ip("nexthop add id 13 via 10.9.0.5 dev lan0 onlink");
+    scene.host.ip("nexthop add id 9 group 7,3/13,2");
+    scene.host.ip("nexthop add id 10 blackhole");
+    scene.host.ip("route add 203.0.113.31 nhid 7");
+    scene.host.ip("route add 203.0.113.32 nhid 9");
+    scene.host.ip("route add 203.0.113.40 nhid 10");
+    scene.start_daemon();
+    let a = scene.container("a", &[]);
+    reaches(&a, "203.0.113.31");
+    reaches(&a, "203.0.113.32");
+    is_dropped(&scene, &a, "203.0.113.40", "RouteBlackhole");
+    // A route that comes later, and an object that changes below its routes.
+    scene.host.ip("nexthop add id 11 via 10.9.0.66 dev lan0");
+    scene.host.ip("route add 203.0.113.33 nhid 11");
+    is_dropped(&scene, &a, "203.0.113.33", "NeighborUnresolved");
+    scene.host.ip("nexthop replace id 11 via 10.9.0.5 dev lan0");
+    reaches(&a, "203.0.113.33");
+    if has_ipv6() {
+        scene.host.ip("-6 addr add 2001:db8:9::2/64 dev lan0 nodad");
+        lan.ip("-6 addr add 2001:db8:9::5/64 dev eth0 nodad");
+        lan.ip("-6 addr add 2001:db8:99::1/128 dev lo nodad");
+        scene
+            .host
+            .ip("-6 nexthop add id 12 via 2001:db8:9::5 dev lan0");
+        scene.host.ip("-6 route add 2001:db8:99::1 nhid 12");
+        reaches(&a, "2001:db8:99::1");
+    }
+}
+
 /// One question after the other from one socket, until the server sees it come from `expected`.
 #[track_caller]
 fn comes_from(client: &UdpSocket, server: &UdpSocket, expected: IpAddr) {
@@ -599,6 +648,12 @@ fn a_port_waits_for_its_address_and_for_whoever_has_it() {
     assert_eq!(count(&scene, "published"), 0);
     let table = scene.pontoon(&["ps"]).success();
     assert!(table.contains("8080->80/udp (pending)"), "{table}");
+    let log = scene.log();
+    assert!(log.contains("port 8081:81/tcp is pending"), "{log}");
+    let mut events = scene.host_command("timeout");
+    events.arg("1").arg(pontoon_tests::pontoon());
+    let told = run(events.args(["events", "--since", "0"])).stdout;
+    assert_eq!(told.matches("port web pending").count(), 3, "{told}");
     // They outlive another start.
     scene.end_daemon(Signal::SIGTERM);
     scene.start_daemon();

@@ -67,6 +67,8 @@ pub(crate) enum EventAction {
     Disconnected,
     Published,
     Withdrawn,
+    /// It can't be published now, and will be when it can.
+    Pending,
     Changed,
     /// Somebody had removed it; it is made anew.
     Restored,

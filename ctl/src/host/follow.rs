@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkExtentMask;
 use netlink_packet_route::route::RouteMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::proto::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, IpVersion, MulticastGroup};
 use switch::frame::MacAddr;
 use tokio::sync::watch;
@@ -18,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::message::{News, address, neighbor, news};
-use super::route::{host_routes, host_rule};
+use super::nexthop::{Message, Nexthops};
+use super::route::{host_routes, host_rule, leads_by_number};
 use super::{HostAddress, HostLink, HostRoute, HostRule, HostState};
 use crate::link::{LinkInfo, errno};
 
@@ -86,7 +88,11 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
         .try_collect()
         .await
         .map_err(|e| failed("routes", &e))?;
-    let routes: Vec<HostRoute> = host_routes(&routes);
+    let nexthops = match routes.iter().any(leads_by_number) {
+        true => Nexthops::ask().await?,
+        false => Nexthops::default(),
+    };
+    let routes: Vec<HostRoute> = host_routes(&routes, &nexthops);
     let rules = rules(&handle).await;
 
     let neighbors: Vec<_> = handle
@@ -159,23 +165,31 @@ fn failed(what: &str, error: &rtnetlink::Error) -> io::Error {
 
 /// The kernel's messages, each about one link, address, route or neighbour.
 struct Events {
-    messages: Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>,
+    messages: Pin<Box<dyn Stream<Item = NetlinkMessage<Message>> + Send>>,
     /// The task that reads them from the socket. By itself it would notice only at the next
     /// message that nobody listens any more.
     _connection: JoinSet<()>,
 }
 
 fn subscribe() -> io::Result<Events> {
-    let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+    let groups = [
         MulticastGroup::Link,
         MulticastGroup::Neigh,
+        MulticastGroup::Nexthop,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv4Rule,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv6Route,
         MulticastGroup::Ipv6Rule,
-    ])?;
+    ];
+    // A kernel passes over those that it does not know.
+    let mask = groups
+        .iter()
+        .fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+    let (mut connection, _, messages) = rtnetlink::proto::new_connection(NETLINK_ROUTE)?;
+    let socket = connection.socket_mut().socket_mut();
+    socket.bind(&SocketAddr::new(0, mask))?;
     let mut task = JoinSet::new();
     task.spawn(connection);
     let messages = Box::pin(messages.map(|(message, _)| message));

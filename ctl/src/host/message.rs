@@ -14,6 +14,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use switch::frame::MacAddr;
 
 use super::HostAddress;
+use super::nexthop::Message;
 
 /// What a message asks for.
 pub(super) enum News {
@@ -24,31 +25,31 @@ pub(super) enum News {
     Nothing,
 }
 
-pub(super) fn news(message: &NetlinkMessage<RouteNetlinkMessage>) -> News {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(_)
-            | RouteNetlinkMessage::DelLink(_)
-            | RouteNetlinkMessage::NewAddress(_)
-            | RouteNetlinkMessage::DelAddress(_)
-            | RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_)
-            | RouteNetlinkMessage::NewRule(_)
-            | RouteNetlinkMessage::DelRule(_),
-        )
-        | NetlinkPayload::Overrun(_) => News::Rest,
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-            match neighbor(message) {
-                Some((index, address, mac)) => News::Neighbor(index, address, mac),
-                None => News::Nothing,
-            }
+pub(super) fn news(message: &NetlinkMessage<Message>) -> News {
+    let message = match &message.payload {
+        NetlinkPayload::InnerMessage(Message::Other(message)) => message,
+        NetlinkPayload::InnerMessage(Message::Nexthop(_)) | NetlinkPayload::Overrun(_) => {
+            return News::Rest;
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
-            match neighbor(message) {
-                Some((index, address, _)) => News::Neighbor(index, address, None),
-                None => News::Nothing,
-            }
-        }
+        _ => return News::Nothing,
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(_)
+        | RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_)
+        | RouteNetlinkMessage::NewRoute(_)
+        | RouteNetlinkMessage::DelRoute(_)
+        | RouteNetlinkMessage::NewRule(_)
+        | RouteNetlinkMessage::DelRule(_) => News::Rest,
+        RouteNetlinkMessage::NewNeighbour(message) => match neighbor(message) {
+            Some((index, address, mac)) => News::Neighbor(index, address, mac),
+            None => News::Nothing,
+        },
+        RouteNetlinkMessage::DelNeighbour(message) => match neighbor(message) {
+            Some((index, address, _)) => News::Neighbor(index, address, None),
+            None => News::Nothing,
+        },
         _ => News::Nothing,
     }
 }

@@ -15,19 +15,30 @@ use netlink_packet_route::rule::{
     RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
 
+use super::nexthop::Nexthops;
 use super::{HostHop, HostRoute, HostRule, RouteKind, RuleAction};
 
 /// The routes of a dump, in its order but for what IPv6 routers say of themselves (RFC 4191): of two
 /// default routes of one metric the preferred one comes first.
-pub(super) fn host_routes(messages: &[RouteMessage]) -> Vec<HostRoute> {
-    let mut routes: Vec<(u8, HostRoute)> = messages.iter().filter_map(host_route).collect();
+pub(super) fn host_routes(messages: &[RouteMessage], nexthops: &Nexthops) -> Vec<HostRoute> {
+    let routes = messages.iter();
+    let mut routes: Vec<(u8, HostRoute)> = routes
+        .filter_map(|message| host_route(message, nexthops))
+        .collect();
     routes.sort_by_key(|(preference, _)| *preference);
     routes.into_iter().map(|(_, route)| route).collect()
 }
 
+/// Whether a route tells the number of a nexthop object and nothing else of its next hops.
+pub(super) fn leads_by_number(message: &RouteMessage) -> bool {
+    let has = |wanted: fn(&RouteAttribute) -> bool| message.attributes.iter().any(wanted);
+    has(|it| matches!(it, RouteAttribute::NhId(_)))
+        && !has(|it| matches!(it, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_)))
+}
+
 /// A route and its rank among others of the same metric. `None` for what is no route for packets to
 /// one host, or for a dead one, which the kernel passes over too.
-fn host_route(message: &RouteMessage) -> Option<(u8, HostRoute)> {
+fn host_route(message: &RouteMessage, nexthops: &Nexthops) -> Option<(u8, HostRoute)> {
     let header = &message.header;
     let unspecified = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -52,6 +63,7 @@ fn host_route(message: &RouteMessage) -> Option<(u8, HostRoute)> {
     let (mut destination, mut from) = (unspecified, None);
     let (mut via, mut ifindex, mut encapsulated) = (None, None, false);
     let mut several: &[RouteNextHop] = &[];
+    let mut object = None;
     let mut preference = 1;
     for attribute in &message.attributes {
         match attribute {
@@ -63,6 +75,7 @@ fn host_route(message: &RouteMessage) -> Option<(u8, HostRoute)> {
             RouteAttribute::PrefSource(address) => route.source = ip(address),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::MultiPath(list) => several = list,
+            RouteAttribute::NhId(id) => object = Some(*id),
             RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => encapsulated = true,
             RouteAttribute::Preference(RoutePreference::High) => preference = 0,
             RouteAttribute::Preference(RoutePreference::Low) => preference = 2,
@@ -78,12 +91,14 @@ fn host_route(message: &RouteMessage) -> Option<(u8, HostRoute)> {
     route.destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
     route.from = from.and_then(|from| IpNet::new(from, header.source_prefix_length).ok());
     route.kind = match header.kind {
-        RouteType::Unicast => match unicast(via, ifindex, several) {
-            // All are dead.
-            Some(hops) if hops.is_empty() => return None,
-            Some(hops) if !encapsulated => RouteKind::Unicast(hops),
-            _ => RouteKind::Obscure,
-        },
+        RouteType::Unicast => {
+            match unicast(via, ifindex, several).or_else(|| nexthops.hops(object?)) {
+                // All are dead.
+                Some(hops) if hops.is_empty() => return None,
+                Some(hops) if !encapsulated => RouteKind::Unicast(hops),
+                _ => RouteKind::Obscure,
+            }
+        }
         RouteType::Local => RouteKind::Local,
         RouteType::Broadcast | RouteType::Anycast => RouteKind::Broadcast,
         RouteType::BlackHole => RouteKind::Blackhole,
@@ -95,8 +110,7 @@ fn host_route(message: &RouteMessage) -> Option<(u8, HostRoute)> {
     Some((preference, route))
 }
 
-/// The next hops that are alive. `None` if the kernel tells of none: they are a nexthop object, and
-/// `net.ipv4.nexthop_compat_mode` is off.
+/// The next hops that are alive. `None` if the route tells of none.
 fn unicast(
     via: Option<IpAddr>,
     ifindex: Option<u32>,

@@ -153,12 +153,15 @@ impl Daemon {
             match self.publish_all(&record.name, to, vec![mapping.clone()]) {
                 Ok(mut published) => all.append(&mut published),
                 Err(failure) => {
-                    tracing::warn!("{} loses a port for now: {failure}", record.name);
-                    let mut lost = event(EventKind::Port, EventAction::Lost, &record.name);
-                    lost.id = Some(record.id.clone());
-                    lost.port = Some(mapping.clone());
-                    lost.reason = Some(failure.to_string());
-                    self.news.push(lost);
+                    let name = &record.name;
+                    tracing::warn!(
+                        "{name}: port {mapping} is pending, until it can be had: {failure}"
+                    );
+                    let mut waits = event(EventKind::Port, EventAction::Pending, name);
+                    waits.id = Some(record.id.clone());
+                    waits.port = Some(mapping.clone());
+                    waits.reason = Some(failure.to_string());
+                    self.news.push(waits);
                     pending.push(mapping);
                 }
             }
