@@ -40,6 +40,7 @@ pub(crate) struct HostLink {
     /// Carries IP packets without a header in front. What is neither can't be an uplink.
     pub(crate) headerless: bool,
     pub(crate) loopback: bool,
+    pub(crate) group: u32,
     /// One that pontoon made.
     pub(crate) ours: bool,
 }
@@ -135,6 +136,8 @@ pub(crate) struct HostRule {
     pub(crate) protocol: Option<u8>,
     pub(crate) source_ports: Option<RangeInclusive<u16>>,
     pub(crate) destination_ports: Option<RangeInclusive<u16>>,
+    /// A route over an interface of this group does not count.
+    pub(crate) suppress_group: Option<u32>,
     pub(crate) action: RuleAction,
 }
 

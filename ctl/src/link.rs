@@ -53,6 +53,8 @@ pub(crate) struct LinkInfo {
     /// Carries IP packets without a header in front: WireGuard and other TUNs, PPP, IP tunnels.
     pub(crate) headerless: bool,
     pub(crate) loopback: bool,
+    /// A number that the administrator gives (`ip link set group`); 0 if none was given.
+    pub(crate) group: u32,
     /// For a veth, the index of the other end, in the namespace that the other end is in.
     pub(crate) peer_index: Option<u32>,
     /// The kernel's local number (`ip netns list-id`) of the namespace of the other end, if that
@@ -83,6 +85,7 @@ impl LinkInfo {
                     | LinkLayerType::Ip6gre
             ),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            group: 0,
             peer_index: None,
             peer_netns: None,
         };
@@ -96,6 +99,7 @@ impl LinkInfo {
                     }
                 }
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
+                LinkAttribute::Group(group) => info.group = *group,
                 LinkAttribute::Link(index) => info.peer_index = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => info.peer_netns = Some(*id),
                 LinkAttribute::LinkInfo(parts) => {

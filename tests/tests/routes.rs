@@ -271,6 +271,15 @@ fn rules_of_the_host_hold_for_containers() {
     scene.host.ip("rule del not fwmark 0xca6c table 51820");
     scene.host.ip("rule del table main suppress_prefixlength 0");
     assert_eq!(by_default(&a), HOST);
+    // The same by the interface's group.
+    scene.host.ip("link set eth0 group 7");
+    scene.host.ip("rule add not fwmark 0xca6c table 51820");
+    scene.host.ip("rule add table main suppress_ifgroup 7");
+    assert_eq!(by_lan(&a), ip("10.9.0.2"));
+    scene.host.ip("link set eth0 group 8");
+    assert_eq!(by_default(&a), HOST);
+    scene.host.ip("rule del not fwmark 0xca6c table 51820");
+    scene.host.ip("rule del table main suppress_ifgroup 7");
     // Tailscale: its own marked packets by main, then a table that knows a few addresses.
     scene
         .host

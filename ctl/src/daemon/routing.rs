@@ -9,7 +9,7 @@
 //! `ip rule` conditions that a packet passing through never meets (marks, users, outgoing interfaces)
 //! are settled here: `not fwmark 0xca6c` is always so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -24,18 +24,55 @@ use crate::host::{
 
 /// The host's routes. `ports` are the uplinks' interface indexes and ports.
 pub(super) fn routes(host: &HostState, ports: &HashMap<u32, PortId>) -> Vec<Route> {
-    let routes = host.routes.iter();
-    routes
-        .filter(|route| concerns(route, host))
-        .map(|route| Route {
-            table: route.table,
-            destination: route.destination,
-            from: route.from,
-            tos: route.tos,
-            metric: route.metric,
-            leads: leads(host, route, ports),
-        })
+    let routes = || host.routes.iter().filter(|route| concerns(route, host));
+    let mut all: Vec<Route> = routes().map(|it| self::route(host, it, ports)).collect();
+    for (table, group, copy) in suppressing_tables(host) {
+        let copied = routes().filter(|route| route.table == table);
+        all.extend(copied.map(|it| {
+            let mut route = self::route(host, it, ports);
+            route.table = copy;
+            if is_over_group(host, it, group) {
+                route.leads = Leads::Throw;
+            }
+            route
+        }));
+    }
+    all
+}
+
+fn route(host: &HostState, route: &HostRoute, ports: &HashMap<u32, PortId>) -> Route {
+    Route {
+        table: route.table,
+        destination: route.destination,
+        from: route.from,
+        tos: route.tos,
+        metric: route.metric,
+        leads: leads(host, route, ports),
+    }
+}
+
+/// A rule that suppresses a group of interfaces (`suppress_ifgroup`) passes over the routes that lead by
+/// them and asks the next rule, as if they said `throw`. So it gets a copy of its table where they do.
+/// Table, group, and the copy's number, which no table of the host has.
+fn suppressing_tables(host: &HostState) -> Vec<(u32, u32, u32)> {
+    let wanted = host.rules.iter().filter_map(|rule| match rule.action {
+        RuleAction::Table { table, .. } => Some((table, rule.suppress_group?)),
+        _ => None,
+    });
+    let wanted: BTreeSet<(u32, u32)> = wanted.collect();
+    let taken: HashSet<u32> = host.routes.iter().map(|route| route.table).collect();
+    let free = (0..=u32::MAX).rev().filter(|table| !taken.contains(table));
+    let tables = wanted.into_iter().zip(free);
+    tables
+        .map(|((table, group), copy)| (table, group, copy))
         .collect()
+}
+
+/// By the first of several next hops, as none is chosen yet (`fib4_rule_suppress`).
+fn is_over_group(host: &HostState, route: &HostRoute, group: u32) -> bool {
+    let first = route.hops().first();
+    let mut links = host.links.iter();
+    first.is_some_and(|hop| links.any(|it| it.index == hop.ifindex && it.group == group))
 }
 
 /// Whether some packet may ask for the route.
@@ -191,8 +228,21 @@ pub(super) fn rules(host: &HostState, networks: &[Network]) -> Vec<Rule> {
             .flat_map(|ipv6| tables.map(|(priority, table)| Rule::always(ipv6, priority, table)))
             .collect();
     }
+    let copies = suppressing_tables(host);
     let rules = host.rules.iter();
-    rules.filter_map(|it| rule(it, &incoming)).collect()
+    rules
+        .filter_map(|it| {
+            let mut rule = rule(it, &incoming)?;
+            if let Action::Table { table, .. } = &mut rule.action
+                && let Some((.., copy)) = copies
+                    .iter()
+                    .find(|(of, group, _)| of == table && it.suppress_group == Some(*group))
+            {
+                *table = *copy;
+            }
+            Some(rule)
+        })
+        .collect()
 }
 
 /// A rule that some packet passing through may meet.

@@ -311,6 +311,7 @@ mod tests {
             ethernet: true,
             headerless: false,
             loopback: false,
+            group: 0,
             ours: false,
         };
         let by = |ifindex| HostRoute {

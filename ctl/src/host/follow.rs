@@ -65,6 +65,7 @@ pub(crate) async fn snapshot(ours: fn(&str) -> bool) -> io::Result<HostState> {
             ethernet: link.ethernet,
             headerless: link.headerless,
             loopback: link.loopback,
+            group: link.group,
         })
         .collect();
     links.sort_by_key(|link| link.index);

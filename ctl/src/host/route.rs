@@ -170,6 +170,7 @@ pub(super) fn host_rule(message: &RuleMessage) -> Option<HostRule> {
         protocol: None,
         source_ports: None,
         destination_ports: None,
+        suppress_group: None,
         action: RuleAction::Blackhole,
     };
     let net = |address: &IpAddr, length| IpNet::new(*address, length).ok();
@@ -192,6 +193,9 @@ pub(super) fn host_rule(message: &RuleMessage) -> Option<HostRule> {
             RuleAttribute::Table(number) => table = *number,
             // It is -1 where nothing is suppressed.
             RuleAttribute::SuppressPrefixLen(length) => suppress = u8::try_from(*length).ok(),
+            RuleAttribute::SuppressIfGroup(group) => {
+                rule.suppress_group = Some(*group).filter(|group| *group != u32::MAX);
+            }
             RuleAttribute::Goto(priority) => goto = Some(*priority),
             _ => {}
         }

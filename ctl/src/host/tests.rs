@@ -363,6 +363,7 @@ fn link(index: u32, name: &str) -> HostLink {
         ethernet: true,
         headerless: false,
         loopback: false,
+        group: 0,
         ours: ours(name),
     }
 }

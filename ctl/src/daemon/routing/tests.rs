@@ -215,6 +215,7 @@ fn conditions_that_never_hold_are_settled() {
         protocol: None,
         source_ports: None,
         destination_ports: None,
+        suppress_group: None,
         action: RuleAction::Prohibit,
     };
     let known = HashMap::from([("pontoon0", NetworkId(4))]);
