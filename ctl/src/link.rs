@@ -18,8 +18,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkLayerType,
-    LinkMessage,
+    InetDevConf, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute,
+    LinkLayerType, LinkMessage,
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -268,12 +268,19 @@ pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
 /// Readies the host's end of a veth pair for the switch, which reads it: with an MTU, in bytes of a
 /// layer 3 packet, up, and without ARP and IPv6 of the kernel's own. Linux answers ARP for any of its
 /// addresses on any interface that is up, one without an address included; so it would claim the
-/// gateway's address before the switch does.
+/// gateway's address before the switch does. And it gives a broadcast datagram that comes in there
+/// to its own sockets, whatever the switch decides; with `rp_filter` it takes no source but 0.0.0.0
+/// on an interface that has no address (`fib_validate_source`).
 pub(crate) fn ready_switch_end(name: &str, mtu: u32) -> Result<LinkInfo> {
     in_session(async |session| {
         let info = session.info(name).await?;
         let action = format!("set the MTU of {name} to {mtu}, and turn ARP off");
-        let change = |link: LinkMessageBuilder<LinkUnspec>| link.mtu(mtu).arp(false);
+        let mut settings = InetDevConf::default();
+        settings.rp_filter = 1;
+        let settings = session::ipv4_settings(settings);
+        let change = |link: LinkMessageBuilder<LinkUnspec>| {
+            link.mtu(mtu).arp(false).append_extra_attribute(settings)
+        };
         session.change_at(info.index, action, change).await?;
         if let Err(error) = session.quiet_ipv6(name, false) {
             tracing::debug!("{error}");

@@ -280,14 +280,10 @@ impl Session {
     pub(super) async fn lead_names(&self, gateway: Ipv4Addr, name: &str) -> Result<()> {
         let action = || format!("lead names to {gateway} through {name}");
         let index = self.info(name).await?.index;
-        // Not by its sysctl: every namespace's directory of IPv4 is in one chain of the kernel's cache
-        // of names.
         let mut settings = InetDevConf::default();
         settings.route_localnet = 1;
-        let settings = AfSpecInet::DevConfRequest(settings);
-        let settings = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]);
         self.change_at(index, action(), |link| {
-            link.append_extra_attribute(settings)
+            link.append_extra_attribute(ipv4_settings(settings))
         })
         .await?;
         let message = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -414,4 +410,11 @@ fn route_message(destination: IpNet, via: Option<IpAddr>, index: u32) -> Option<
         }
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => None,
     }
+}
+
+/// IPv4's settings of an interface, those that are not zero. Not by their sysctls: every
+/// namespace's directory of IPv4 is in one chain of the kernel's cache of names.
+pub(super) fn ipv4_settings(settings: InetDevConf) -> LinkAttribute {
+    let settings = AfSpecInet::DevConfRequest(settings);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])])
 }
