@@ -701,3 +701,48 @@ fn a_port_waits_for_its_address_and_for_whoever_has_it() {
         .success();
     assert_eq!(count(&scene, "pending"), 1);
 }
+
+/// What happens to a host's uplink in a day: flows go on, once it is over.
+#[test]
+fn flows_outlive_what_happens_to_their_uplink() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let a = scene.container("a", &["-p", "8080:80"]);
+    let listener = listen(&scene.outside, (BEYOND, 80));
+    let mut out = Flow::open(&a.namespace, (BEYOND, 80), &listener).unwrap();
+    let web = listen(&a.namespace, (ANY, 80));
+    let mut within = Flow::open(&scene.outside, (HOST, 8080), &web).unwrap();
+    let server = bind_udp(&scene.outside, (BEYOND, 53));
+    let mut datagrams = Datagrams::open(&a.namespace, (BEYOND, 53), server);
+    let mut go_on = |what: &str| {
+        reaches(&a, "198.51.100.7");
+        datagrams.exchange(100).expect(what);
+        out.exchange().expect(what);
+        within.exchange().expect(what);
+    };
+    go_on("at first");
+    let via = format!("via {OUTSIDE}");
+    // The default route flaps.
+    for _ in 0..3 {
+        scene.host.ip(&format!("route del default {via}"));
+        scene.host.ip(&format!("route add default {via}"));
+    }
+    go_on("the default route came back");
+    scene.host.ip(&format!("route del default {via}"));
+    is_dropped(&scene, &a, "203.0.113.99", "NoRoute");
+    scene.host.ip(&format!("route add default {via}"));
+    go_on("the default route came back after a while");
+    // A more specific route takes its place, and the other way round.
+    scene.host.ip(&format!("route add {BEYOND}/32 {via}"));
+    scene.host.ip(&format!("route del default {via}"));
+    scene.host.ip(&format!("route add default {via} metric 50"));
+    scene.host.ip(&format!("route del {BEYOND}/32 {via}"));
+    go_on("routes were replaced");
+    // It gets another name.
+    scene.host.ip("link set eth0 down");
+    scene.host.ip("link set eth0 name wan0");
+    scene.host.ip("link set wan0 up");
+    scene.host.ip(&format!("route replace default {via}"));
+    go_on("the uplink was renamed");
+}
