@@ -7,10 +7,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use pontoon_tests::namespace::{Namespace, join};
 use pontoon_tests::process::{Background, Output, run};
-use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, OUTSIDE, Scene};
+use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, HOST6, OUTSIDE, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
-use pontoon_tests::{eventually, has_ipv6, skip};
+use pontoon_tests::{eventually, has_ipv6, has_ipv6_or_skip, skip};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -745,4 +745,52 @@ fn flows_outlive_what_happens_to_their_uplink() {
     scene.host.ip("link set wan0 up");
     scene.host.ip(&format!("route replace default {via}"));
     go_on("the uplink was renamed");
+}
+
+/// A provider gives another IPv6 prefix: the old one's addresses are deprecated, and go later.
+#[test]
+fn an_ipv6_flow_moves_when_its_prefix_goes() {
+    if !has_ipv6_or_skip() {
+        return;
+    }
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let a = scene.container("a", &[]);
+    let far = ip("2001:db8:7::7");
+    let server = bind_udp(&scene.outside, (far, 53));
+    let client = bind_udp(&a.namespace, (ip("::"), 4567));
+    for socket in [&server, &client] {
+        let limit = Some(Duration::from_millis(300));
+        socket.set_read_timeout(limit).unwrap();
+    }
+    a.namespace.within(|| client.connect((far, 53))).unwrap();
+    comes_from(&client, &server, HOST6);
+    scene
+        .outside
+        .ip("-6 addr add 2001:db8:2::2/64 dev eth0 nodad");
+    let host = |line: &str| scene.host.ip(&format!("-6 addr {line}"));
+    host("add 2001:db8:2::77/64 dev eth0 nodad");
+    host("change 2001:db8:1::1/64 dev eth0 preferred_lft 0");
+    // What has begun goes on with its address; what begins takes the new one.
+    let later = bind_udp(&a.namespace, (ip("::"), 4568));
+    let limit = Some(Duration::from_millis(300));
+    later.set_read_timeout(limit).unwrap();
+    a.namespace.within(|| later.connect((far, 53))).unwrap();
+    eventually("the new address is known", LIMIT, || {
+        let next = bind_udp(&a.namespace, (ip("::"), 0));
+        next.set_read_timeout(limit).unwrap();
+        a.namespace.within(|| next.connect((far, 53))).unwrap();
+        next.send(b"?").map_err(|error| error.to_string())?;
+        let heard = server.recv_from(&mut [0; 100]).map_err(|e| e.to_string())?;
+        match heard.0 > 0 && heard.1.ip() == ip("2001:db8:2::77") {
+            true => Ok(()),
+            false => Err(format!("from {}", heard.1)),
+        }
+    });
+    comes_from(&later, &server, ip("2001:db8:2::77"));
+    comes_from(&client, &server, HOST6);
+    host("flush dev eth0 to 2001:db8:1::/64");
+    comes_from(&client, &server, ip("2001:db8:2::77"));
+    comes_from(&later, &server, ip("2001:db8:2::77"));
 }
