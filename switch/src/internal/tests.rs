@@ -1,8 +1,9 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::*;
 use crate::frame::MacAddr;
+use crate::ipv6;
 use crate::testing::{GATEWAY, Lan, mac};
 
 const GATEWAY_ADDRESS: [u8; 4] = [10, 0, 0, 254];
@@ -202,4 +203,64 @@ fn arp_answers_the_host_and_asks_it_for_nothing_else() {
     // Linux would answer for any of its addresses.
     assert_eq!(lan.send(1, &arp(MacAddr::BROADCAST, 1, HOST_ADDRESS)), [2]);
     assert_eq!(lan.send(1, &arp(GATEWAY, 1, HOST_ADDRESS)), NO_ONE);
+}
+
+/// An IPv6 packet in a frame.
+fn packet6(to: MacAddr, addresses: [Ipv6Addr; 2], next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [to.0, mac(1).0].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend((payload.len() as u16).to_be_bytes());
+    frame.extend([next, 255]);
+    frame.extend(addresses.map(|it| it.octets()).concat());
+    frame.extend(payload);
+    frame
+}
+
+#[test]
+fn no_service_of_the_host_is_reached_by_ipv6_but_names() {
+    let gateway: Ipv6Addr = "2001:db8::fe".parse().unwrap();
+    let host: Ipv6Addr = "2001:db8:1::1".parse().unwrap();
+    let own: Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let mut lan = Lan::new(2).with(|config| {
+        config.networks[0].internal = true;
+        config.networks[0]
+            .subnets
+            .push("2001:db8::/64".parse().unwrap());
+        config.networks[0].gateway_addresses.push(gateway.into());
+        config.endpoints[0].addresses.push(own.into());
+        config.host_addresses.push(host.into());
+    });
+    let link_local = ipv6::link_local(GATEWAY);
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let to_all = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+    let echo = |kind| vec![kind, 0, 0, 0, 0, 1, 0, 1];
+    // An empty extension header, by which a walker that knows none loses its way.
+    let behind_options = |next, payload: &[u8]| [&[next, 0, 1, 4, 0, 0, 0, 0], payload].concat();
+    const ICMPV6: u8 = 58;
+    const OPTIONS: u8 = 60;
+    for (next, payload, passes) in [
+        (UDP, datagram(4242, 53), true),
+        (UDP, datagram(4242, 8080), false),
+        (TCP, segment(53, SYN), true),
+        (TCP, segment(8080, SYN), false),
+        (TCP, segment(8080, SYN | ACK), true),
+        (ICMPV6, echo(128), true),
+        (ICMPV6, echo(129), true),
+        // A router's advertisement, a redirect, a question for a node's names.
+        (ICMPV6, echo(134), false),
+        (ICMPV6, echo(137), false),
+        (ICMPV6, echo(139), false),
+        (132, vec![0; 12], false),
+        (OPTIONS, behind_options(TCP, &segment(8080, SYN)), false),
+        (OPTIONS, behind_options(UDP, &datagram(9, 8080)), false),
+    ] {
+        for (address, to) in [(gateway, GATEWAY), (link_local, GATEWAY)] {
+            let heard = lan.send(1, &packet6(to, [own, address], next, &payload));
+            assert_eq!(heard.contains(&0), passes, "{address} {next} {payload:?}");
+        }
+        for (address, to) in [(host, GATEWAY), (all_nodes, to_all), (gateway, to_all)] {
+            let heard = lan.send(1, &packet6(to, [own, address], next, &payload));
+            assert!(!heard.contains(&0), "{address} {next} {payload:?}");
+        }
+    }
 }
