@@ -6,6 +6,7 @@
 //! it may reach must answer; what it may not must hear nothing of it, which its own record proves.
 
 mod reachability {
+    pub(crate) mod attempt;
     pub(crate) mod scenery;
     pub(crate) mod table;
 }
@@ -18,7 +19,8 @@ use std::thread;
 use pontoon_tests::has_ipv6;
 use pontoon_tests::scene::{PORT_KINDS, Scene};
 
-use reachability::scenery::{Outcome, Probe, Scenery};
+use reachability::attempt::{Outcome, Probe};
+use reachability::scenery::Scenery;
 use reachability::table::{Family, KINDS, LINES, render};
 
 /// Probes at once: most of the time is spent waiting for what should not come.

@@ -332,8 +332,8 @@ none: its own root could make one. It has the names of its network, it can ping 
 answers what the host begins; nothing else leaves its network.
 
 One thing is not in the table: the host's kernel sees what comes out of a veth pair as well as the
-switch, and takes a datagram from 0.0.0.0 to 255.255.255.255 for its own sockets, as DHCP needs it.
-It cannot answer one. With TAP interfaces there is no such second way.
+switch, and takes a datagram from 0.0.0.0 to 255.255.255.255 or 224.0.0.1 for its own sockets, as
+DHCP needs it. It cannot answer one. With TAP interfaces there is no such second way.
 
 ";
 
