@@ -90,6 +90,7 @@ pub(crate) struct Info {
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub port_kind: PortKind,
+    pub host_silence: HostSilenceKind,
     /// Whether new networks have IPv6 unless told otherwise.
     pub ipv6: bool,
     /// Whether this kernel has IPv6 at all.
@@ -98,6 +99,17 @@ pub(crate) struct Info {
     pub containers: usize,
     pub connections: usize,
     pub engine: Engine,
+}
+
+/// What keeps the host's kernel from answering packets that are for containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HostSilenceKind {
+    /// A classifier at the tc ingress of every uplink, which the host's firewall is behind.
+    Tc,
+    /// A socket for each port, behind the host's firewall.
+    #[default]
+    Sockets,
 }
 
 /// What carries a container's frames to the switch.

@@ -24,13 +24,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use ipnet::{IpNet, Ipv6Net};
-use switch::io::filter::local_only_filter;
+use switch::io::filter::{UplinkFilter, local_only_filter};
 use switch::io::has_ipv6;
 use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Event as ApiEvent, EventAction, EventKind, PortKind};
+use crate::api::{self, Event as ApiEvent, EventAction, EventKind, HostSilenceKind, PortKind};
 use crate::host::{self, HostLink, HostState};
 use crate::ipam::{self, AddressPool};
 use crate::netns::Netns;
@@ -62,6 +62,7 @@ mod sample;
 mod server;
 mod service;
 mod shares;
+mod silence;
 mod snat;
 mod store;
 mod uplink;
@@ -81,6 +82,7 @@ use journal::{Journal, OwnerBook};
 use network::Network;
 use remains::{Clearing, Remains};
 use resolver::NameService;
+use silence::HostSilence;
 use snat::SnatPorts;
 use store::{NetworkRecord, Store};
 use uplink::Uplinks;
@@ -150,6 +152,7 @@ struct Daemon {
     faults: FaultBook,
     clamp_mss: bool,
     snat: SnatPorts,
+    silence: HostSilence,
     /// It was told that no further port for outgoing flows can be held.
     snat_exhausted: bool,
     resolver: NameService,
@@ -246,6 +249,7 @@ impl Daemon {
             faults: FaultBook::default(),
             clamp_mss: options.clamp_mss,
             snat: SnatPorts::new(),
+            silence: HostSilence::default(),
             snat_exhausted: false,
             resolver,
             next_network: 0,
@@ -260,6 +264,15 @@ impl Daemon {
             news: Vec::new(),
         };
         daemon.uplinks.follow(&daemon.switch, &daemon.host);
+        HostSilence::remove_strays(&daemon.host, daemon.uplinks.all());
+        // Before the first ports, so that they need no sockets where that works.
+        daemon.apply();
+        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
+            let privileged = daemon.snat.hold_privileged(protocol);
+            daemon.grow_external_ports(protocol);
+            // Behind the filters, which know of them by now.
+            snat::announce(daemon.switch.nat(), protocol, privileged);
+        }
         for mut record in networks {
             let id = daemon.new_network_id();
             let name = record.name.clone();
@@ -340,6 +353,7 @@ impl Daemon {
     fn apply_as(&mut self, appeared: EventAction) {
         self.resolver.follow(&self.networks, &self.containers);
         let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
+        self.silence_host(&filter);
         self.uplinks.set_filter(filter);
         self.owners.follow(&self.containers);
         self.switch.configure(self.describe());
@@ -352,6 +366,10 @@ impl Daemon {
             host: &self.host,
             names: &self.resolver,
             faults: &self.faults,
+            host_silence: match self.snat.is_silent() {
+                true => HostSilenceKind::Tc,
+                false => HostSilenceKind::Sockets,
+            },
         };
         let view = View::new(&sight, &before);
         let mut news = std::mem::take(&mut self.news);
@@ -418,6 +436,66 @@ impl Daemon {
         }
     }
 
+    /// Keeps the host's kernel from what is for the switch.
+    fn silence_host(&mut self, filter: &UplinkFilter) {
+        let ports = silence::ingress_ports(filter, &self.snat, &self.containers);
+        self.silence.set(self.uplinks.all(), ports);
+    }
+
+    /// External ports need sockets no more, or again. True if they have changed.
+    fn follow_silence(&mut self) -> bool {
+        // An uplink that is gone may come back: until then nothing is to be silenced.
+        if self.uplinks.all().is_empty() {
+            return false;
+        }
+        let before = self.snat.is_silent();
+        let change = self.snat.set_silent(self.silence.is_complete());
+        // Behind the sockets: one that is not the first any more may still do what it is for.
+        self.silence.remove_refused();
+        let changed = self.change_external_ports(&change);
+        if !changed && self.snat.is_silent() != before {
+            self.apply();
+        }
+        changed
+    }
+
+    /// Looks after what changes without news: classifiers that somebody took away, and ports that
+    /// processes of the host have bound or given up.
+    fn look_after_ports(&mut self) {
+        if self.silence.look() {
+            self.apply();
+            self.follow_silence();
+        }
+        let change = self.snat.look();
+        self.change_external_ports(&change);
+    }
+
+    /// True if anything has changed.
+    fn change_external_ports(&mut self, change: &snat::Change) -> bool {
+        if change.is_empty() {
+            return false;
+        }
+        let (nat, now) = (self.switch.nat(), self.switch.now());
+        let ended = snat::withdraw(nat, now, change);
+        if ended > 0 {
+            tracing::info!("{ended} outgoing flows end, whose ports the host needs");
+        }
+        self.apply();
+        for (protocol, range) in &change.added {
+            snat::announce(self.switch.nat(), *protocol, vec![range.clone()]);
+        }
+        true
+    }
+
+    /// The daemon ends. Containers that stay have flows that the next daemon takes up: the host
+    /// says nothing of them in between.
+    pub(super) fn end_silence(&mut self) {
+        let runs = |container: &Container| container.record.status == api::Status::Running;
+        if !self.containers.iter().any(runs) {
+            self.silence.clear();
+        }
+    }
+
     /// The host's links, addresses, routes or neighbours have changed.
     fn follow_host(&mut self, host: HostState) {
         let links = |daemon: &Daemon| -> Vec<_> {
@@ -433,6 +511,7 @@ impl Daemon {
         };
         let (before, surrounded) = (links(self), surroundings(self));
         self.host = host;
+        self.silence.retry();
         if self.uplinks.follow(&self.switch, &self.host) {
             self.renew_listeners();
         }
@@ -444,6 +523,7 @@ impl Daemon {
             // What names mean may depend on the network that the host is in.
             self.resolver.forget();
             self.apply();
+            self.follow_silence();
         }
     }
 
@@ -516,12 +596,14 @@ impl Daemon {
             self.uplinks.forget(&self.switch, position);
             self.renew_listeners();
             self.apply();
+            self.follow_silence();
         }
     }
 
     /// Holds more ports for outgoing flows, if those of `protocol` are few: two blocks at least,
     /// and half as many again as there are, so that a burst of new flows rarely outruns the news.
     fn grow_external_ports(&mut self, protocol: nat::Protocol) {
+        self.follow_silence();
         let enough = (self.snat.count(protocol) / 2).max(2 * usize::from(snat::BLOCK));
         let mut free = self.switch.nat().external_ports_free(protocol);
         let mut ports = Vec::new();

@@ -28,6 +28,7 @@ use switch::frame::MacAddr;
 use crate::netns::{Netns, on_scratch_thread};
 
 mod error;
+pub(crate) mod ingress;
 mod session;
 
 pub(crate) use error::{LinkError, errno};

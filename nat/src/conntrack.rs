@@ -8,6 +8,7 @@
 mod index;
 mod record;
 mod shard;
+mod strangers;
 pub(crate) mod tcp;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,6 +20,7 @@ pub(crate) use self::record::checksum_of as record_checksum;
 pub use self::record::{RECORD, Record};
 pub(crate) use self::record::{Stored, VACANT};
 pub(crate) use self::shard::Shard;
+pub(crate) use self::strangers::Admission;
 use self::tcp::{Heard, Segment, Tcp, TcpState};
 use crate::limits::Timeouts;
 use crate::ports::Unquiet;

@@ -12,6 +12,9 @@
 //! already is for the connection table to know: it says which ports fit, and chooses the one to
 //! share. The counts are kept here.
 //!
+//! An inside port below 1024 is given one below 1024, if the caller has reserved such (RFC 4787
+//! REQ-3a): servers take it for a sign of a privileged client. No other gets those.
+//!
 //! A flow that ends while its peer may still answer (it was evicted, or its endpoint was removed)
 //! leaves its port *unquiet* for a time. No other endpoint gets that port before, whatever the
 //! shortage, so no answer reaches anybody but the endpoint that asked.
@@ -119,7 +122,7 @@ impl Ports {
             }
             for ((of, _), pool) in &mut self.pools {
                 if *of == protocol {
-                    pool.free[usize::from(port % 2)].push(port);
+                    pool.free[sort(protocol, port)].push(port);
                 }
             }
         }
@@ -142,10 +145,10 @@ impl Ports {
             .unwrap_or_else(|| self.count(protocol))
     }
 
-    /// Ports without a mapping on one external address.
+    /// Ports without a mapping on one external address, those below 1024 left out.
     pub(crate) fn available(&self, protocol: Protocol, external: IpAddr) -> usize {
         match self.pools.get(&(protocol, external)) {
-            Some(pool) => pool.available(),
+            Some(pool) => pool.free[0].len() + pool.free[1].len() + pool.resting.len(),
             None => self.count(protocol),
         }
     }
@@ -196,7 +199,8 @@ impl Ports {
         let key = (endpoint.protocol, endpoint.external);
         if !self.pools.contains_key(&key) {
             let reserved = self.reserved.get(&endpoint.protocol)?;
-            self.pools.insert(key, Pool::new(reserved));
+            self.pools
+                .insert(key, Pool::new(endpoint.protocol, reserved));
         }
         let pool = self.pools.get_mut(&key)?;
         let inside = (endpoint.address, endpoint.port);
@@ -425,8 +429,20 @@ impl Ports {
     fn pool(&mut self, protocol: Protocol, external: IpAddr) -> Option<&mut Pool> {
         let reserved = self.reserved.get(&protocol)?;
         let pool = self.pools.entry((protocol, external));
-        Some(pool.or_insert_with(|| Pool::new(reserved)))
+        Some(pool.or_insert_with(|| Pool::new(protocol, reserved)))
     }
+}
+
+/// The highest port of those that only privileged processes may use.
+const LAST_PRIVILEGED: u16 = 1023;
+
+pub(crate) fn is_privileged(protocol: Protocol, port: u16) -> bool {
+    !is_identifier(protocol) && port <= LAST_PRIVILEGED
+}
+
+/// Which of a pool's free ports one belongs to: by parity, the privileged ones apart.
+fn sort(protocol: Protocol, port: u16) -> usize {
+    usize::from(port % 2) + 2 * usize::from(is_privileged(protocol, port))
 }
 
 fn is_identifier(protocol: Protocol) -> bool {
@@ -436,11 +452,12 @@ fn is_identifier(protocol: Protocol) -> bool {
 /// The ports of one protocol on one external address. Each is in one place: free, resting, or with
 /// an owner, sharers or both.
 struct Pool {
+    protocol: Protocol,
     mappings: HashMap<(IpAddr, u16), Mapping>,
     /// The ports of the mappings.
     owned: HashSet<u16>,
-    /// Rested ports, even ones and odd ones.
-    free: [Vec<u16>; 2],
+    /// Rested ports, by [`sort`].
+    free: [Vec<u16>; 4],
     /// Freed ports with the time they were freed, oldest first.
     resting: VecDeque<(u16, Time)>,
     shared: HashMap<u16, Sharers>,
@@ -460,10 +477,12 @@ struct Sharers {
 }
 
 impl Pool {
-    fn new(reserved: &[RangeInclusive<u16>]) -> Pool {
+    fn new(protocol: Protocol, reserved: &[RangeInclusive<u16>]) -> Pool {
         let ports = || reserved.iter().cloned().flatten();
-        let free = [0, 1].map(|parity| ports().filter(|port| port % 2 == parity).collect());
+        let of_sort = |it| ports().filter(|&port| sort(protocol, port) == it).collect();
+        let free = [0, 1, 2, 3].map(of_sort);
         Pool {
+            protocol,
             mappings: HashMap::new(),
             owned: HashSet::new(),
             free,
@@ -475,7 +494,7 @@ impl Pool {
 
     /// Takes a port out of those that nobody has; false when it is none of them.
     fn take_out(&mut self, port: u16) -> bool {
-        let free = &mut self.free[usize::from(port % 2)];
+        let free = &mut self.free[sort(self.protocol, port)];
         if let Some(at) = free.iter().position(|&it| it == port) {
             free.swap_remove(at);
             return true;
@@ -485,7 +504,8 @@ impl Pool {
     }
 
     fn available(&self) -> usize {
-        self.free[0].len() + self.free[1].len() + self.resting.len()
+        let free: usize = self.free.iter().map(Vec::len).sum();
+        free + self.resting.len()
     }
 
     fn take(
@@ -501,15 +521,18 @@ impl Pool {
                 break;
             }
             self.resting.pop_front();
-            self.free[usize::from(port % 2)].push(port);
+            self.free[sort(self.protocol, port)].push(port);
         }
         let unquiet = &self.unquiet;
         let mut fits =
             |port| unquiet.get(&port).is_none_or(|it| it.allows(now, inside)) && fits(port);
-        let parity = inside.1 % 2;
+        let privileged = |port| is_privileged(self.protocol, port);
+        let parity = usize::from(inside.1 % 2);
         let mut found = None;
-        for parity in [parity, 1 - parity] {
-            let free = &mut self.free[usize::from(parity)];
+        let others = [parity, 1 - parity];
+        let sorts = [2 + parity, 3 - parity].into_iter().chain(others);
+        for sort in sorts.skip(if privileged(inside.1) { 0 } else { 2 }) {
+            let free = &mut self.free[sort];
             if free.is_empty() {
                 continue;
             }
@@ -522,7 +545,8 @@ impl Pool {
         }
         let port = found.or_else(|| {
             let mut resting = self.resting.iter().take(ATTEMPTS);
-            let at = resting.position(|&(port, _)| fits(port))?;
+            let may_have = |port| privileged(inside.1) || !privileged(port);
+            let at = resting.position(|&(port, _)| may_have(port) && fits(port))?;
             self.resting.remove(at).map(|(port, _)| port)
         })?;
         if self.unquiet.get(&port).is_some_and(|it| it.until <= now) {

@@ -26,6 +26,8 @@ pub enum Refused {
     TableFull,
     /// The inside address holds all the connections, or all the external ports, that it may.
     QuotaExceeded,
+    /// More connections to a published port are half open than may be, all from outside.
+    TooManyHalfOpen,
     /// Another connection already uses these addresses and ports towards the same peer.
     TupleInUse,
     /// The route's source address is of another family than the packet.
@@ -64,7 +66,7 @@ pub enum Refused {
 
 impl Refused {
     /// Every variant, in the order of `as usize`: for tables of counters.
-    pub const ALL: [Refused; 23] = [
+    pub const ALL: [Refused; 24] = [
         Refused::NoMapping,
         Refused::Filtered,
         Refused::NotPublished,
@@ -73,6 +75,7 @@ impl Refused {
         Refused::PortsExhausted,
         Refused::TableFull,
         Refused::QuotaExceeded,
+        Refused::TooManyHalfOpen,
         Refused::TupleInUse,
         Refused::NoExternalAddress,
         Refused::Fragment,
@@ -104,6 +107,7 @@ impl fmt::Display for Refused {
             Refused::QuotaExceeded => {
                 "the inside address has reached its limit of connections or of external ports"
             }
+            Refused::TooManyHalfOpen => "too many connections to this published port are half open",
             Refused::TupleInUse => "another connection uses the same addresses and ports",
             Refused::NoExternalAddress => {
                 "the route out has no source address of this packet's IP version"

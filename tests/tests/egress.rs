@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pontoon_tests::eventually;
-use pontoon_tests::namespace::join;
+use pontoon_tests::namespace::{Namespace, join};
 use pontoon_tests::process::{Background, run};
 use pontoon_tests::scene::{ANY, BEYOND, HOST, HOST_SECOND, LOOPBACK, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
@@ -154,6 +154,58 @@ fn more_flows_than_one_block_of_ports() {
     }
     for flow in &mut flows {
         flow.exchange().unwrap();
+    }
+}
+
+/// Asks from port `argv[2]`, by `argv[1]`, and prints the port that the server sees.
+const FROM_PORT: &str = "
+import socket, sys
+kind = socket.SOCK_STREAM if sys.argv[1] == 'tcp' else socket.SOCK_DGRAM
+s = socket.socket(socket.AF_INET, kind)
+s.settimeout(10)
+s.bind(('', int(sys.argv[2])))
+s.connect((sys.argv[3], 2049))
+s.send(b'?')
+print(s.recv(100).decode())
+";
+
+const TELL_PORT: &str = "
+import socket, threading
+t = socket.socket()
+t.bind(('', 2049))
+t.listen()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind(('', 2049))
+print('ready', flush=True)
+def tcp():
+    while True:
+        c, a = t.accept()
+        c.sendall(str(a[1]).encode())
+threading.Thread(target=tcp, daemon=True).start()
+while True:
+    d, a = u.recvfrom(100)
+    u.sendto(str(a[1]).encode(), a)
+";
+
+// Conforms: RFC4787-3
+#[test]
+fn a_privileged_source_port_stays_privileged() {
+    let Some(scene) = Scene::new() else { return };
+    let [a, b] = ["a", "b"].map(|name| scene.container(name, &[]));
+    let mut server = scene.outside.command("python3");
+    let mut server = Background::start(server.args(["-c", TELL_PORT]));
+    server.wait_for_output("ready");
+    let seen = |from: &Namespace, kind: &str, port: &str| -> u16 {
+        let mut client = from.command("python3");
+        client.args(["-c", FROM_PORT, kind, port, &BEYOND.to_string()]);
+        run(&mut client).success().trim().parse().expect("a port")
+    };
+    for kind in ["udp", "tcp"] {
+        let first = seen(&a.namespace, kind, "700");
+        let second = seen(&b.namespace, kind, "700");
+        assert!(first < 1024 && second < 1024, "{kind}: {first}, {second}");
+        assert_ne!(first, second);
+        assert!(seen(&a.namespace, kind, "1024") > 1023, "{kind}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::output::{Look, OutputArgs, joined};
-use crate::api::Info;
+use crate::api::{HostSilenceKind, Info};
 
 #[derive(Args)]
 pub(super) struct InfoArgs {
@@ -39,6 +39,11 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     writeln!(out, "Workers:      {}", info.workers)?;
     writeln!(out, "Uplinks:      {uplinks}")?;
     writeln!(out, "Port kind:    {port_kind}")?;
+    let host_silence = match info.host_silence {
+        HostSilenceKind::Tc => "by tc ingress, before its firewall",
+        HostSilenceKind::Sockets => "by sockets, behind its firewall",
+    };
+    writeln!(out, "Host silent:  {host_silence}")?;
     writeln!(out, "IPv6:         {ipv6}")?;
     writeln!(out, "State:        {}", info.state_dir.display())?;
     writeln!(out, "Run:          {}", info.run_dir.display())?;

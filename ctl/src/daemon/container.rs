@@ -200,6 +200,7 @@ impl Daemon {
         if self.retry_ports() {
             self.apply();
         }
+        self.look_after_ports();
     }
 
     fn reap(&mut self, looked_at: impl Fn(&Container) -> bool) {

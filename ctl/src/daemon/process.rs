@@ -170,6 +170,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         let mut locked = daemon.lock().unwrap_or_else(PoisonError::into_inner);
         locked.write_connections();
         locked.store.close();
+        locked.end_silence();
         drop(locked);
         daemon
     });

@@ -153,6 +153,7 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         state_dir: api.state_dir.to_path_buf(),
         run_dir: api.run_dir.to_path_buf(),
         port_kind: api.port_kind,
+        host_silence: view.host_silence,
         ipv6: api.ipv6,
         kernel_ipv6: has_ipv6(),
         networks: view.networks().len(),

@@ -19,7 +19,7 @@ use super::resolver::NameService;
 use super::routing;
 use super::store::{ContainerRecord, NetworkRecord};
 use super::uplink::Uplink;
-use crate::api;
+use crate::api::{self, HostSilenceKind};
 use crate::host::HostState;
 use crate::relay::Common;
 
@@ -35,6 +35,7 @@ pub(super) struct Sight<'a> {
     pub host: &'a HostState,
     pub names: &'a NameService,
     pub faults: &'a FaultBook,
+    pub host_silence: HostSilenceKind,
 }
 
 #[derive(Default)]
@@ -44,6 +45,7 @@ pub(super) struct View {
     /// By the container's id.
     published: BTreeMap<String, Vec<PublishedView>>,
     pub uplinks: Vec<String>,
+    pub host_silence: HostSilenceKind,
     /// What a masqueraded flow leaves with, by uplink, in IPv4 and in IPv6.
     sources: [BTreeMap<String, IpAddr>; 2],
     /// Who is behind a port of the switch.
@@ -152,6 +154,7 @@ impl View {
                 .iter()
                 .map(|uplink| uplink.link.name.clone())
                 .collect(),
+            host_silence: sight.host_silence,
             sources: [false, true].map(|is_ipv6| sources(sight, is_ipv6)),
             owners,
             sound: faults.is_empty(),

@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use super::index::Index;
+use super::strangers::{Admission, Strangers};
 use super::{Connection, Direction, Key, Kind, Traffic};
 use crate::nat::Origin;
 use crate::time::Time;
@@ -28,6 +29,8 @@ pub(crate) struct Shard {
     ended: HashMap<u32, Traffic>,
     /// By slot, of those few that have one.
     origins: HashMap<u32, Origin>,
+    /// By the id of a publish rule, who is opening a TCP connection to it from outside.
+    strangers: HashMap<u32, Strangers>,
     /// Where the next sweep begins.
     sweep_at: usize,
     /// Where the next sample begins.
@@ -220,6 +223,24 @@ impl Shard {
     /// Forgets what was carried by rules that are no more.
     pub(crate) fn retain_traffic(&mut self, keep: impl Fn(u32) -> bool) {
         self.ended.retain(|id, _| keep(*id));
+        self.strangers.retain(|id, _| keep(*id));
+    }
+
+    /// Whether one more stranger may open a TCP connection by a publish rule.
+    pub(crate) fn admit_stranger(&mut self, now: Time, id: u32) -> Admission {
+        let slots = &self.slots;
+        let is_half_open = |slot| {
+            slot_of(slots, slot).is_some_and(|connection| {
+                connection.kind() == Kind::Publish(id) && connection.is_half_open()
+            })
+        };
+        let strangers = self.strangers.entry(id).or_default();
+        strangers.admit(now, is_half_open)
+    }
+
+    /// One has opened the connection in this slot.
+    pub(crate) fn add_stranger(&mut self, id: u32, slot: u32) {
+        self.strangers.entry(id).or_default().add(slot);
     }
 
     /// Of the next `sample` slots, the connection with the highest score.

@@ -17,8 +17,8 @@ use parking_lot::MutexGuard;
 
 use super::Nat;
 use super::ledger::{Ledger, endpoint};
-use crate::conntrack::{Connection, Direction, Kind, Shard};
-use crate::ports::{Endpoint, Unquiet};
+use crate::conntrack::{Admission, Connection, Direction, Kind, Shard};
+use crate::ports::{Endpoint, Unquiet, is_privileged};
 use crate::refused::Refused;
 use crate::rule::{Claim, Target};
 use crate::time::Time;
@@ -153,7 +153,23 @@ impl Nat {
             kind,
             ..
         } = *opening;
+        let stranger = match kind {
+            Kind::Publish(id) if original.protocol == Protocol::TCP => Some(id),
+            _ => None,
+        };
+        let stranger = stranger.filter(|_| opening.direction == Direction::Original);
+        // Before any lock that others want: a flood must cost little.
+        let oldest = match stranger.map(|id| shard.admit_stranger(now, id)) {
+            Some(Admission::Refused) => return Err(Refused::TooManyHalfOpen),
+            Some(Admission::InPlaceOf(slot)) => Some(slot),
+            Some(Admission::Free) | None => None,
+        };
         let mut ledger = self.ledger.lock();
+        if let Some(oldest) = oldest
+            && self.end(now, shard, &mut ledger, oldest)
+        {
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+        }
         let inside = match kind {
             Kind::Publish(_) => reply.src,
             Kind::Masquerade | Kind::Routed | Kind::Hairpin(_) | Kind::HairpinMapped => {
@@ -190,6 +206,9 @@ impl Nat {
             ledger.close(now, &closing, &self.limits.timeouts);
             return Err(Refused::TableFull);
         };
+        if let Some(id) = stranger {
+            shard.add_stranger(id, slot);
+        }
         self.len.fetch_add(1, Ordering::Relaxed);
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         Ok(slot)
@@ -362,6 +381,9 @@ impl Nat {
             for port in ledger.ports.candidates_to_share(protocol) {
                 let in_use = |ledger: &Ledger| ledger.ports.is_in_use(protocol, reply.dst, port);
                 let quiet = ledger.ports.is_quiet(now, &endpoint, port);
+                if is_privileged(protocol, port) && !is_privileged(protocol, endpoint.port) {
+                    continue;
+                }
                 if !in_use(ledger) || !quiet || !fits(shard, port) {
                     continue;
                 }

@@ -249,3 +249,35 @@ fn no_port_leaks_and_none_is_given_twice() {
     }
     assert_eq!(ports.free(Protocol::TCP), 64);
 }
+
+// Conforms: RFC4787-3
+#[test]
+fn rfc_4787_req_3a_a_privileged_port_stays_one() {
+    let mut ports = ports(61000..=61009);
+    ports.reserve(Protocol::TCP, 914..=917);
+    let own: Vec<_> = (1..=4)
+        .map(|host| ports.acquire(at(0), &endpoint(host, 700), any).unwrap())
+        .collect();
+    assert!(own.iter().all(|port| (914..=917).contains(port)), "{own:?}");
+    assert!(own[..2].iter().all(|port| port % 2 == 0), "{own:?}");
+    // More find another sort, and nobody else gets one of these.
+    assert!(ports.acquire(at(0), &endpoint(5, 700), any).unwrap() > 1023);
+    for host in 1..=4 {
+        ports.release(at(0), &endpoint(host, 700));
+    }
+    for second in [1, 500] {
+        for port in 2000..2009 {
+            let given = ports.acquire(at(second), &endpoint(6, port), any);
+            assert!(given.is_none_or(|given| given > 1023), "{given:?}");
+        }
+    }
+    assert_eq!(ports.acquire(at(500), &endpoint(6, 3000), any), None);
+    assert!(ports.acquire(at(500), &endpoint(6, 1023), any).unwrap() < 1024);
+    // Identifiers are of one sort.
+    let echo = Endpoint {
+        protocol: Protocol::ICMP,
+        ..endpoint(1, 7)
+    };
+    assert!(ports.acquire(at(0), &echo, any).is_some());
+    assert!(ports.available(Protocol::ICMP, echo.external) > 60_000);
+}

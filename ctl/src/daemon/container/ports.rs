@@ -235,9 +235,10 @@ impl Daemon {
         Ok(published)
     }
 
-    /// Ports that pontoon itself holds: the user should hear for whom.
+    /// Ports that pontoon itself holds: the user should hear for whom. Those that it uses without
+    /// a socket it gives up.
     fn refuse_taken(
-        &self,
+        &mut self,
         name: &str,
         mappings: &[PortMapping],
         to: Destination,
@@ -276,6 +277,8 @@ impl Daemon {
                      choose another port"
                 )));
             }
+            let change = self.snat.give_up(protocol, &publish::host_ports(mapping));
+            self.change_external_ports(&change);
         }
         Ok(())
     }

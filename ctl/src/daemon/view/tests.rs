@@ -23,6 +23,7 @@ impl Scene {
             host: &HostState::default(),
             names: &self.names,
             faults: &self.faults,
+            host_silence: crate::api::HostSilenceKind::Sockets,
         };
         self.view = View::new(&sight, &self.view);
         let anew = View::new(&sight, &View::default());

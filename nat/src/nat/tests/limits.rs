@@ -636,3 +636,57 @@ fn an_address_whose_searches_fail_is_refused_without_one() {
             .may_search(world.now, ip("10.0.0.2"))
     );
 }
+
+#[test]
+fn a_flood_from_outside_is_bounded_for_each_published_port() {
+    let mut world = World::new();
+    world.publish(vec![
+        rule(1, Protocol::TCP, 80..=80, "10.0.0.2:80"),
+        rule(2, Protocol::TCP, 81..=81, "10.0.0.2:81"),
+    ]);
+    let syn = |host: u16, port: u16| {
+        let from = format!(
+            "203.0.{}.{}:{}",
+            113 + host / 200,
+            1 + host % 200,
+            1024 + host
+        );
+        tcp(&from, &format!("198.51.100.1:{port}"), SYN, b"")
+    };
+    let half_open = |world: &World| {
+        let all = world.nat.connections(world.now);
+        all.iter()
+            .filter(|flow| flow.original.dst_port == 80)
+            .count()
+    };
+    // What is completed does not count.
+    for host in 0..5000 {
+        let client = world.inside(&syn(host, 80)).unwrap();
+        world
+            .out(&packet_with(&client.reversed(), SYN | ACK))
+            .unwrap();
+        let from = format!(
+            "203.0.{}.{}:{}",
+            113 + host / 200,
+            1 + host % 200,
+            1024 + host
+        );
+        let ack = tcp(&from, "198.51.100.1:80", ACK, b"");
+        world.inside(&ack).unwrap();
+    }
+    let before = half_open(&world);
+    assert_eq!(before, 5000);
+    let mut refused = 0;
+    for host in 5000..20_000 {
+        match world.inside(&syn(host, 80)) {
+            Err(Refused::TooManyHalfOpen) => refused += 1,
+            other => assert!(other.is_ok(), "{other:?}"),
+        }
+    }
+    assert!(refused > 9000, "{refused}");
+    assert!(half_open(&world) <= before + 4096);
+    // Another port is not hit, and some get in here, too.
+    assert!((0..1000).all(|host| world.inside(&syn(host, 81)).is_ok()));
+    world.wait(1);
+    assert!(world.inside(&syn(30_000, 80)).is_ok());
+}
