@@ -39,15 +39,17 @@ fn engine() -> Nat {
         Time::ZERO,
         Rules {
             masquerade: vec![masquerade("10.0.0.0/8"), masquerade("fd00::/64")],
-            publish: vec![Publish {
-                id: 1,
-                protocol: Protocol::TCP,
-                host: None,
-                ports: 8080..=8080,
-                to: ip("10.0.0.2"),
-                to_port: 80,
-                allow: Sources::default(),
-            }],
+            publish: (0..PUBLISHED)
+                .map(|at| Publish {
+                    id: 1 + u32::from(at),
+                    protocol: Protocol::TCP,
+                    host: None,
+                    ports: 8080 + at..=8080 + at,
+                    to: ip("10.0.0.2"),
+                    to_port: 80,
+                    allow: Sources::default(),
+                })
+                .collect(),
             local: vec![ip(HOST), ip(HOST6)],
             ..Rules::default()
         },
@@ -57,6 +59,9 @@ fn engine() -> Nat {
     }
     nat
 }
+
+/// Ports that are published, from 8080 on.
+const PUBLISHED: u16 = 1000;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -161,7 +166,9 @@ fn a_connection_takes_at_most_160_bytes() {
     let published = |at: u32| {
         let src = Ipv4Addr::from(0x0b00_0000 + at / 64);
         let port = 1024 + (at % 64) as u16;
-        let bytes = packet(Protocol::TCP, (src.into(), port), (ip(HOST), 8080), SYN);
+        // To so many ports that none has more half-open ones than it may.
+        let to = (ip(HOST), 8080 + (at % u32::from(PUBLISHED)) as u16);
+        let bytes = packet(Protocol::TCP, (src.into(), port), to, SYN);
         (Path::Inbound, bytes)
     };
     // Where the hash tables are well filled, and where they have just doubled.

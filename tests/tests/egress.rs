@@ -197,7 +197,7 @@ fn a_privileged_source_port_stays_privileged() {
     server.wait_for_output("ready");
     let seen = |from: &Namespace, kind: &str, port: &str| -> u16 {
         let mut client = from.command("python3");
-        client.args(["-c", FROM_PORT, kind, port, &BEYOND.to_string()]);
+        client.args(["-c", FROM_PORT, kind, port, &OUTSIDE.to_string()]);
         run(&mut client).success().trim().parse().expect("a port")
     };
     for kind in ["udp", "tcp"] {

@@ -186,7 +186,7 @@ fn what_vanished_meanwhile_is_made_anew_and_told() {
         for (kind, action, name) in [
             ("interface", "restored", "pontoon0"),
             ("endpoint", "restored", "web"),
-            ("port", "lost", "web"),
+            ("port", "pending", "web"),
             ("container", "ended", "ends"),
         ] {
             let found = told.iter().find(|event| {
