@@ -645,12 +645,7 @@ fn a_flood_from_outside_is_bounded_for_each_published_port() {
         rule(2, Protocol::TCP, 81..=81, "10.0.0.2:81"),
     ]);
     let syn = |host: u16, port: u16| {
-        let from = format!(
-            "203.0.{}.{}:{}",
-            113 + host / 200,
-            1 + host % 200,
-            1024 + host
-        );
+        let from = format!("203.0.{}.{}:{}", host / 200, 1 + host % 200, 1024 + host);
         tcp(&from, &format!("198.51.100.1:{port}"), SYN, b"")
     };
     let half_open = |world: &World| {
@@ -665,12 +660,7 @@ fn a_flood_from_outside_is_bounded_for_each_published_port() {
         world
             .out(&packet_with(&client.reversed(), SYN | ACK))
             .unwrap();
-        let from = format!(
-            "203.0.{}.{}:{}",
-            113 + host / 200,
-            1 + host % 200,
-            1024 + host
-        );
+        let from = format!("203.0.{}.{}:{}", host / 200, 1 + host % 200, 1024 + host);
         let ack = tcp(&from, "198.51.100.1:80", ACK, b"");
         world.inside(&ack).unwrap();
     }
