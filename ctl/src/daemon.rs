@@ -265,14 +265,6 @@ impl Daemon {
         };
         daemon.uplinks.follow(&daemon.switch, &daemon.host);
         HostSilence::remove_strays(&daemon.host, daemon.uplinks.all());
-        // Before the first ports, so that they need no sockets where that works.
-        daemon.apply();
-        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
-            let privileged = daemon.snat.hold_privileged(protocol);
-            daemon.grow_external_ports(protocol);
-            // Behind the filters, which know of them by now.
-            snat::announce(daemon.switch.nat(), protocol, privileged);
-        }
         for mut record in networks {
             let id = daemon.new_network_id();
             let name = record.name.clone();
@@ -300,6 +292,8 @@ impl Daemon {
                 .with_context(|| format!("can't bring network {name} back"))?;
             daemon.networks.push(network);
         }
+        // The first start of all: nothing is there to be taken up before.
+        daemon.is_up = daemon.networks.is_empty();
         daemon
             .ensure_bridge(&options.bridge_subnets)
             .context("can't make the network bridge")?;
@@ -310,14 +304,13 @@ impl Daemon {
         for (record, found) in container::find(containers, workers, &mtus, &home) {
             daemon.adopt(record, found);
         }
-        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
-            daemon.grow_external_ports(protocol);
-        }
+        daemon.hold_first_ports();
         // Until now the switch knows no port, and no frame has been forwarded: a packet of a
         // connection that is not restored yet would open another one.
         daemon.restore_connections(&options.run_dir);
         daemon.is_up = true;
         daemon.apply_as(EventAction::Adopted);
+        daemon.follow_silence();
         daemon.keep_connections(&options.run_dir);
         if is_known {
             daemon.kinds = PortKinds::probe();
@@ -345,8 +338,12 @@ impl Daemon {
 
     /// Puts what is known into force: the filters of the uplinks, the switch's description, the
     /// names, and what the API's readers see and its listeners hear.
+    ///
+    /// Not before the switch forwards: a start does so once, with everything.
     fn apply(&mut self) {
-        self.apply_as(EventAction::Created);
+        if self.is_up {
+            self.apply_as(EventAction::Created);
+        }
     }
 
     /// The same, with a word for what is new.
@@ -619,6 +616,21 @@ impl Daemon {
             }
         }
         self.have_external_ports(protocol, ports, failed);
+    }
+
+    /// Holds the first external ports of this daemon. Without sockets where the uplinks drop what is for
+    /// them: if a daemon before this one has seen to that, its program stays until [`Daemon::apply`]
+    /// replaces it by one for all ports, so that the host's kernel never answers in between.
+    fn hold_first_ports(&mut self) {
+        if !self.silence.take_up(self.uplinks.all()) {
+            let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);
+            self.silence_host(&filter);
+        }
+        for protocol in [nat::Protocol::TCP, nat::Protocol::UDP] {
+            let privileged = self.snat.hold_privileged(protocol);
+            self.grow_external_ports(protocol);
+            snat::announce(self.switch.nat(), protocol, privileged);
+        }
     }
 
     /// Holds ports that connections of an earlier daemon had.

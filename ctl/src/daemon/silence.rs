@@ -58,6 +58,17 @@ impl HostSilence {
         _ = link::ingress::detach(&others.collect::<Vec<_>>());
     }
 
+    /// Takes up what an earlier daemon left on the uplinks, whatever it drops, until the next
+    /// [`set`](HostSilence::set); whether every one of them has it.
+    pub(super) fn take_up(&mut self, uplinks: &[Uplink]) -> bool {
+        for index in uplinks.iter().map(|uplink| uplink.link.index) {
+            if link::ingress::is_attached(index).unwrap_or(false) {
+                self.uplinks.entry(index).or_insert(State::Attached);
+            }
+        }
+        !uplinks.is_empty() && self.is_complete() && self.uplinks.len() == uplinks.len()
+    }
+
     /// Whether every uplink drops what is for the switch.
     pub(super) fn is_complete(&self) -> bool {
         let mut states = self.uplinks.values();
