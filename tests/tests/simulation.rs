@@ -334,7 +334,11 @@ fn a_port_gets_what_is_for_it_or_for_all() {
     let (b_mac, datagram) = ([2, 0, 0, 0, 0, 0xb], udp(1, 2, b"x"));
     let mut got = |who: Who, to: [u8; 6]| {
         // A frame for all carries no packet for one (RFC 1122 section 3.3.6).
-        let address = if to == [0xff; 6] { Ipv4Addr::BROADCAST } else { B };
+        let address = if to == [0xff; 6] {
+            Ipv4Addr::BROADCAST
+        } else {
+            B
+        };
         let frame = ethernet(to, A_MAC, 0x0800, &ipv4(A, address, 17, &datagram));
         let seen = network.watch(who, |network| network.inject(Who::A, &frame));
         seen.iter().any(|seen| seen.sent && seen.bytes == frame)

@@ -334,7 +334,9 @@ fn a_cache_forgets_in_time_and_stays_small() {
     assert!(cache.get(&question(3), after(1)).is_none());
     const MOST: usize = 8 << 20;
     for n in 0..40_000 {
-        cache.put(question(n), Arc::clone(&positive), asker, start);
+        // One after the other: what runs out first goes first.
+        let now = start + Duration::from_micros(n as u64);
+        cache.put(question(n), Arc::clone(&positive), asker, now);
         assert!(cache.bytes() <= MOST);
     }
     assert!(cache.get(&question(39_999), start).is_some());
