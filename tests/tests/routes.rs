@@ -267,7 +267,7 @@ fn rules_of_the_host_hold_for_containers() {
     scene.host.ip("rule add not fwmark 0xca6c table 51820");
     scene.host.ip("rule add table main suppress_prefixlength 0");
     assert_eq!(by_lan(&a), ip("10.9.0.2"));
-    ping(&a.namespace, OUTSIDE).success();
+    reaches(&a, &OUTSIDE.to_string());
     scene.host.ip("rule del not fwmark 0xca6c table 51820");
     scene.host.ip("rule del table main suppress_prefixlength 0");
     assert_eq!(by_default(&a), HOST);
@@ -292,7 +292,7 @@ fn rules_of_the_host_hold_for_containers() {
         .host
         .ip("route add 203.0.113.77 via 10.9.0.5 table 52");
     assert_eq!(by_lan(&a), ip("10.9.0.2"));
-    ping(&a.namespace, BEYOND).success();
+    reaches(&a, &BEYOND.to_string());
     scene.host.ip("route flush table 52");
     assert_eq!(by_default(&a), HOST);
     // By source, as a container has it, and by the interface of its network.
