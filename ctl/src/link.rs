@@ -9,7 +9,7 @@
 //! Nothing here needs sysfs, `ip`, or a kernel with IPv6. The kernel demands CAP_NET_ADMIN over
 //! the namespace, which the owner of a user namespace has in the namespaces below it.
 //!
-//! Offloads need no setting: a veth carries partial checksums and super-frames from the start,
+//! Offloads need no setting, but for SCTP's: a veth carries partial checksums and super-frames from the start,
 //! and the virtio header tells the switch about them.
 
 use std::io;
@@ -266,6 +266,15 @@ pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
     in_session(async |session| session.quiet_ipv6(name, wanted))
 }
 
+/// Leaves no super-frames of SCTP to the other end of a veth, where the switch reads: AF_PACKET has no
+/// words for them and drops them (`virtio_net_hdr_from_skb`), so that what is larger than a packet
+/// would come by retransmission alone. The kernel that sends cuts them then. A TAP is never given any.
+pub(crate) fn segment_sctp(name: &str) {
+    if let Err(error) = switch::io::switch_feature_off(name, "tx-sctp-segmentation") {
+        tracing::debug!("SCTP of {name} may be slow: {error}");
+    }
+}
+
 /// Readies the host's end of a veth pair for the switch, which reads it: with an MTU, in bytes of a
 /// layer 3 packet, up, and without ARP and IPv6 of the kernel's own. Linux answers ARP for any of its
 /// addresses on any interface that is up, one without an address included; so it would claim the
@@ -350,6 +359,9 @@ async fn configure(
     }
     if info.kind == "tun" && !info.up {
         session.unqueue(&info).await?;
+    }
+    if info.kind == "veth" {
+        segment_sctp(name);
     }
     session.set_up_at(&info).await?;
     info.up = true;

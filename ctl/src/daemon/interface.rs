@@ -237,6 +237,7 @@ pub(super) fn host_interface(
         if existing.is_none() {
             link::create_veth(name, &switch_end)?;
         }
+        link::segment_sctp(name);
         packet_queues(&switch_end, mtu, workers)?
     };
     link::set_mac(name, mac)?;

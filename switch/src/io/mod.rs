@@ -45,7 +45,7 @@ pub use reserve::{
 };
 pub(crate) use silence::Silence;
 pub(crate) use sys::set_cpu_turn;
-pub use sys::{close_on_exec_from, signal_descriptor, signal_process};
+pub use sys::{close_on_exec_from, signal_descriptor, signal_process, switch_feature_off};
 pub use tap::{TapOptions, TapQueue, open_tap};
 
 /// One queue of a port.

@@ -5,10 +5,11 @@
 use std::ffi::{CStr, c_int, c_short, c_void};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::sock_filter;
+use socket2::{Domain, Socket, Type};
 
 use crate::frame::{self, ETHERNET_HEADER, Frame, VNET_HEADER};
 
@@ -27,13 +28,7 @@ fn check(result: c_int) -> io::Result<c_int> {
 /// TUNSETIFF: makes or attaches to the device `name` (1 to 15 bytes) in the namespace where `fd`
 /// was opened. `flags` are `IFF_`.
 pub(super) fn tun_set_interface(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
-    // SAFETY: all-zero is a valid ifreq: a name of NULs and a union of plain integers.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    // The last byte stays NUL.
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let mut request = interface_request(name);
     request.ifr_ifru.ifru_flags = flags as c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
@@ -42,8 +37,7 @@ pub(super) fn tun_set_interface(fd: BorrowedFd<'_>, name: &str, flags: c_int) ->
 
 /// TUNGETIFF: the present name of the device, wherever it was moved. EBADFD when it is gone.
 pub(super) fn tun_interface_name(fd: BorrowedFd<'_>) -> io::Result<String> {
-    // SAFETY: as above.
-    let mut request: libc::ifreq = unsafe { zeroed() };
+    let mut request = interface_request("");
     // SAFETY: TUNGETIFF writes one ifreq, which outlives the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &mut request) })?;
     let last = request.ifr_name.len() - 1;
@@ -365,6 +359,69 @@ pub(super) fn send_batch(fd: BorrowedFd<'_>, frames: &[&Frame]) -> io::Result<us
         )
     })?;
     Ok(sent as usize)
+}
+
+/// Switches a feature of the interface `name` off, of the calling thread's network namespace. False
+/// if the kernel knows no such feature.
+///
+/// # Errors
+/// There is no such interface, or CAP_NET_ADMIN is missing.
+pub fn switch_feature_off(name: &str, feature: &str) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    let fd = socket.as_fd();
+    // Each a command of <linux/ethtool.h>, as words of 32 bits, with its answer behind it.
+    let mut count = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
+    ethtool(fd, name, &mut count)?;
+    // Bit 0 of the mask comes back clear when there is no such set.
+    let features = if count[2] == 0 { 0 } else { count[4] };
+    let mut names = vec![0; 3 + features as usize * FEATURE_NAME];
+    names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, features]);
+    ethtool(fd, name, &mut names)?;
+    let is_it = |words: &[u32]| {
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        bytes.take_while(|byte| *byte != 0).eq(feature.bytes())
+    };
+    let Some(index) = names[3..].chunks(FEATURE_NAME).position(is_it) else {
+        return Ok(false);
+    };
+    let blocks = (features as usize).div_ceil(32);
+    // Pairs of what is to change, and to what.
+    let mut change = vec![0; 2 + 2 * blocks];
+    change[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+    change[2 + index / 32 * 2] = 1 << (index % 32);
+    ethtool(fd, name, &mut change)?;
+    Ok(true)
+}
+
+/// Commands of `<linux/ethtool.h>`, the set of names of features, and the words that one name takes.
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETH_SS_FEATURES: u32 = 4;
+const FEATURE_NAME: usize = 8;
+
+/// SIOCETHTOOL with a command and room for its answer, which must be as large as the command says.
+fn ethtool(fd: BorrowedFd<'_>, name: &str, command: &mut [u32]) -> io::Result<()> {
+    let mut request = interface_request(name);
+    request.ifr_ifru.ifru_data = command.as_mut_ptr().cast();
+    // SAFETY: SIOCETHTOOL reads one ifreq and the command it points to, and writes the answer behind
+    // that: for GSSET_INFO a word for each bit of the mask, for GSTRINGS as many names as there are
+    // features (a number that a kernel never changes), for SFEATURES nothing. The callers above give
+    // that much room, and all of it outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
+    Ok(())
+}
+
+/// An ifreq of the interface `name` (1 to 15 bytes).
+fn interface_request(name: &str) -> libc::ifreq {
+    // SAFETY: all-zero is a valid ifreq: a name of NULs and a union of plain integers and pointers.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    // The last byte stays NUL.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
 }
 
 /// pidfd_send_signal(2): sends the process behind a pidfd a signal, real-time ones too. ENOSYS
