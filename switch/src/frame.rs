@@ -27,7 +27,7 @@ pub const VLAN_TAG: usize = 4;
 
 /// The largest frame a buffer holds, in bytes: an IP packet of 65,535 bytes, which is what a 16-bit
 /// total length can say, behind an Ethernet header with two VLAN tags. "BIG TCP" frames, which have
-/// no such length, are refused by the ports.
+/// no such length, are cut by the ports (`io/large.rs`).
 pub const MAX_FRAME: usize = 65_536 + 18 + VLAN_TAG;
 
 /// Bytes of the vnet header in front of every frame.

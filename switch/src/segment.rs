@@ -115,7 +115,7 @@ pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<impl Iterator<Item = 
 }
 
 /// Makes the TCP header of a super-frame one of a segment that begins `offset` bytes into it.
-fn mark_segment(header: &mut [u8], offset: u32, is_first: bool, is_last: bool) {
+pub(crate) fn mark_segment(header: &mut [u8], offset: u32, is_first: bool, is_last: bool) {
     let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
     header[4..8].copy_from_slice(&sequence.wrapping_add(offset).to_be_bytes());
     if !is_last {
@@ -130,19 +130,8 @@ fn mark_segment(header: &mut [u8], offset: u32, is_first: bool, is_last: bool) {
 /// the `index`th of its super-frame.
 fn finish(segment: &mut [u8], level: &Level, index: u16, is_innermost: bool) {
     let packet = &mut segment[level.at..];
-    let length = packet.len() as u16;
     let upper = level.layout.upper.at;
-    match level.layout.version {
-        Version::Four => {
-            let identification = u16::from_be_bytes([packet[4], packet[5]]).wrapping_add(index);
-            put(packet, 2, length);
-            put(packet, 4, identification);
-            put(packet, 10, 0);
-            let checksum = !fold(sum(&packet[..upper]));
-            put(packet, 10, checksum);
-        }
-        Version::Six => put(packet, 4, length - 40),
-    }
+    set_length(packet, &level.layout, index);
     let pseudo = pseudo_header(packet, &level.layout);
     let payload = &mut packet[upper..];
     match level.protocol() {
@@ -157,6 +146,22 @@ fn finish(segment: &mut [u8], level: &Level, index: u16, is_innermost: bool) {
         // RFC 2784 section 2.1: the C bit.
         GRE if payload.len() >= 8 && payload[0] & 0x80 != 0 => checksum(payload, 4, 0),
         _ => {}
+    }
+}
+
+/// Makes the IP header of a super-frame that of a packet that ends with `packet`, behind `index` others.
+pub(crate) fn set_length(packet: &mut [u8], layout: &Layout, index: u16) {
+    let length = packet.len() as u16;
+    match layout.version {
+        Version::Four => {
+            let identification = u16::from_be_bytes([packet[4], packet[5]]).wrapping_add(index);
+            put(packet, 2, length);
+            put(packet, 4, identification);
+            put(packet, 10, 0);
+            let checksum = !fold(sum(&packet[..layout.upper.at]));
+            put(packet, 10, checksum);
+        }
+        Version::Six => put(packet, 4, length - 40),
     }
 }
 

@@ -84,7 +84,7 @@ impl Worker {
             .map(|carried| carried.frames)
     }
 
-    /// As [`poll`](Worker::poll), but carries at most so many frames, and a vector at the most.
+    /// As [`poll`](Worker::poll), but reads at most so many frames, and a vector at the most.
     pub(crate) fn poll_some(
         &mut self,
         now: Time,
@@ -98,8 +98,8 @@ impl Worker {
         let Some(ingress) = topology.port(port) else {
             return Ok(Carried::default());
         };
-        let room = &mut self.frames[..most.min(VECTOR)];
-        let received = match ingress.queue(self.index).receive(room) {
+        let queue = ingress.queue(self.index);
+        let received = match queue.receive_some(&mut self.frames, most) {
             Ok(received) => received,
             Err(error) => {
                 let port = Arc::clone(ingress);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use pontoon_tests::namespace::{Namespace, join};
-use pontoon_tests::scene::{HOST, PORT_KINDS, Scene};
+use pontoon_tests::scene::{HOST, OUTSIDE, PORT_KINDS, Scene};
 use pontoon_tests::traffic::{Flow, bind_udp, listen, ping};
 use pontoon_tests::wire::{Noise, RawPort, ipv4, udp};
 
@@ -354,4 +354,77 @@ fn tunnel(scene: &Scene, inside: &Namespace, address: IpAddr, port_kind: &str) {
     }
     outside.ip("link del tunnel");
     inside.ip("link del tunnel");
+}
+
+/// Raises what a super-frame of TCP over IPv4 may be on a namespace's `eth0`; false if this kernel
+/// knows no such thing (Linux 6.3). `ip` learned it later than kernels.
+fn raise_gso(namespace: &Namespace, bytes: u32) -> bool {
+    let script = format!(
+        "import socket, struct
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+index = socket.if_nametoindex('eth0')
+body = struct.pack('=BxHiII', 0, 0, index, 0, 0) + struct.pack('=HHI', 8, 63, {bytes})
+s.send(struct.pack('=IHHII', 16 + len(body), 16, 5, 1, 0) + body)
+error = struct.unpack('=i', s.recv(4096)[16:20])[0]
+print('known' if error == 0 else 'unknown')"
+    );
+    let output = namespace.command("python3").args(["-c", &script]).output();
+    let text = output.expect("python3 runs").stdout;
+    text.starts_with(b"known")
+}
+
+// Conforms: SWITCH-guard-offload
+#[test]
+fn super_frames_larger_than_a_packet_s_length_arrive_whole() {
+    for port_kind in PORT_KINDS {
+        let Some(scene) = Scene::with_port_kind("veth") else {
+            return;
+        };
+        // The receiver's kind is this one; only a veth can be raised.
+        let sender = scene.container("s", &[]);
+        let receiver = scene.container("r", &["--port-kind", port_kind]);
+        if !raise_gso(&sender.namespace, 185_000) {
+            eprintln!("skipped: this kernel has no gso_ipv4_max_size");
+            return;
+        }
+        let outside = (OUTSIDE, "the outside");
+        for (to, address, what) in [
+            (&receiver.namespace, receiver.address, port_kind),
+            (&scene.outside, outside.0, outside.1),
+        ] {
+            let listener = listen(to, (address, 8080));
+            let rate = bulk(&sender.namespace, (address, 8080), &listener);
+            let again = bulk(&sender.namespace, (address, 8080), &listener);
+            eprintln!("BIG TCP to {what}: {rate}, then {again} Mbit/s");
+            assert!(again > FLOOR, "IPv4 to {what}: {rate}, {again} Mbit/s");
+        }
+        if !pontoon_tests::has_ipv6_or_skip() {
+            return;
+        }
+        sender.namespace.ip("link set eth0 gso_max_size 185000");
+        let listener = listen(&receiver.namespace, (receiver.ipv6(), 8080));
+        let to = (receiver.ipv6(), 8080);
+        let rate = bulk(&sender.namespace, to, &listener);
+        let again = bulk(&sender.namespace, to, &listener);
+        eprintln!("BIG TCP by IPv6 to {port_kind}: {rate}, then {again} Mbit/s");
+        assert!(again > FLOOR, "IPv6 to {port_kind}: {rate}, {again} Mbit/s");
+    }
+}
+
+/// No vnet header can describe them, so that the switch would not get them.
+#[test]
+fn a_veth_leaves_no_super_frames_of_sctp_to_the_switch() {
+    let Some(scene) = Scene::with_port_kind("veth") else {
+        return;
+    };
+    let container = scene.container("c", &[]);
+    let features = container.namespace.sh("ethtool -k eth0");
+    let feature = features
+        .lines()
+        .find(|line| line.contains("tx-sctp-segmentation"));
+    let Some(feature) = feature else {
+        eprintln!("skipped: this kernel has no super-frames of SCTP");
+        return;
+    };
+    assert!(feature.contains(": off"), "{feature}");
 }

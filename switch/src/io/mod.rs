@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `tap.rs` | TAP devices: a container's `eth0`, the host's `pontoon0` |
 //! | `packet.rs` | AF_PACKET: the host end of a veth pair, the uplink |
+//! | `large.rs` | frames larger than a buffer, from AF_PACKET |
 //! | `memory.rs` | ports in memory, for tests |
 //! | `filter.rs` | the classic BPF programs that ports and reservations attach |
 //! | `reserve.rs` | sockets that hold ports of the host, silence the kernel, serve loopback |
@@ -25,6 +26,7 @@ use crate::frame::Frame;
 
 pub mod filter;
 mod halt;
+mod large;
 mod memory;
 mod packet;
 mod poll;
@@ -108,10 +110,17 @@ impl Queue {
     ///   taken down first, goes away: call `receive` or [`is_gone`](Self::is_gone) for idle queues
     ///   now and then. sendmmsg(2) fails with ENETDOWN while down, with ENXIO once gone.
     pub fn receive(&self, frames: &mut [Frame]) -> io::Result<usize> {
+        self.receive_some(frames, frames.len())
+    }
+
+    /// As [`receive`](Self::receive), but reads so many at the most. What a larger one was cut into
+    /// counts as one of them, and takes several of `frames`.
+    pub(crate) fn receive_some(&self, frames: &mut [Frame], most: usize) -> io::Result<usize> {
+        let most = most.min(frames.len());
         match self {
-            Queue::Tap(queue) => queue.receive(frames),
-            Queue::Packet(socket) => socket.receive(frames),
-            Queue::Memory(queue) => queue.receive(frames),
+            Queue::Tap(queue) => queue.receive(&mut frames[..most]),
+            Queue::Packet(socket) => socket.receive(frames, most),
+            Queue::Memory(queue) => queue.receive(&mut frames[..most]),
         }
     }
 

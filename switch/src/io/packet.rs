@@ -7,16 +7,19 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use libc::sock_filter;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::filter::drop_all_filter;
+use super::large::{self, Large};
 use super::{Sent, context, errno, sys};
-use crate::frame::Frame;
+use crate::frame::{ETHERNET_HEADER, Frame};
 
 /// How to open an interface.
 #[derive(Clone, Debug)]
@@ -49,6 +52,9 @@ pub struct PacketSocket {
     socket: Socket,
     ifindex: u32,
     headerless: bool,
+    /// Room for frames of any size, once there was one too large for a buffer. From then on each is
+    /// read by itself and copied, which others are spared.
+    large: OnceLock<Mutex<Large>>,
     /// One of the constants below.
     link: AtomicU8,
     /// Frames the kernel dropped because nobody read them in time; the kernel's own counter
@@ -143,6 +149,7 @@ fn open_socket(ifindex: u32, options: &PacketOptions) -> io::Result<PacketSocket
         socket,
         ifindex,
         headerless,
+        large: OnceLock::new(),
         link: AtomicU8::new(UP),
         drops: AtomicU64::new(0),
     })
@@ -224,17 +231,29 @@ impl PacketSocket {
         self.drops.fetch_add(u64::from(new), Ordering::Relaxed) + u64::from(new)
     }
 
-    pub(super) fn receive(&self, frames: &mut [Frame]) -> io::Result<usize> {
-        let mut count = 0;
-        while count < frames.len() {
-            let wanted = (frames.len() - count).min(sys::BATCH);
-            match sys::receive_batch(self.as_fd(), &mut frames[count..], self.headerless) {
-                Ok(received) => {
-                    for frame in &mut frames[count..count + received] {
-                        frame.clear_data_valid();
-                    }
-                    count += received;
-                    if received < wanted {
+    /// Reads so many frames at the most. Those cut from a large one count as one, but none is read for
+    /// which there may be no room.
+    pub(super) fn receive(&self, frames: &mut [Frame], most: usize) -> io::Result<usize> {
+        let (mut count, mut left) = (0, most);
+        while left > 0 && count < frames.len() {
+            let free = &mut frames[count..];
+            let (wanted, read) = match self.large.get() {
+                None => {
+                    let wanted = left.min(free.len()).min(sys::BATCH);
+                    let read = self.read_batch(&mut free[..wanted]);
+                    (wanted, read.map(|read| (read, read)))
+                }
+                Some(_) if count > 0 && free.len() < large::MOST_PIECES => break,
+                Some(large) => {
+                    let read = self.read_large(&mut large.lock(), free);
+                    (1, read.map(|pieces| (1, pieces)))
+                }
+            };
+            match read {
+                Ok((read, pieces)) => {
+                    count += pieces;
+                    left -= read;
+                    if read < wanted {
                         break;
                     }
                 }
@@ -243,11 +262,12 @@ impl PacketSocket {
                     Errno::EAGAIN => break,
                     // Once for each time the interface goes down; frames may wait behind it.
                     Errno::ENETDOWN => self.link.store(WENT_DOWN, Ordering::Relaxed),
-                    // A super-frame of a kind that the header can't express (tunnels, SCTP); the
-                    // kernel has freed it (packet_rcv_vnet). The frames behind it may wait.
+                    // A super-frame of a kind that the header can't express (SCTP); the kernel has
+                    // freed it (packet_rcv_vnet). The frames behind it may wait.
                     Errno::EINVAL => {
                         frames[count].space_mut();
                         count += 1;
+                        left -= 1;
                     }
                     _ if count > 0 => break,
                     _ => {
@@ -272,6 +292,35 @@ impl PacketSocket {
             _ => self.link.store(DOWN, Ordering::Relaxed),
         }
         Ok(count)
+    }
+
+    /// Reads frames into their own buffers. The first one that is too large for that is lost, and makes
+    /// room for the next.
+    fn read_batch(&self, frames: &mut [Frame]) -> io::Result<usize> {
+        let received = sys::receive_batch(self.as_fd(), frames, self.headerless)?;
+        let mut is_large = false;
+        for frame in &mut frames[..received] {
+            frame.clear_data_valid();
+            is_large |= frame.is_empty() || frame.len() > ETHERNET_HEADER + large::LARGEST_PACKET;
+        }
+        // Interfaces without Ethernet headers have no such frames unless their GRO is raised.
+        if is_large && !self.headerless {
+            self.large.get_or_init(|| Mutex::new(Large::new()));
+        }
+        Ok(received)
+    }
+
+    /// Reads one frame of any size, and returns how many it was cut into.
+    fn read_large(&self, large: &mut Large, frames: &mut [Frame]) -> io::Result<usize> {
+        let (bytes, tag) = sys::receive_one(self.as_fd(), large.space_mut())?;
+        let pieces = large.divide(bytes, frames);
+        for frame in &mut frames[..pieces] {
+            frame.clear_data_valid();
+            if let Some((tpid, tci)) = tag {
+                frame.insert_vlan(tpid, tci);
+            }
+        }
+        Ok(pieces)
     }
 
     pub(super) fn transmit(&self, frames: &[&Frame]) -> Sent {

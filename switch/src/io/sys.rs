@@ -292,10 +292,39 @@ pub(super) fn receive_batch(
     Ok(received)
 }
 
+/// recvmsg(2) of one frame, its vnet header in front, into `space`, without blocking. Returns its bytes,
+/// 0 if they did not fit, and the VLAN tag that the kernel carries beside it, as TPID and TCI.
+pub(super) fn receive_one(
+    fd: BorrowedFd<'_>,
+    space: &mut [u8],
+) -> io::Result<(usize, Option<(u16, u16)>)> {
+    let mut vector = libc::iovec {
+        iov_base: space.as_mut_ptr().cast(),
+        iov_len: space.len(),
+    };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: all-zero is a valid msghdr: null pointers and zero lengths.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
+    // SAFETY: the header points to one iovec, the bytes of `space` and a control buffer, which outlive
+    // the call and are written by the kernel alone meanwhile.
+    let received =
+        unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT as _) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let is_cut = header.msg_flags & libc::MSG_TRUNC != 0;
+    let bytes = if is_cut { 0 } else { received as usize };
+    Ok((bytes, stripped_tag(&header)))
+}
+
 /// The VLAN tag that came beside a received frame (PACKET_AUXDATA), as TPID and TCI. The kernel
 /// takes the tag off on receive and on a veth that offloads tagging.
 fn stripped_tag(header: &libc::msghdr) -> Option<(u16, u16)> {
-    // SAFETY: `header` was filled by recvmmsg, so its control pointer and length describe the
+    // SAFETY: `header` was filled by recvmsg or recvmmsg, so its control pointer and length describe the
     // messages in a live, aligned buffer.
     let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !control.is_null() {
