@@ -198,7 +198,7 @@ fn what_vanished_meanwhile_is_made_anew_and_told() {
         let log = scene.log();
         for said in [
             "eth0 of web was not there",
-            "web loses a port",
+            "is pending, until it can be had",
             "ends is not adopted",
         ] {
             assert!(log.contains(said), "{said:?} is not in\n{log}");

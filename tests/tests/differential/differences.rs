@@ -40,13 +40,14 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "last hop from the wire",
-        reason: "both tell a sender on the wire that its packet died on the way to a container; \
-                 pontoon writes the error as a router inside and translates it on its way out, so \
-                 its TTL is one less, and writes it before the TCP state is judged",
+        reason: "both tell a sender on the wire that its packet died on the way to a container, but \
+                 pontoon not of what no port leads to; it writes the error as a router inside and \
+                 translates it on its way out, so its TTL is one less, and writes it before the TCP \
+                 state is judged",
         is: |case| {
             let to_wire = |told: &Seen| told.side == Side::Outside && is_time_exceeded(told);
             case.step.twist == Twist::LastHop
-                && matches!(case.ours, [told] if to_wire(told))
+                && case.ours.iter().all(to_wire)
                 && case.kernel.iter().all(to_wire)
         },
     },

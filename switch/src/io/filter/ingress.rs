@@ -17,7 +17,6 @@ use super::{
 use crate::frame::ethertype;
 
 const SCTP: u32 = libc::IPPROTO_SCTP as u32;
-const FRAGMENT: u32 = libc::IPPROTO_FRAGMENT as u32;
 
 /// What a classifier with direct action returns to drop a frame (linux/pkt_cls.h).
 const SHOT: u32 = 2;
@@ -47,9 +46,12 @@ pub struct IngressPorts {
     pub sctp: Vec<RangeInclusive<u16>>,
 }
 
-/// The program for the classifier: drops TCP, UDP and SCTP to these ports at these addresses, first
-/// fragments included, without which the host's kernel never puts the rest together. All else goes
-/// its way: other VLANs', other protocols, IPv6 with extension headers.
+/// The program for the classifier: drops TCP, UDP and SCTP to these ports at these addresses. All
+/// else goes its way: other VLANs', other protocols, IPv6 with extension headers, and fragments.
+///
+/// Of a datagram in fragments only the first one has ports. Without it the rest would wait in the
+/// kernel for 30 s (`ipfrag_time`) and fill the memory for fragments (`ipfrag_high_thresh`, 4 MiB),
+/// so that the host could receive none of its own.
 ///
 /// With more intervals than fit, those that come last are left out; their ports need sockets.
 pub fn ingress_filter(sets: &[IngressPorts]) -> Vec<sock_filter> {
@@ -83,7 +85,7 @@ pub fn ingress_filter(sets: &[IngressPorts]) -> Vec<sock_filter> {
 fn ipv4(sets: &[&IngressPorts], room: usize) -> Vec<sock_filter> {
     let mut program = vec![
         load(LOAD_HALF, NETWORK + 6),
-        jump(IF_ANY_BIT, 0x1fff, 0, 1), // a later fragment
+        jump(IF_ANY_BIT, 0x3fff, 0, 1), // a fragment
         exit(UNSPECIFIED),
         load(LOAD_BYTE, NETWORK + 9),
         load(STORE_MEMORY, 0),
@@ -107,17 +109,11 @@ fn ipv4(sets: &[&IngressPorts], room: usize) -> Vec<sock_filter> {
 }
 
 fn ipv6(sets: &[&IngressPorts], room: usize) -> Vec<sock_filter> {
-    let mut program = vec![load(LOAD_X, 40), load(LOAD_BYTE, NETWORK + 6)];
-    // Taken for a first fragment too, whose ports are behind the fragment header (RFC 8200 4.5).
-    program.extend([
-        jump(IF_EQUAL, FRAGMENT, 0, 5),
-        load(LOAD_HALF, NETWORK + 42),
-        jump(IF_ANY_BIT, 0xfff8, 0, 1),
-        exit(UNSPECIFIED),
-        load(LOAD_X, 48),
-        load(LOAD_BYTE, NETWORK + 40),
+    let mut program = vec![
+        load(LOAD_X, 40),
+        load(LOAD_BYTE, NETWORK + 6),
         load(STORE_MEMORY, 0),
-    ]);
+    ];
     for set in sets {
         let body = ports(set, room);
         for (at, address) in set.addresses.iter().enumerate() {
