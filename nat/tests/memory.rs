@@ -61,7 +61,7 @@ fn engine() -> Nat {
 }
 
 /// Ports that are published, from 8080 on.
-const PUBLISHED: u16 = 1000;
+const PUBLISHED: u16 = 100;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
