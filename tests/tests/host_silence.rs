@@ -145,11 +145,13 @@ fn where_tc_is_somebody_elses_sockets_do() {
         }
     };
     check(&scene);
-    // And back.
+    assert_eq!(resets.stop(), Vec::<String>::new());
+    // And back. Sockets end with their daemon, so what is under way then may be reset.
     scene.host.sh("tc filter del dev eth0 ingress prio 1");
     scene.end_daemon(Signal::SIGTERM);
     scene.start_daemon();
     assert_eq!(mode(&scene), "tc");
+    let resets = Witness::start(&scene.outside, "eth0", "tcp[tcpflags] & tcp-rst != 0");
     check(&scene);
     assert_eq!(resets.stop(), Vec::<String>::new());
 }
