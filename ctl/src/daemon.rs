@@ -36,7 +36,6 @@ use crate::ipam::{self, AddressPool};
 use crate::netns::Netns;
 
 mod access;
-mod announce;
 mod command;
 mod config;
 mod container;

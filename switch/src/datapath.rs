@@ -28,6 +28,7 @@ use hashbrown::HashSet;
 use nat::{Kind, Nat, Packet, Protocol, Refused, Time, Translated};
 use parking_lot::Mutex;
 
+use crate::announce::LastMacs;
 use crate::config::{Config, Endpoint, NetworkId, PortId};
 use crate::drop::DropReason;
 use crate::fdb::FdbStats;
@@ -77,7 +78,7 @@ const EVENTS: usize = 1024;
 pub struct Datapath {
     topology: ArcSwap<Topology>,
     /// Held by whoever builds the next topology.
-    changing: Mutex<()>,
+    changing: Mutex<LastMacs>,
     nat: Nat,
     neighbors: Neighbors,
     drops: Vec<CachePadded<[AtomicU64; DropReason::COUNT]>>,
@@ -113,7 +114,7 @@ impl Datapath {
         let (events, receiver) = crossbeam_channel::bounded(EVENTS);
         let datapath = Datapath {
             topology: ArcSwap::default(),
-            changing: Mutex::new(()),
+            changing: Mutex::default(),
             nat: Nat::new(settings.limits.clone(), settings.seed),
             neighbors: Neighbors::default(),
             // One set a worker, and one for the housekeeping that belongs to none.
@@ -171,7 +172,7 @@ impl Datapath {
 
     /// Puts a new description of the world in force. Frames in flight finish by the old one.
     pub fn configure(&self, now: Time, config: Config) {
-        let _changing = self.changing.lock();
+        let mut last_macs = self.changing.lock();
         let previous = self.topology.load_full();
         self.nat.set_rules(now, config.nat.clone());
         for &(uplink, address, mac) in &config.neighbors {
@@ -182,7 +183,9 @@ impl Datapath {
         for segment in &topology.networks {
             segment.settle(now);
         }
-        self.topology.store(Arc::new(topology));
+        let topology = Arc::new(topology);
+        self.topology.store(Arc::clone(&topology));
+        last_macs.follow(&previous, &topology);
     }
 
     /// Housekeeping, once a second or so: expires connections and learned addresses, and asks

@@ -9,6 +9,7 @@
 //! - [`layers`], `offload` and `segment`, `guard`, `bridge`, `gateway`: the stages. What a frame is; what it may leave to be done to it; who
 //!   may speak; which port a MAC is behind; what is routed, and how it is translated (by the `nat`
 //!   crate).
+//! - `announce`: tells neighbours of an address that has another MAC address than before.
 //! - `treatment`: what a port is held to besides, on either side of them: limits (`limit`), and
 //!   faults on request (`fault`). What has to wait for it is in `delay`.
 //! - [`fdb`], [`multicast`], [`neighbor`], [`topology`], `routing`: what the stages look up. Learned MACs
@@ -20,6 +21,7 @@
 //! Nothing here knows what a container is called. Time is a parameter everywhere but in the
 //! threads, so the same data path runs in a simulation: see [`worker::Worker::poll`].
 
+mod announce;
 pub mod arp;
 mod bridge;
 pub mod config;

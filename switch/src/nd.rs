@@ -192,6 +192,13 @@ pub fn answer(frame: &mut Frame, asked: &Solicitation, mac: MacAddr) {
     write(frame, (ADVERTISEMENT, flags), from, to, asked.target);
 }
 
+/// Writes the unsolicited advertisement of a station's own address, to all nodes, into `frame`,
+/// whatever it held before.
+pub(crate) fn announce(frame: &mut Frame, own: (MacAddr, Ipv6Addr)) {
+    let all = (ipv6::multicast_mac(ALL_NODES), ALL_NODES);
+    write(frame, (ADVERTISEMENT, OVERRIDE), own, all, own.1);
+}
+
 /// Writes the question who has `target` into `frame`, whatever it held before.
 pub fn ask(frame: &mut Frame, sender: (MacAddr, Ipv6Addr), target: Ipv6Addr) {
     let group = ipv6::solicited_node(target);

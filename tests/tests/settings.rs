@@ -79,8 +79,7 @@ fn a_network_s_storm_limits_are_its_own() {
     const ETHERTYPE: u16 = 0x88b5;
     let Some(scene) = Scene::new() else { return };
     for (options, least, most) in [
-        // Of the ten, what announces the new container may be one.
-        (&["--storm-broadcast", "10"][..], 9, 20),
+        (&["--storm-broadcast", "10"][..], 10, 20),
         (&["--storm-broadcast", "off"], 300, 300),
     ] {
         let containers = network(&scene, options, &["a", "b"]);

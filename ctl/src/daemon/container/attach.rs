@@ -9,7 +9,6 @@ use super::Container;
 use super::endpoint::Place;
 use super::ports::no_way_in;
 use crate::api::{self, Attach, Connect, Mode, NameSettings, Status, Target};
-use crate::daemon::announce::announce;
 use crate::daemon::command::CommandProcess;
 use crate::daemon::failure::Failure;
 use crate::daemon::life::{self, Identity};
@@ -145,10 +144,8 @@ impl Daemon {
                 list(&addresses)
             );
         }
-        let (record, plugs) = (Arc::clone(&container.record), container.plugs.clone());
         self.containers.push(container);
         self.apply();
-        announce(&candidate.netns, &record.endpoints, &plugs);
         self.tell_container(&id)
     }
 

@@ -13,7 +13,6 @@ use switch::frame::MacAddr;
 use super::attach::describe_target;
 use super::{Plug, stop};
 use crate::api::{self, Connect, Mode, Status, Target};
-use crate::daemon::announce::announce;
 use crate::daemon::failure::Failure;
 use crate::daemon::interface::NewInterface;
 use crate::daemon::life;
@@ -90,22 +89,20 @@ impl Daemon {
             }
         };
         let addresses = list(&endpoint.addresses);
-        let plugs = match self.plug(&place, &mut record, vec![endpoint.clone()]) {
-            Ok(plugs) => {
+        match self.plug(&place, &mut record, vec![endpoint.clone()]) {
+            Ok(mut plugs) => {
                 let container = &mut self.containers[position];
                 container.record = Arc::new(record);
-                container.plugs.extend(&plugs);
-                plugs
+                container.plugs.append(&mut plugs);
             }
             Err(failure) => {
                 self.release(&endpoint);
                 self.route(&netns, &self.containers[position].record.endpoints);
                 return Err(failure);
             }
-        };
+        }
         tracing::info!("{name} is on network {} too, {addresses}", request.network);
         self.apply();
-        announce(&netns, std::slice::from_ref(&endpoint), &plugs);
         self.retarget(position);
         self.tell_supervisors(netns.inode());
         self.tell_container(&id)
