@@ -11,9 +11,10 @@
 //!   frames cost more than frames of their size do. All others are *light*: they are served at
 //!   each look, before they have waited for more than a turn.
 //! - While light ports carry something of their own, a hungry or dear port is held back: its turns
-//!   are [`SHORT_TURN`], and after each it is not read for [`REST`] times as long. Meanwhile it
+//!   are [`SHORT_TURN`], and after each it is not read for a multiple of that time. Meanwhile it
 //!   gets the time that a thread would spend looking for frames in vain. Its own queue overflows,
-//!   at the cost of its own kernel.
+//!   at the cost of its own kernel. The rest is shorter for large frames ([`Account::rest_factor`]):
+//!   a bulk transfer is as hungry as a flood.
 //!
 //! Ports of a conversation with a hungry port do not hold it back: the acknowledgements of a bulk
 //! transfer are as light as anything.
@@ -34,8 +35,15 @@ const TURN: u64 = 100_000;
 /// The same of a port that is held back: about the time that a round trip between two containers
 /// leaves the worker without frames.
 const SHORT_TURN: u64 = 5_000;
-/// How many times as long as its turn such a port then rests: a sixteenth of the time is its.
+/// How many times as long as its turn a port with small frames then rests: it gets a sixteenth of the
+/// time. A port with full frames gets a quarter, and one with super-frames half: as many bytes are
+/// carried in so few turns that a conversation beside them waits for few.
 const REST: u64 = 15;
+const REST_OF_FULL: u64 = 3;
+const REST_OF_SUPER: u64 = 1;
+/// Bytes of a frame that is full, and of one that is larger than any MTU without jumbo frames.
+const FULL: u64 = 1000;
+const SUPER: u64 = 4000;
 const LONGEST_REST: u64 = 50_000_000;
 /// A port is hungry when it was served for so long without being empty once.
 const HUNGRY_AFTER: u64 = 300_000;
@@ -187,7 +195,8 @@ impl Turns {
         if !heavy || turn.shared || turn.frames == 0 || !others() {
             return None;
         }
-        let until = now + Duration::from_nanos((took * REST).min(LONGEST_REST));
+        let rest = took * self.account(port).rest_factor();
+        let until = now + Duration::from_nanos(rest.min(LONGEST_REST));
         Some(self.rest(port, until))
     }
 
@@ -228,8 +237,10 @@ impl Turns {
     pub(super) fn meanwhile(&self) -> Option<(PortId, usize)> {
         let hungry = self.resting.iter().copied().filter_map(|port| {
             let account = &self.accounts[port.0 as usize];
-            let cheap = account.hungry && account.cost <= SHORT_TURN;
-            cheap.then(|| (port, account.frames_in(SHORT_TURN)))
+            // Of super-frames one at a time: a conversation waits for no more than that.
+            let bulk = account.bytes >= SUPER && account.cost <= TURN && !account.dear();
+            let fits = account.hungry && (account.cost <= SHORT_TURN || bulk);
+            fits.then(|| (port, account.frames_in(SHORT_TURN)))
         });
         // Each in its turn.
         let count = hungry.clone().count();
@@ -344,6 +355,16 @@ impl Account {
             self.cpu_cost = 0;
         }
         took.min(usual)
+    }
+
+    /// How many times as long as its turn it rests when it is held back.
+    fn rest_factor(&self) -> u64 {
+        match self.bytes {
+            _ if self.dear() => REST,
+            0..FULL => REST,
+            FULL..SUPER => REST_OF_FULL,
+            SUPER.. => REST_OF_SUPER,
+        }
     }
 
     fn is_dear(&self, cost: u64) -> bool {

@@ -10,6 +10,7 @@ struct Source {
     port: PortId,
     peer: PortId,
     cost: Duration,
+    bytes: usize,
     waiting: usize,
 }
 
@@ -19,6 +20,7 @@ impl Source {
             port,
             peer: RECEIVER,
             cost,
+            bytes: 60,
             waiting: usize::MAX,
         }
     }
@@ -85,7 +87,7 @@ impl Lane {
         Turn {
             asked,
             frames,
-            bytes: 60 * frames,
+            bytes: source.bytes * frames,
             took,
             cpu: self.turns.is_suspect(source.port).then_some(took),
             ..Turn::default()
@@ -109,6 +111,7 @@ impl Lane {
                     port,
                     peer,
                     cost: Duration::from_micros(3),
+                    bytes: 60,
                     waiting: 1,
                 });
                 self.taken.push(Duration::ZERO);
@@ -144,6 +147,31 @@ fn a_conversation_goes_on_beside_floods_of_any_cost() {
         let bound = micros(30).max(3 * micros(cost));
         assert!(longest <= bound, "{cost} µs: one waited for {longest:?}");
         assert!(lane.taken[0] > micros(10_000), "{cost} µs: it got nothing");
+    }
+}
+
+#[test]
+fn a_bulk_transfer_goes_on_beside_a_conversation_and_the_conversation_beside_it() {
+    let (alone, _) = Lane::new(Vec::new()).converse(micros(500_000));
+    // Full frames, and super-frames of half and of all their size; hundredths of the time.
+    for (bytes, cost, least) in [(1500, 2, 25), (32_000, 20, 45), (65_000, 60, 45)] {
+        let bulk = Source {
+            bytes,
+            ..Source::endless(ATTACKER, micros(cost))
+        };
+        let mut lane = Lane::new(vec![bulk]);
+        lane.converse(micros(200_000));
+        lane.taken[0] = Duration::ZERO;
+        let start = lane.now;
+        let (trips, longest) = lane.converse(micros(500_000));
+        let share = lane.taken[0].as_micros() * 100 / (lane.now - start).as_micros();
+        assert!(share >= least, "{bytes} bytes: {share} % of the time");
+        let bound = micros(10) + 2 * micros(cost);
+        assert!(
+            longest <= bound,
+            "{bytes} bytes: one waited for {longest:?}"
+        );
+        assert!(trips * 100 >= alone * 15, "{bytes}: {trips} of {alone}");
     }
 }
 
@@ -188,6 +216,7 @@ fn acknowledgements_hold_back_no_bulk() {
         port: CLIENT,
         peer: SERVER,
         cost: micros(30),
+        bytes: 60_000,
         waiting: usize::MAX,
     };
     let mut lane = Lane::new(vec![bulk]);
@@ -197,6 +226,7 @@ fn acknowledgements_hold_back_no_bulk() {
             port: SERVER,
             peer: CLIENT,
             cost: micros(2),
+            bytes: 60,
             waiting: 1,
         });
         lane.taken.push(Duration::ZERO);
