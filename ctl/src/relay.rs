@@ -16,10 +16,9 @@
 //! share of that ([`slots`]).
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,10 +33,12 @@ use tokio::task::JoinHandle;
 mod owner;
 mod pipe;
 mod slots;
+mod target;
 mod tcp;
 mod udp;
 mod watch;
 
+pub(crate) use target::{Device, Reach, Target};
 use watch::watch;
 
 /// Bytes that one read takes: some of Linux's default socket buffers, and more than any datagram.
@@ -158,44 +159,6 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.counters().active.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Where a relay leads: the container's address for clients of either family. They are the same if
-/// it has but one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) ipv4: SocketAddr,
-    pub(crate) ipv6: SocketAddr,
-}
-
-impl From<SocketAddr> for Target {
-    /// One address for everybody.
-    fn from(address: SocketAddr) -> Target {
-        Target {
-            ipv4: address,
-            ipv6: address,
-        }
-    }
-}
-
-impl Target {
-    /// An IPv4 client of a socket of both families shows as a mapped address.
-    fn for_client(&self, client: SocketAddr) -> SocketAddr {
-        match client.ip().to_canonical() {
-            IpAddr::V4(_) => self.ipv4,
-            IpAddr::V6(_) => self.ipv6,
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.ipv4)?;
-        if self.ipv6 != self.ipv4 {
-            write!(f, " and {}", self.ipv6)?;
-        }
-        Ok(())
     }
 }
 

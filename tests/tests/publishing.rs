@@ -395,3 +395,25 @@ fn a_spec_that_means_nothing_is_quoted() {
     assert!(error.contains("198.18.0.1"), "{error}");
     assert_eq!(scene.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));
 }
+
+/// As a VPN does that comes up later, and knows a container's network better than the host.
+#[test]
+fn a_more_specific_route_of_the_host_takes_nothing_from_loopback() {
+    let Some(scene) = Scene::new() else { return };
+    let web = scene.container("web", &["-p", "8080:80", "-p", "5353:53/udp"]);
+    let listener = listen(&web.namespace, (ANY, 80));
+    let server = bind_udp(&web.namespace, (ANY, 53));
+    let mut before = Datagrams::open(&scene.host, (LOOPBACK, 5353), server.try_clone().unwrap());
+    before.exchange(100).unwrap();
+    scene.host.ip("tuntap add dev vpn0 mode tun");
+    scene.host.ip("link set vpn0 up");
+    for prefix in [24, 32] {
+        let to = ipnet::IpNet::new(web.address, prefix).unwrap().trunc();
+        scene.host.ip(&format!("route add {to} dev vpn0"));
+        let mut flow = Flow::open(&scene.host, (LOOPBACK, 8080), &listener).unwrap();
+        flow.exchange().unwrap();
+        before.exchange(100).unwrap();
+        let mut after = Datagrams::open(&scene.host, (LOOPBACK, 5353), server.try_clone().unwrap());
+        after.exchange(100).unwrap();
+    }
+}

@@ -35,7 +35,7 @@ use super::names::random;
 use super::snat::local_port_range;
 use crate::api::{PortMapping, Protocol};
 use crate::host::is_link_local;
-use crate::relay::{Common, Relay, Target};
+use crate::relay::{Common, Device, Reach, Relay, Target};
 use crate::spec::port_range;
 
 mod conflict;
@@ -72,6 +72,8 @@ pub(super) struct Published {
 pub(super) struct Destination {
     ipv4: Option<IpAddr>,
     ipv6: Option<IpAddr>,
+    /// The interfaces of their networks.
+    devices: [Option<Device>; 2],
 }
 
 impl Destination {
@@ -80,7 +82,14 @@ impl Destination {
         Destination {
             ipv4: all.clone().find(IpAddr::is_ipv4),
             ipv6: all.find(IpAddr::is_ipv6),
+            devices: [None; 2],
         }
+    }
+
+    /// The same, with the interface of the host that leads to an address.
+    pub(super) fn by(mut self, device: impl Fn(IpAddr) -> Option<Device>) -> Destination {
+        self.devices = [self.ipv4, self.ipv6].map(|it| it.and_then(&device));
+        self
     }
 
     /// The container's address of the same family.
@@ -93,10 +102,13 @@ impl Destination {
 
     /// For a relay, which carries from either family to the other where it must.
     fn target(&self, port: u16) -> Option<Target> {
-        let address = |ip: IpAddr| SocketAddr::new(ip, port);
+        let reach = |ip: IpAddr| Reach {
+            address: SocketAddr::new(ip, port),
+            device: self.devices[usize::from(ip.is_ipv6())],
+        };
         Some(Target {
-            ipv4: address(self.ipv4.or(self.ipv6)?),
-            ipv6: address(self.ipv6.or(self.ipv4)?),
+            ipv4: reach(self.ipv4.or(self.ipv6)?),
+            ipv6: reach(self.ipv6.or(self.ipv4)?),
         })
     }
 }

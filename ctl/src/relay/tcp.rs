@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::owner::{Of, Owner};
 use super::pipe::Pipe;
 use super::slots::{Share, Slot, slots};
+use super::target::Reach;
 use super::{Active, Common, SCRATCH, Target};
 
 /// How long a container may take to accept a connection. A host on the same machine answers at
@@ -132,15 +133,26 @@ impl Drop for Flow {
     }
 }
 
+async fn connect(target: Reach) -> io::Result<TcpStream> {
+    let socket = match target.address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if let Some(device) = target.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    socket.connect(target.address).await
+}
+
 /// Connects and copies; the connection counts and holds its slot for as long.
-async fn carry(client: TcpStream, target: SocketAddr, active: Active, slot: &Slot) {
+async fn carry(client: TcpStream, target: Reach, active: Active, slot: &Slot) {
     let mut flow = Flow {
         client,
         server: None,
         complete: false,
     };
     let counters = active.counters();
-    let server = match timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await {
+    let server = match timeout(CONNECT_TIMEOUT, connect(target)).await {
         Ok(Ok(server)) => flow.server.insert(server),
         Ok(Err(error)) => {
             counters.failed.fetch_add(1, Relaxed);

@@ -476,8 +476,8 @@ fn each_family_reaches_the_containers_address_of_it() {
         let published = TcpListener::bind("[::]:0").unwrap();
         let port = published.local_addr().unwrap().port();
         let target = Target {
-            ipv4: ipv4.local_addr().unwrap(),
-            ipv6: ipv6.local_addr().unwrap(),
+            ipv4: ipv4.local_addr().unwrap().into(),
+            ipv6: ipv6.local_addr().unwrap().into(),
         };
         let _relay = Relay::tcp(published, target, &anybody()).unwrap();
         for (host, reached) in [("127.0.0.1", &ipv4), ("::1", &ipv6), ("127.0.0.3", &ipv4)] {

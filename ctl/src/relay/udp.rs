@@ -15,6 +15,7 @@ use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
 };
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::owner::{Of, Owner};
 use super::slots::{Share, Slot, slots};
+use super::target::Reach;
 use super::{Active, Common, Counters, SCRATCH, Target};
 
 /// Clients of one published port at the same time.
@@ -140,7 +142,16 @@ impl Server {
                     path.slot.touch();
                     match send(&path.upstream, &buffer[..length], counters) {
                         Ok(()) => counters.bytes_in.fetch_add(length as u64, Relaxed),
-                        Err(_) => counters.dropped.fetch_add(1, Relaxed),
+                        Err(error) => {
+                            // Its interface may have been made again, which the socket is not
+                            // bound to: the next datagram opens another one.
+                            if error.kind() != io::ErrorKind::WouldBlock
+                                && let Some((_, task)) = paths.remove(&client)
+                            {
+                                task.abort();
+                            }
+                            counters.dropped.fetch_add(1, Relaxed)
+                        }
                     };
                 }
                 io::Result::Ok(())
@@ -313,13 +324,16 @@ fn unspecified_like(client: SocketAddr) -> IpAddr {
     }
 }
 
-fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match target {
+fn connect(target: Reach) -> io::Result<UdpSocket> {
+    let any: IpAddr = match target.address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = std::net::UdpSocket::bind((any, 0))?;
-    socket.connect(target)?;
+    if let Some(device) = target.device {
+        SockRef::from(&socket).bind_device(Some(device.as_bytes()))?;
+    }
+    socket.connect(target.address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }

@@ -4,6 +4,7 @@
 //! plugged: its interface is made, and the switch takes it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -25,6 +26,7 @@ use crate::daemon::{Daemon, limits, names};
 use crate::ipam::{self, IpamError};
 use crate::link::{self, ContainerLink};
 use crate::netns::Netns;
+use crate::relay::Device;
 use crate::signals::SignalNumber;
 
 /// Aliases of one endpoint; a name server answers for each.
@@ -405,15 +407,18 @@ impl Daemon {
     /// for a container that has no default route at all.
     pub(super) fn reached(&self, endpoints: &[EndpointRecord]) -> Option<Destination> {
         let routes = default_routes(&self.networks, endpoints).into_iter();
-        let addresses: Vec<IpNet> = routes
+        let (addresses, networks): (Vec<IpNet>, Vec<&str>) = routes
             .filter_map(|(at, gateway)| {
                 let mut addresses = endpoints[at].addresses.iter();
-                addresses
-                    .find(|address| address.contains(&gateway))
-                    .copied()
+                let address = addresses.find(|address| address.contains(&gateway))?;
+                Some((*address, &*endpoints[at].network))
             })
-            .collect();
-        (!addresses.is_empty()).then(|| Destination::of(&addresses))
+            .unzip();
+        let device = |ip: IpAddr| {
+            let at = addresses.iter().position(|address| address.addr() == ip)?;
+            Device::new(&by_id(&self.networks, networks[at])?.record.host_interface)
+        };
+        (!addresses.is_empty()).then(|| Destination::of(&addresses).by(device))
     }
 
     /// Leads what a container publishes to where its default routes are now. What leads nowhere is
