@@ -112,7 +112,8 @@ pub(crate) struct DaemonOptions {
     /// Where networks without a subnet of their own get one from; those that Docker's users know,
     /// and a prefix of unique local addresses of the daemon's own, for a family without any.
     pub pools: Vec<AddressPool>,
-    /// Subnets of the network `bridge`, when it is made; chosen from the pools for a family without.
+    /// Subnets of the network `bridge`, when it is made; chosen from the pools for a family
+    /// without.
     pub bridge_subnets: Vec<IpNet>,
     /// Lower the TCP segment size announced over an uplink to what fits its MTU.
     pub clamp_mss: bool,
@@ -617,9 +618,10 @@ impl Daemon {
         self.have_external_ports(protocol, ports, failed);
     }
 
-    /// Holds the first external ports of this daemon. Without sockets where the uplinks drop what is for
-    /// them: if a daemon before this one has seen to that, its program stays until [`Daemon::apply`]
-    /// replaces it by one for all ports, so that the host's kernel never answers in between.
+    /// Holds the first external ports of this daemon. Without sockets where the uplinks drop what
+    /// is for them: if a daemon before this one has seen to that, its program stays until
+    /// [`Daemon::apply`] replaces it by one for all ports, so that the host's kernel never answers
+    /// in between.
     fn hold_first_ports(&mut self) {
         if !self.silence.take_up(self.uplinks.all()) {
             let filter = config::filter(&self.networks, &self.containers, &self.snat, &self.host);

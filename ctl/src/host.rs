@@ -79,8 +79,8 @@ pub(crate) struct HostRoute {
 pub(crate) enum RouteKind {
     /// By one of these next hops.
     Unicast(Vec<HostHop>),
-    /// To somewhere, in a way that only the kernel knows: encapsulated, or by a next hop that it does
-    /// not tell.
+    /// To somewhere, in a way that only the kernel knows: encapsulated, or by a next hop that it
+    /// does not tell.
     Obscure,
     /// To the host itself, and the same for broadcast and anycast addresses.
     Local,
@@ -129,8 +129,8 @@ pub(crate) struct HostRule {
     pub(crate) to: Option<IpNet>,
     /// By name: an interface that is not there (yet) has no index.
     pub(crate) incoming: Option<String>,
-    /// A packet that passes through meets none of these: it has no mark, is root's, and has no outgoing
-    /// interface or VRF before it is routed.
+    /// A packet that passes through meets none of these: it has no mark, is root's, and has no
+    /// outgoing interface or VRF before it is routed.
     pub(crate) never: bool,
     pub(crate) tos: u8,
     pub(crate) protocol: Option<u8>,
@@ -298,12 +298,14 @@ impl HostState {
     }
 }
 
-/// Uplinks that are chosen without being named. Every one costs each worker a socket, and each of the
-/// host's published ports a comparison; a host with more has most of them for its own containers.
+/// Uplinks that are chosen without being named. Every one costs each worker a socket, and each of
+/// the host's published ports a comparison; a host with more has most of them for its own
+/// containers.
 const MOST_UPLINKS: usize = 64;
 
 impl HostLink {
-    /// No wire: a VRF stands for its members, which hear the same frames, and a dummy for addresses.
+    /// No wire: a VRF stands for its members, which hear the same frames, and a dummy for
+    /// addresses.
     fn is_virtual(&self) -> bool {
         ["vrf", "dummy"].contains(&self.kind.as_str())
     }

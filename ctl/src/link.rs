@@ -9,8 +9,8 @@
 //! Nothing here needs sysfs, `ip`, or a kernel with IPv6. The kernel demands CAP_NET_ADMIN over
 //! the namespace, which the owner of a user namespace has in the namespaces below it.
 //!
-//! Offloads need no setting, but for SCTP's: a veth carries partial checksums and super-frames from the start,
-//! and the virtio header tells the switch about them.
+//! Offloads need no setting, but for SCTP's: a veth carries partial checksums and super-frames from
+//! the start, and the virtio header tells the switch about them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -266,9 +266,10 @@ pub(crate) fn quiet_ipv6(name: &str, wanted: bool) -> Result<()> {
     in_session(async |session| session.quiet_ipv6(name, wanted))
 }
 
-/// Leaves no super-frames of SCTP to the other end of a veth, where the switch reads: AF_PACKET has no
-/// words for them and drops them (`virtio_net_hdr_from_skb`), so that what is larger than a packet
-/// would come by retransmission alone. The kernel that sends cuts them then. A TAP is never given any.
+/// Leaves no super-frames of SCTP to the other end of a veth, where the switch reads: AF_PACKET has
+/// no words for them and drops them (`virtio_net_hdr_from_skb`), so that what is larger than a
+/// packet would come by retransmission alone. The kernel that sends cuts them then. A TAP is never
+/// given any.
 pub(crate) fn segment_sctp(name: &str) {
     if let Err(error) = switch::io::switch_feature_off(name, "tx-sctp-segmentation") {
         tracing::debug!("SCTP of {name} may be slow: {error}");

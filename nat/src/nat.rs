@@ -140,12 +140,12 @@ impl Nat {
 
     /// Replaces the rules, and ends the flows that they would not have let begin: those to a
     /// published port that now leads elsewhere or nowhere, or is not for their source any more,
-    /// those from an inside port that is now published, masqueraded or routed, those whose
-    /// source is now masqueraded otherwise, or not at all, and those masqueraded as an address that the
-    /// host has lost. A routed flow does not say by which
-    /// address of the host it would have left, so one from a port that is published on any of them
-    /// ends. Packets in flight meet the old rules or the new ones, and no flow that the new ones
-    /// forbid remains. The rules already in force end nothing.
+    /// those from an inside port that is now published, masqueraded or routed, those whose source
+    /// is now masqueraded otherwise, or not at all, and those masqueraded as an address that the
+    /// host has lost. A routed flow does not say by which address of the host it would have left,
+    /// so one from a port that is published on any of them ends. Packets in flight meet the old
+    /// rules or the new ones, and no flow that the new ones forbid remains. The rules already in
+    /// force end nothing.
     pub fn set_rules(&self, now: Time, rules: Rules) {
         // Most changes of a configuration are none of the rules, and every connection is looked at.
         if *self.rules.load().rules().as_ref() == rules {

@@ -190,7 +190,8 @@ impl<'a> Packet<'a> {
         self.piece().map(|piece| piece.offset)
     }
 
-    /// Whether its sender chose its route (RFC 7126 section 4.3, RFC 5095): no router should go along.
+    /// Whether its sender chose its route (RFC 7126 section 4.3, RFC 5095): no router should go
+    /// along.
     pub fn is_source_routed(&self) -> bool {
         self.source_routed
     }

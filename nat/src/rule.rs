@@ -28,8 +28,8 @@ pub struct Rules {
     pub local: Vec<IpAddr>,
     /// Subnets all of whose addresses are the host's as well.
     pub local_subnets: Vec<IpNet>,
-    /// Which interface of the host each address is on that flows are masqueraded as. A flow that now
-    /// leaves with an address of another interface gives up its mapping, as it does in Linux
+    /// Which interface of the host each address is on that flows are masqueraded as. A flow that
+    /// now leaves with an address of another interface gives up its mapping, as it does in Linux
     /// (`nf_nat_oif_changed`); one whose interface has but one more address does not.
     pub links: Vec<(IpAddr, u32)>,
 }
@@ -313,8 +313,8 @@ impl RuleIndex {
         lost.copied().collect()
     }
 
-    /// Whether a flow may go on with the address `mapped`, though new ones get `external`: both are on
-    /// one interface, or it is not known which they are on.
+    /// Whether a flow may go on with the address `mapped`, though new ones get `external`: both are
+    /// on one interface, or it is not known which they are on.
     pub(crate) fn same_link(&self, mapped: IpAddr, external: IpAddr) -> bool {
         match (self.links.get(&mapped), self.links.get(&external)) {
             (Some(one), Some(other)) => one == other,
@@ -339,8 +339,8 @@ impl RuleIndex {
             .find(|rule| rule.source.contains(&source))
     }
 
-    /// Whether an inside source may be seen as `external`: by its rule, or because the host has that
-    /// address.
+    /// Whether an inside source may be seen as `external`: by its rule, or because the host has
+    /// that address.
     pub(crate) fn is_external(&self, source: IpAddr, external: IpAddr) -> bool {
         let to = self.masquerade(source).and_then(|rule| rule.to);
         to == Some(external) || self.local.binary_search(&external).is_ok()

@@ -1,9 +1,9 @@
-//! Announces an address that has another MAC address than before, to those that may remember the old
-//! one: the network's endpoints and the host.
+//! Announces an address that has another MAC address than before, to those that may remember the
+//! old one: the network's endpoints and the host.
 //!
 //! By gratuitous ARP (RFC 5227 clause 3) and unsolicited neighbour advertisements with the override
-//! flag (RFC 4861 clause 7.2.6). Only a change is announced: most containers get the MAC address that
-//! follows from their address, and a network of a thousand hears nothing of one more.
+//! flag (RFC 4861 clause 7.2.6). Only a change is announced: most containers get the MAC address
+//! that follows from their address, and a network of a thousand hears nothing of one more.
 
 use std::net::IpAddr;
 use std::sync::Arc;

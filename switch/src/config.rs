@@ -239,8 +239,8 @@ pub struct Fault {
 #[derive(Clone, Debug)]
 pub struct Uplink {
     pub port: PortId,
-    /// All zero for a link without Ethernet headers (WireGuard, PPP, tunnels), where nobody has a MAC
-    /// and nobody is asked for one. So are both MACs of its frames.
+    /// All zero for a link without Ethernet headers (WireGuard, PPP, tunnels), where nobody has a
+    /// MAC and nobody is asked for one. So are both MACs of its frames.
     pub mac: MacAddr,
     /// The largest IP packet that it carries, in bytes.
     pub mtu: u32,
@@ -259,8 +259,8 @@ impl Uplink {
 /// The number of the routing table that rules where no [`Rule`] says otherwise (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u32 = 254;
 
-/// A route of the host, whatever its kind: one that the switch cannot use must still be found, for the
-/// packet must not take a less specific one instead.
+/// A route of the host, whatever its kind: one that the switch cannot use must still be found, for
+/// the packet must not take a less specific one instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub table: u32,
@@ -327,8 +327,8 @@ impl Route {
     }
 }
 
-/// A routing rule of the host (`ip rule`), for packets without a mark. All conditions must hold, or, of
-/// an inverted one, not all of them.
+/// A routing rule of the host (`ip rule`), for packets without a mark. All conditions must hold,
+/// or, of an inverted one, not all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub ipv6: bool,

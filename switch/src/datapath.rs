@@ -618,8 +618,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether one more ICMP error may go to who is behind a port: a container, or, of all hosts beyond
-    /// an uplink, this one.
+    /// Whether one more ICMP error may go to who is behind a port: a container, or, of all hosts
+    /// beyond an uplink, this one.
     pub(crate) fn may_tell(&self, port: PortId, peer: Option<IpAddr>) -> bool {
         let errors = self.datapath.errors();
         match (self.topology.role(port), peer) {
@@ -634,8 +634,8 @@ impl Pass<'_> {
     /// Tells the sender of a frame why it was dropped, if that is a thing to tell: turns the frame
     /// into the ICMP error, which leaves by the port returned.
     ///
-    /// Only containers are told, but for the MTU and the end of a packet's hops, of which the world should
-    /// know too.
+    /// Only containers are told, but for the MTU and the end of a packet's hops, of which the world
+    /// should know too.
     pub(crate) fn explain(
         &mut self,
         ingress: PortId,

@@ -344,8 +344,8 @@ impl Frame {
         self.set_vnet(header);
     }
 
-    /// Gives an IP packet that was read without an Ethernet header, [`ETHERNET_HEADER`] bytes into the
-    /// frame, one with MACs of zeros. The vnet header then counts from there.
+    /// Gives an IP packet that was read without an Ethernet header, [`ETHERNET_HEADER`] bytes into
+    /// the frame, one with MACs of zeros. The vnet header then counts from there.
     pub(crate) fn put_ethernet_header(&mut self) {
         let bytes = self.bytes_mut();
         let Some((header, packet)) = bytes.split_at_mut_checked(ETHERNET_HEADER) else {

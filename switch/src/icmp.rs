@@ -100,8 +100,8 @@ fn put_before(frame: &mut Frame, headers: usize, quoted: usize) -> &mut [u8] {
 }
 
 /// Errors that each port, and each group of hosts beyond the uplinks, is told a second whatever the
-/// others provoke; and how many it is told if they leave room. Traceroute and path MTU discovery need
-/// a few.
+/// others provoke; and how many it is told if they leave room. Traceroute and path MTU discovery
+/// need a few.
 const ASSURED: u32 = 50;
 const AT_MOST: u32 = 250;
 /// Errors a second beyond what is assured, to all.
@@ -116,8 +116,8 @@ pub(crate) struct ErrorClocks {
     all: RateLimit,
 }
 
-/// How many errors the gateway tells (RFC 1812 4.3.2.8, RFC 4443 2.4 f): each of its neighbours has a
-/// share that no other one can use up.
+/// How many errors the gateway tells (RFC 1812 4.3.2.8, RFC 4443 2.4 f): each of its neighbours has
+/// a share that no other one can use up.
 #[derive(Debug)]
 pub(crate) struct ErrorLimits {
     shared: RateLimit,

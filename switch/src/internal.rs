@@ -10,8 +10,8 @@
 //! | reports of multicast groups | yes |
 //! | anything else, and anything to another address, group or broadcast | no |
 //!
-//! The host's own packets pass, so it reaches the endpoints, and is answered: TCP tells an answer by
-//! its flags, and for UDP the host's flows are remembered ([`Asked`]).
+//! The host's own packets pass, so it reaches the endpoints, and is answered: TCP tells an answer
+//! by its flags, and for UDP the host's flows are remembered ([`Asked`]).
 //!
 //! This is asked of every frame that is about to leave by the host's port, so neither a broadcast
 //! frame nor a learned address is a way around it.
@@ -89,8 +89,8 @@ impl Asked {
 }
 
 impl Pass<'_> {
-    /// Takes the host's port out of where a frame from an internal network goes, unless the host may
-    /// hear it.
+    /// Takes the host's port out of where a frame from an internal network goes, unless the host
+    /// may hear it.
     pub(crate) fn keep_from_host(
         &mut self,
         segment: &Segment,

@@ -155,9 +155,9 @@ pub struct Due {
 }
 
 impl Neighbors {
-    /// The MAC of `target` beyond `uplink`, for a frame that came in by the port `asker`. When it has to
-    /// be asked for, a copy of `frame` waits in the table, and the frame itself is free for the
-    /// question. `may_ask` is asked before one more neighbour is.
+    /// The MAC of `target` beyond `uplink`, for a frame that came in by the port `asker`. When it
+    /// has to be asked for, a copy of `frame` waits in the table, and the frame itself is free for
+    /// the question. `may_ask` is asked before one more neighbour is.
     pub fn resolve(
         &self,
         now: Time,

@@ -34,9 +34,9 @@ pub(crate) enum Settled {
     ToCut,
 }
 
-/// Passes a frame whose checksum, if it is partial, goes where a checksum may be, and whose segments,
-/// if it is a super-frame, are what its protocol has. The checksum of SCTP is then whole, and that of
-/// a super-frame partial.
+/// Passes a frame whose checksum, if it is partial, goes where a checksum may be, and whose
+/// segments, if it is a super-frame, are what its protocol has. The checksum of SCTP is then whole,
+/// and that of a super-frame partial.
 pub(crate) fn settle(frame: &mut Frame, layers: Layers) -> Result<Settled, DropReason> {
     if frame.vnet().is_gso() {
         let settled = super_frame::settle(frame, layers)?;

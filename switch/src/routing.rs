@@ -1,18 +1,18 @@
 //! Where the host would send a packet: its routing rules and tables, compiled.
 //!
 //! All of the host's routes are here, whatever their kind and interface, and the longest prefix is
-//! found among all of them. A route that the switch cannot use refuses the packet by name; no packet
-//! takes a less specific route instead, past a VPN or out of a blackhole.
+//! found among all of them. A route that the switch cannot use refuses the packet by name; no
+//! packet takes a less specific route instead, past a VPN or out of a blackhole.
 //!
-//! The walk is the kernel's (`fib_rules_lookup`): rules in order of priority, each with its conditions;
-//! the first table that knows the destination decides. Conditions that no packet of the switch can
-//! meet or miss (marks, outgoing interfaces, users) were settled by the control plane. A packet that
-//! matches a table's route is refused if the route says so, and asks the next rule if it says `throw`
-//! or if the rule suppresses so short a prefix.
+//! The walk is the kernel's (`fib_rules_lookup`): rules in order of priority, each with its
+//! conditions; the first table that knows the destination decides. Conditions that no packet of the
+//! switch can meet or miss (marks, outgoing interfaces, users) were settled by the control plane. A
+//! packet that matches a table's route is refused if the route says so, and asks the next rule if
+//! it says `throw` or if the rule suppresses so short a prefix.
 //!
-//! A table is one hash table a prefix length, longest first: a lookup costs at most as many probes as
-//! there are different lengths, however many routes there are. A host without rules of its own has one
-//! or two tables that are not empty.
+//! A table is one hash table a prefix length, longest first: a lookup costs at most as many probes
+//! as there are different lengths, however many routes there are. A host without rules of its own
+//! has one or two tables that are not empty.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;

@@ -41,8 +41,8 @@ impl Level {
 /// The IP headers of a frame, from the outermost to the one whose payload, of the protocol
 /// `innermost`, begins at `start`. None when there is no such chain.
 ///
-/// Tunnels are not known by name: a header counts when it is whole, reaches to the end of the frame,
-/// and has the right checksum if it is one of IPv4.
+/// Tunnels are not known by name: a header counts when it is whole, reaches to the end of the
+/// frame, and has the right checksum if it is one of IPv4.
 fn levels(bytes: &[u8], at: usize, start: usize, innermost: Protocol) -> Option<Vec<Level>> {
     let layout = Layout::of(&bytes[at..]).ok()?;
     let end = at + layout.end;
@@ -71,8 +71,8 @@ fn levels(bytes: &[u8], at: usize, start: usize, innermost: Protocol) -> Option<
     }
 }
 
-/// Cuts a super-frame of a tunnel into the frames it stands for. None when it is none: it contradicts
-/// itself, or is of a kind that is not known.
+/// Cuts a super-frame of a tunnel into the frames it stands for. None when it is none: it
+/// contradicts itself, or is of a kind that is not known.
 pub(crate) fn cut(frame: &Frame, layers: Layers) -> Option<impl Iterator<Item = Frame>> {
     let vnet = frame.vnet();
     let bytes = frame.bytes();
@@ -126,8 +126,8 @@ pub(crate) fn mark_segment(header: &mut [u8], offset: u32, is_first: bool, is_la
     }
 }
 
-/// Writes the lengths and checksums of an IP header, and of what it carries, to the end of `segment`,
-/// the `index`th of its super-frame.
+/// Writes the lengths and checksums of an IP header, and of what it carries, to the end of
+/// `segment`, the `index`th of its super-frame.
 fn finish(segment: &mut [u8], level: &Level, index: u16, is_innermost: bool) {
     let packet = &mut segment[level.at..];
     let upper = level.layout.upper.at;
@@ -149,7 +149,8 @@ fn finish(segment: &mut [u8], level: &Level, index: u16, is_innermost: bool) {
     }
 }
 
-/// Makes the IP header of a super-frame that of a packet that ends with `packet`, behind `index` others.
+/// Makes the IP header of a super-frame that of a packet that ends with `packet`, behind `index`
+/// others.
 pub(crate) fn set_length(packet: &mut [u8], layout: &Layout, index: u16) {
     let length = packet.len() as u16;
     match layout.version {
@@ -176,7 +177,8 @@ fn checksum(bytes: &mut [u8], at: usize, pseudo: u64) {
     put(bytes, at, checksum);
 }
 
-/// The sum of the pseudo-header of what an IP packet carries, all of which is there (RFC 9293 section
+/// The sum of the pseudo-header of what an IP packet carries, all of which is there (RFC 9293
+/// section
 /// 3.1, RFC 8200 section 8.1).
 pub(crate) fn pseudo_header(packet: &[u8], layout: &Layout) -> u64 {
     let addresses = match layout.version {

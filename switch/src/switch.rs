@@ -60,8 +60,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Switch {
     datapath: Arc<Datapath>,
     crew: Arc<Crew>,
-    /// Ports that were added before the first configuration. Their frames wait in the kernel until it is
-    /// in force; None from then on.
+    /// Ports that were added before the first configuration. Their frames wait in the kernel until
+    /// it is in force; None from then on.
     waiting: Mutex<Option<Vec<PortId>>>,
     /// Dropped to tell the housekeeper.
     alive: Option<Sender<()>>,
@@ -106,8 +106,8 @@ impl Switch {
         self.datapath.workers()
     }
 
-    /// Adds a port and starts to read it, but not before the switch is configured for the first time.
-    /// Its frames are dropped until a configuration names it.
+    /// Adds a port and starts to read it, but not before the switch is configured for the first
+    /// time. Its frames are dropped until a configuration names it.
     pub fn add_port(&self, queues: Vec<Queue>) -> io::Result<PortId> {
         let id = self.datapath.add_port(queues)?;
         match self.waiting.lock().as_mut() {

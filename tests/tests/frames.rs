@@ -13,7 +13,8 @@ use pontoon_tests::wire::{Noise, RawPort, ipv4, udp};
 
 const PORT: u16 = 5353;
 
-/// Puts tags, LLC or an IPv4 option around a packet at random: what Linux may or may not see through.
+/// Puts tags, LLC or an IPv4 option around a packet at random: what Linux may or may not see
+/// through.
 fn disguise(noise: &mut Noise, to: [u8; 6], from: [u8; 6], kind: u16, packet: &[u8]) -> Vec<u8> {
     let mut between = Vec::new();
     for _ in 0..noise.below(6) {
@@ -159,8 +160,8 @@ fn a_kernel_takes_no_disguised_frame_for_another_s() {
     }
 }
 
-/// An advertisement that `target` is at `mac`, from one host to another, behind one extension header
-/// of IPv6 at the most, and perhaps in a disguise.
+/// An advertisement that `target` is at `mac`, from one host to another, behind one extension
+/// header of IPv6 at the most, and perhaps in a disguise.
 fn advertise(noise: &mut Noise, to: [u8; 6], mac: [u8; 6], addresses: [Ipv6Addr; 3]) -> Vec<u8> {
     let [from, address, target] = addresses;
     let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];

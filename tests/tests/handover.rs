@@ -1,5 +1,5 @@
-//! What of the traffic outlives a daemon: stopped and started again, killed, and replaced by another
-//! program, while a conversation goes on by every path.
+//! What of the traffic outlives a daemon: stopped and started again, killed, and replaced by
+//! another program, while a conversation goes on by every path.
 //!
 //! Two things are measured and printed as a table: which TCP connections live, and for how long the
 //! switch and the NAT were silent, by datagrams that are sent every other millisecond. A TCP
@@ -364,8 +364,8 @@ fn under_traffic(stage: &mut Stage, how: Change, containers: usize) -> Vec<Repor
 
 /// All but the relayed ones go on, and the silence is short.
 ///
-/// Where sockets keep the host's kernel silent they die with the daemon, and what comes from the wire
-/// until the next one is answered with a RST; a classifier stays.
+/// Where sockets keep the host's kernel silent they die with the daemon, and what comes from the
+/// wire until the next one is answered with a RST; a classifier stays.
 #[track_caller]
 fn check(scene: &Scene, reports: &[Report], limit: Duration) {
     let stays_silent = scene.json(&["info"])["host_silence"] == "tc";

@@ -2,8 +2,9 @@
 //! tries every cell.
 //!
 //! Each kind of network has two containers. One tries everything that the table names, with a
-//! default route to its gateway, which inside an internal network only its own root would make. What
-//! it may reach must answer; what it may not must hear nothing of it, which its own record proves.
+//! default route to its gateway, which inside an internal network only its own root would make.
+//! What it may reach must answer; what it may not must hear nothing of it, which its own record
+//! proves.
 
 mod reachability {
     pub(crate) mod attempt;

@@ -1,5 +1,5 @@
-//! Containers go where their host would send them, or are told why not: its routes of every kind, its
-//! rules, its other interfaces, and what becomes of flows when all that changes.
+//! Containers go where their host would send them, or are told why not: its routes of every kind,
+//! its rules, its other interfaces, and what becomes of flows when all that changes.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -33,8 +33,8 @@ fn second_interface(scene: &Scene) -> Namespace {
     lan
 }
 
-/// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0` on both
-/// ends, as a VPN without encryption.
+/// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0` on
+/// both ends, as a VPN without encryption.
 fn tunnel(scene: &Scene) -> Background {
     const PROGRAM: &str = r#"
 import ctypes, fcntl, os, select, struct, sys
@@ -262,7 +262,8 @@ fn rules_of_the_host_hold_for_containers() {
         })
     };
     assert_eq!(by_default(&a), HOST);
-    // wg-quick: everything unmarked by the tunnel, but what the main table knows by more than its default.
+    // wg-quick: everything unmarked by the tunnel, but what the main table knows by more than its
+    // default.
     scene.host.ip("route add default via 10.9.0.5 table 51820");
     scene.host.ip("rule add not fwmark 0xca6c table 51820");
     scene.host.ip("rule add table main suppress_prefixlength 0");
@@ -321,7 +322,8 @@ fn rules_of_the_host_hold_for_containers() {
     assert_eq!(by_lan(&a), ip("10.9.0.2"));
 }
 
-/// A client behind a router on the second interface, to whom the host's default route leads elsewhere.
+/// A client behind a router on the second interface, to whom the host's default route leads
+/// elsewhere.
 #[test]
 fn answers_leave_by_the_interface_that_their_flow_came_by() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
@@ -340,7 +342,8 @@ fn answers_leave_by_the_interface_that_their_flow_came_by() {
     flow.transfer(1 << 20).unwrap();
     let mut datagrams = Datagrams::open(&lan, (ip("10.9.0.2"), 5353), server);
     assert_eq!(datagrams.exchange(100).unwrap().ip(), ip("203.0.113.77"));
-    // All fragments, and the error when nobody listens any more. The host itself may have no way there.
+    // All fragments, and the error when nobody listens any more. The host itself may have no way
+    // there.
     for routed in [true, false] {
         if !routed {
             scene.host.ip(&format!("route del default via {OUTSIDE}"));
@@ -580,8 +583,8 @@ fn a_huge_or_tiny_mtu_stops_no_start() {
     }
 }
 
-/// A packet from outside whose hops end at the host: the host says so, from the address that the client
-/// knows.
+/// A packet from outside whose hops end at the host: the host says so, from the address that the
+/// client knows.
 #[test]
 fn the_hosts_hop_answers_a_traceroute_from_outside() {
     let Some(scene) = Scene::new() else { return };
@@ -626,8 +629,8 @@ fn the_hosts_hop_answers_a_traceroute_from_outside() {
     assert!(seen[0].contains(&expected), "{seen:?}");
 }
 
-/// At boot the daemon may be there before the address that a port is published on, and another process
-/// may have the port for a while.
+/// At boot the daemon may be there before the address that a port is published on, and another
+/// process may have the port for a while.
 #[test]
 fn a_port_waits_for_its_address_and_for_whoever_has_it() {
     let Some(mut scene) = Scene::new() else {

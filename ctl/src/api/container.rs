@@ -189,8 +189,8 @@ pub(crate) struct Container {
     pub exit_code: Option<u8>,
     pub endpoints: Vec<Endpoint>,
     pub published: Vec<PortMapping>,
-    /// What it publishes as soon as it can be had: the address is not there, or another process has the
-    /// port.
+    /// What it publishes as soon as it can be had: the address is not there, or another process has
+    /// the port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PortMapping>,
     pub names: NameSettings,

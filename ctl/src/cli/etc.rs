@@ -130,9 +130,9 @@ impl Etc {
     ///
     /// The directory is the container's, and what the host has in its own is in there: directories
     /// are mounted, so that what is written below them is the host's, and files are links to the
-    /// host's, so that they are followed when the host replaces them. Mounts over single files would
-    /// go when the host replaces the file (rename(2) unmounts what is mounted over its target in
-    /// other namespaces), and there must be a file to cover.
+    /// host's, so that they are followed when the host replaces them. Mounts over single files
+    /// would go when the host replaces the file (rename(2) unmounts what is mounted over its target
+    /// in other namespaces), and there must be a file to cover.
     ///
     /// # Errors
     /// A mount is not permitted, or the kernel has no tmpfs.

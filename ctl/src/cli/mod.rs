@@ -151,8 +151,8 @@ impl ClientArgs {
     }
 }
 
-/// Whether the caller has other rights than the program: PONTOON_SOCKET, PATH and much else would then
-/// be the word of somebody who may do less.
+/// Whether the caller has other rights than the program: PONTOON_SOCKET, PATH and much else would
+/// then be the word of somebody who may do less.
 fn has_borrowed_rights() -> bool {
     getuid() != geteuid() || getgid() != getegid()
 }

@@ -1,5 +1,5 @@
-//! Who may ask what, and how much of it at once: the socket's mode says who may connect at all, and the kernel's word on the
-//! peer (SO_PEERCRED, unix(7)) who may change something.
+//! Who may ask what, and how much of it at once: the socket's mode says who may connect at all, and
+//! the kernel's word on the peer (SO_PEERCRED, unix(7)) who may change something.
 //!
 //! Root, and the user that the daemon runs as, may do everything; everyone else who can connect,
 //! the socket's group, may look.

@@ -157,8 +157,8 @@ pub(super) struct Adopted {
 
 /// Takes up an interface that a daemon before this one made and that is inside `netns` as
 /// `interface`, its other end in `home`, the host's namespace, as `host_interface`. Whether it is still
-/// as it should be is not looked at, so that this takes no longer than the system calls. The calling
-/// thread is in either namespace afterwards.
+/// as it should be is not looked at, so that this takes no longer than the system calls. The
+/// calling thread is in either namespace afterwards.
 ///
 /// # Errors
 /// It is not there (`NotFound`), or is another's by now.

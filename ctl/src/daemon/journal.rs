@@ -6,22 +6,22 @@
 //!                  records             each at a place of its own, overwritten as its slot changes
 //! ```
 //!
-//! The run directory is on a tmpfs, so a write is a copy in memory and needs no fsync: what dies with
-//! the machine is of no use after it. Twice a second, and never on the way of a packet, a thread asks
-//! the engine for what has been established or has ended ([`nat::Nat::store`]) and writes it in place;
-//! within 16 seconds each record is refreshed, for its timeout. At SIGTERM everything is written while
-//! the workers still forward. So of a daemon that is killed the connections of its last half second are
-//! lost, and of one that is stopped none.
+//! The run directory is on a tmpfs, so a write is a copy in memory and needs no fsync: what dies
+//! with the machine is of no use after it. Twice a second, and never on the way of a packet, a
+//! thread asks the engine for what has been established or has ended ([`nat::Nat::store`]) and
+//! writes it in place; within 16 seconds each record is refreshed, for its timeout. At SIGTERM
+//! everything is written while the workers still forward. So of a daemon that is killed the
+//! connections of its last half second are lost, and of one that is stopped none.
 //!
-//! The file is a hint and may be removed at any time. One of another version, boot or namespace, one
-//! that another user could have written, and each record that was not written whole, is passed over,
-//! with one line in the log. A new daemon writes its own file beside it and renames it over the old
-//! one, so a death in between costs nothing.
+//! The file is a hint and may be removed at any time. One of another version, boot or namespace,
+//! one that another user could have written, and each record that was not written whole, is passed
+//! over, with one line in the log. A new daemon writes its own file beside it and renames it over
+//! the old one, so a death in between costs nothing.
 //!
-//! Relayed connections (loopback to a published port) have two ends in the daemon itself and end with
-//! it. To hand them over, both sockets of each, with what is in the pipe between them, would have to
-//! pass through a third process that outlives a kill; a client on the host itself connects again at
-//! once.
+//! Relayed connections (loopback to a published port) have two ends in the daemon itself and end
+//! with it. To hand them over, both sockets of each, with what is in the pipe between them, would
+//! have to pass through a third process that outlives a kill; a client on the host itself connects
+//! again at once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -90,8 +90,8 @@ fn number(id: &str) -> u64 {
     })
 }
 
-/// What the machine's clock showed when the switch's showed zero. It counts on from process to process
-/// until the machine is started anew.
+/// What the machine's clock showed when the switch's showed zero. It counts on from process to
+/// process until the machine is started anew.
 pub(super) fn epoch(switch: &Switch) -> u64 {
     let clock = clock_gettime(ClockId::Monotonic);
     let nanos = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
@@ -111,7 +111,8 @@ fn header(netns: u64) -> io::Result<Record> {
     Ok(header)
 }
 
-/// What an earlier daemon has written, in no order; empty places too. None if there is nothing of use.
+/// What an earlier daemon has written, in no order; empty places too. None if there is nothing of
+/// use.
 pub(super) fn load(run_dir: &Path, netns: u64) -> Option<Vec<Record>> {
     let path = run_dir.join(NAME);
     match read(&path, netns) {

@@ -2,8 +2,8 @@
 //!
 //! Each connection is a share of its user's ([`Shares`]). A request's head must come within
 //! [`HEAD_TIMEOUT`], and a user other than root and the daemon's own who takes nothing of an answer
-//! for [`STALL_TIMEOUT`] is hung up on, so what such a one holds comes back. Some descriptors are kept
-//! in reserve, for the process may have used up all others.
+//! for [`STALL_TIMEOUT`] is hung up on, so what such a one holds comes back. Some descriptors are
+//! kept in reserve, for the process may have used up all others.
 
 use std::fs::File;
 use std::io::{self, IoSlice};

@@ -276,7 +276,8 @@ pub(super) fn bind_socket(
     Ok((listener, socket))
 }
 
-/// Makes the run directory if need be: others reach the socket in it, and nobody else may replace it.
+/// Makes the run directory if need be: others reach the socket in it, and nobody else may replace
+/// it.
 fn make_public(directory: &Path) -> anyhow::Result<()> {
     let ancestors = directory
         .ancestors()

@@ -52,8 +52,9 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
         .context("can't start the daemon's threads")?;
     let outcome = runtime.block_on(serve(options));
     if outcome.is_ok() {
-        // The workers forward up to here, and the kernel closes everything at once: to take a switch
-        // apart port by port would only make the silence longer until the next daemon has it.
+        // The workers forward up to here, and the kernel closes everything at once: to take a
+        // switch apart port by port would only make the silence longer until the next daemon has
+        // it.
         std::process::exit(0);
     }
     // Relays are cut, not waited for.

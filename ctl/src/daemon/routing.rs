@@ -1,8 +1,8 @@
 //! The host's routing, as the switch is to follow it.
 //!
 //! Everything is handed on: rules, tables, and routes of every kind and interface, so that a packet
-//! finds the route that the host's kernel would find for it. What the switch can't do about a route,
-//! because its interface is no uplink or its next hop is known to the kernel alone, it says
+//! finds the route that the host's kernel would find for it. What the switch can't do about a
+//! route, because its interface is no uplink or its next hop is known to the kernel alone, it says
 //! ([`Leads::Elsewhere`]). Only what cannot matter is left out: the host's own addresses, which the
 //! switch knows, and routes for one link.
 //!
@@ -51,9 +51,9 @@ fn route(host: &HostState, route: &HostRoute, ports: &HashMap<u32, PortId>) -> R
     }
 }
 
-/// A rule that suppresses a group of interfaces (`suppress_ifgroup`) passes over the routes that lead by
-/// them and asks the next rule, as if they said `throw`. So it gets a copy of its table where they do.
-/// Table, group, and the copy's number, which no table of the host has.
+/// A rule that suppresses a group of interfaces (`suppress_ifgroup`) passes over the routes that
+/// lead by them and asks the next rule, as if they said `throw`. So it gets a copy of its table
+/// where they do. Table, group, and the copy's number, which no table of the host has.
 fn suppressing_tables(host: &HostState) -> Vec<(u32, u32, u32)> {
     let wanted = host.rules.iter().filter_map(|rule| match rule.action {
         RuleAction::Table { table, .. } => Some((table, rule.suppress_group?)),
@@ -153,11 +153,11 @@ fn is_address(destination: IpNet, host: &HostState) -> bool {
         && addresses.any(|it| it.net.addr() == destination.addr())
 }
 
-/// The address the host would send from: in IPv4 one of the interface, that in the subnet of the next
-/// hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one; in IPv6 the one that is most
-/// like the destination (RFC 6724 clause 5, rules 2, 3 and 8), which puts a global address before a
-/// unique local one on a default route, whose destination is `::`. An interface without an address
-/// borrows one of another (`inet_select_addr`), and a passing one is better than none.
+/// The address the host would send from: in IPv4 one of the interface, that in the subnet of the
+/// next hop if there is one (RFC 1122 clause 3.3.4.3), else the primary one; in IPv6 the one that
+/// is most like the destination (RFC 6724 clause 5, rules 2, 3 and 8), which puts a global address
+/// before a unique local one on a default route, whose destination is `::`. An interface without an
+/// address borrows one of another (`inet_select_addr`), and a passing one is better than none.
 fn source_address(host: &HostState, hop: &HostHop, destination: IpNet) -> Option<IpAddr> {
     let target = hop.via.unwrap_or(destination.addr());
     let is_ours =

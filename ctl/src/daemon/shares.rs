@@ -2,7 +2,8 @@
 //! and streams of events.
 //!
 //! The socket's group may look, and so must not be able to keep root from working: its members have
-//! shares of their own, each and all together, and root and the daemon's own user have theirs besides.
+//! shares of their own, each and all together, and root and the daemon's own user have theirs
+//! besides.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

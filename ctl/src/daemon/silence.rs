@@ -3,8 +3,8 @@
 //! The kernel would answer a segment to an external port with a RST, and a datagram with an ICMP
 //! error. Where every uplink takes a classifier at its tc ingress ([`link::ingress`]) that drops
 //! such a frame below netfilter: then neither the kernel's stack nor the host's firewall meddles,
-//! and a whole range of ports costs nothing. Elsewhere sockets hold the ports ([`snat`](super::snat),
-//! [`publish`](super::publish)), which are silent, but behind netfilter.
+//! and a whole range of ports costs nothing. Elsewhere sockets hold the ports
+//! ([`snat`](super::snat), [`publish`](super::publish)), which are silent, but behind netfilter.
 //!
 //! A published port has its socket in either case: it keeps other processes off the port, and
 //! serves the host itself.

@@ -24,8 +24,8 @@ use switch::io::{ReservedPorts, hold_protocols, reserve};
 pub(super) const BLOCK: u16 = 128;
 
 /// Given to flows from ports below 1024, which servers may take for a sign of privilege (RFC 4787
-/// REQ-3a). IANA has given them to nobody. Sockets hold them in any case: a privileged client of the
-/// host's own looks for a port that is not bound (bindresvport).
+/// REQ-3a). IANA has given them to nobody. Sockets hold them in any case: a privileged client of
+/// the host's own looks for a port that is not bound (bindresvport).
 const PRIVILEGED: RangeInclusive<u16> = 914..=945;
 
 /// Ports that are taken at a time when they cost no descriptor.

@@ -58,9 +58,9 @@ impl Uplinks {
         self.current.iter().position(|uplink| uplink.port == port)
     }
 
-    /// The MTU of new networks: the smallest of the uplinks' with a default route, so that hardly any
-    /// packet is too big for one, within what an interface of ours takes; Ethernet's own where there
-    /// is no uplink.
+    /// The MTU of new networks: the smallest of the uplinks' with a default route, so that hardly
+    /// any packet is too big for one, within what an interface of ours takes; Ethernet's own where
+    /// there is no uplink.
     pub(super) fn mtu(&self) -> u32 {
         self.mtu
     }

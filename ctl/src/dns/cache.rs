@@ -40,9 +40,9 @@ pub(super) struct Question {
 
 /// What an upstream server said, or the failure to hear from any.
 ///
-/// The records stay as they came, in bytes: taken apart they may need fifty times the memory (a text
-/// of one-byte strings, names that compression makes long), and they are so only while a reply is
-/// written.
+/// The records stay as they came, in bytes: taken apart they may need fifty times the memory (a
+/// text of one-byte strings, names that compression makes long), and they are so only while a reply
+/// is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     code: ResponseCode,
@@ -125,7 +125,8 @@ fn is_positive(message: &Message) -> bool {
         && !(message.answers.iter().all(cname) && message.authorities.iter().any(soa))
 }
 
-/// Answers by question. The room is shared out among those who asked: who has most of it makes room.
+/// Answers by question. The room is shared out among those who asked: who has most of it makes
+/// room.
 #[derive(Default)]
 pub(super) struct Cache {
     entries: HashMap<Question, Entry>,
@@ -192,8 +193,8 @@ impl Cache {
         }
     }
 
-    /// Forgets what has run out, and, if that frees less than an eighth, an eighth of the bytes of who
-    /// has most, those that run out first.
+    /// Forgets what has run out, and, if that frees less than an eighth, an eighth of the bytes of
+    /// who has most, those that run out first.
     fn make_room(&mut self, now: Instant) {
         self.retain(|entry| now < entry.until);
         while self.bytes > BYTES_MAX / 8 * 7 {

@@ -31,8 +31,8 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// Of every server that is named by its address alone.
 pub(crate) const PORT: u16 = 53;
 
-/// Most questions that wait for upstream servers, of all askers and of one. Nobody takes more than are
-/// left free, so however many askers want all there are, another one finds a place.
+/// Most questions that wait for upstream servers, of all askers and of one. Nobody takes more than
+/// are left free, so however many askers want all there are, another one finds a place.
 const WAITING_MAX: usize = 1024;
 const WAITING_OF_ONE: usize = 256;
 

@@ -1,8 +1,8 @@
 //! Nexthop objects (`ip nexthop`): next hops that routes name by a number.
 //!
-//! With `net.ipv4.nexthop_compat_mode` off a route tells that number alone, and nothing is told of the
-//! routes when an object changes. The netlink crates do not know these messages, so they are taken
-//! apart here (`linux/nexthop.h`).
+//! With `net.ipv4.nexthop_compat_mode` off a route tells that number alone, and nothing is told of
+//! the routes when an object changes. The netlink crates do not know these messages, so they are
+//! taken apart here (`linux/nexthop.h`).
 
 use std::collections::HashMap;
 use std::io;
@@ -168,8 +168,8 @@ impl Nexthops {
         Ok(Nexthops(nexthops))
     }
 
-    /// The next hops of a route that names this object, without dead ones; `None` if only the kernel
-    /// knows them.
+    /// The next hops of a route that names this object, without dead ones; `None` if only the
+    /// kernel knows them.
     pub(super) fn hops(&self, id: u32) -> Option<Vec<HostHop>> {
         let members = match self.0.get(&id)? {
             Nexthop::Group(members) => members.as_slice(),

@@ -1,7 +1,7 @@
 //! What the kernel's messages about routes and routing rules mean here.
 //!
-//! Every route counts, whatever its table and kind: one that is left out would give its traffic to a
-//! less specific one.
+//! Every route counts, whatever its table and kind: one that is left out would give its traffic to
+//! a less specific one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,8 +18,8 @@ use netlink_packet_route::rule::{
 use super::nexthop::Nexthops;
 use super::{HostHop, HostRoute, HostRule, RouteKind, RuleAction};
 
-/// The routes of a dump, in its order but for what IPv6 routers say of themselves (RFC 4191): of two
-/// default routes of one metric the preferred one comes first.
+/// The routes of a dump, in its order but for what IPv6 routers say of themselves (RFC 4191): of
+/// two default routes of one metric the preferred one comes first.
 pub(super) fn host_routes(messages: &[RouteMessage], nexthops: &Nexthops) -> Vec<HostRoute> {
     let routes = messages.iter();
     let mut routes: Vec<(u8, HostRoute)> = routes

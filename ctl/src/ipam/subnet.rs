@@ -221,8 +221,8 @@ fn says_something(net: &IpNet) -> bool {
     net.prefix_len() > 1
 }
 
-/// What is not to be overlapped, for many questions: there are thousands of candidates, and a router
-/// knows many routes.
+/// What is not to be overlapped, for many questions: there are thousands of candidates, and a
+/// router knows many routes.
 struct Taken {
     /// None overlaps another.
     sorted: Vec<IpNet>,

@@ -3,8 +3,8 @@
 //! Each flow is one published port's and one [`Owner`]'s. When all slots are taken, the port with
 //! most flows gives some up, and of its owners the one with most: first flows that never carried a
 //! byte, then those silent for longest. Whoever has the largest share itself displaces only what is
-//! idle, or is refused. So one client can't take the slots of others, and nobody's busy flow ends for
-//! somebody greedier.
+//! idle, or is refused. So one client can't take the slots of others, and nobody's busy flow ends
+//! for somebody greedier.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -77,8 +77,8 @@ impl Drop for Slot {
     }
 }
 
-/// Those of this process. A flow has two descriptors at most, so flows take half of what the process
-/// may open, and the API, the switch and new listeners find some whatever a client does.
+/// Those of this process. A flow has two descriptors at most, so flows take half of what the
+/// process may open, and the API, the switch and new listeners find some whatever a client does.
 pub(super) fn slots() -> Arc<Slots> {
     static SLOTS: OnceLock<Arc<Slots>> = OnceLock::new();
     let slots = SLOTS.get_or_init(|| {
@@ -98,8 +98,8 @@ impl Slots {
         })
     }
 
-    /// A slot for one more flow; none if its owner has the largest share already, and nothing of it is
-    /// idle.
+    /// A slot for one more flow; none if its owner has the largest share already, and nothing of it
+    /// is idle.
     pub(super) fn take(self: &Arc<Self>, share: Share) -> Option<Slot> {
         let now = self.now();
         let mut book = self.book();

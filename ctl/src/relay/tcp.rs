@@ -224,7 +224,8 @@ async fn copy(
 /// Copies what one read gives, and tells how much that is; none if nothing went after all.
 ///
 /// Only what the other side takes is read: the rest waits in the kernel's buffer, whose size the
-/// kernel bounds and shares out, so a receiver that is slow, or stopped, costs the daemon no memory.
+/// kernel bounds and shares out, so a receiver that is slow, or stopped, costs the daemon no
+/// memory.
 async fn copy_some(from: &TcpStream, to: &TcpStream) -> io::Result<Option<usize>> {
     let outcome = SCRATCH.with_borrow_mut(|buffer| {
         let peeked = from.try_io(Interest::READABLE, || {

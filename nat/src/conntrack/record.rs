@@ -7,10 +7,10 @@
 //!  16  expiry        56  other address   81  kind, flags    96  packets, bytes of both directions
 //! ```
 //!
-//! What TCP has acknowledged and which windows were open is not stored: a record may be many seconds
-//! old, and a window that has moved on since would mark all that comes. So the first segment of each
-//! side after a restart is believed, as of a connection that is picked up in mid-stream; but what has
-//! been seen of SYN, FIN and the scales of windows stays.
+//! What TCP has acknowledged and which windows were open is not stored: a record may be many
+//! seconds old, and a window that has moved on since would mark all that comes. So the first
+//! segment of each side after a restart is believed, as of a connection that is picked up in
+//! mid-stream; but what has been seen of SYN, FIN and the scales of windows stays.
 
 use super::tcp::Tcp;
 use super::{Connection, Count, Kind, KindTag, Octets};
@@ -39,8 +39,8 @@ pub(crate) struct Stored {
     pub(crate) owner: u64,
 }
 
-/// FNV-1a, 64 bits: it tells a torn write from a whole one, and keeps nobody from forging, who could
-/// write to the daemon's own directory.
+/// FNV-1a, 64 bits: it tells a torn write from a whole one, and keeps nobody from forging, who
+/// could write to the daemon's own directory.
 pub(crate) fn checksum_of(record: &Record) -> u64 {
     record[8..]
         .iter()
@@ -124,8 +124,8 @@ impl Connection {
         record
     }
 
-    /// None of a record that is empty or was not written whole. The publish rule's id is not stored:
-    /// the rules of another process have other ones.
+    /// None of a record that is empty or was not written whole. The publish rule's id is not
+    /// stored: the rules of another process have other ones.
     pub(crate) fn restore(record: &Record, epoch: u64) -> Option<Stored> {
         let mut from = Reader(record, 0);
         if from.number() != checksum_of(record) {

@@ -38,7 +38,8 @@ pub(crate) struct Shard {
     journal: Journal,
 }
 
-/// Slots whose changes are noted for [`Shard::store`], at most; those beyond are found by its round.
+/// Slots whose changes are noted for [`Shard::store`], at most; those beyond are found by its
+/// round.
 const NOTED: usize = 1024;
 
 /// Which connections have been stored, and which have to be looked at for it.
@@ -281,8 +282,9 @@ impl Shard {
     }
 
     /// Tells `put` of the slots whose record has to change: of those noted since the last call, and
-    /// of the next part of all, a `part`th of them. None is an empty place. A connection is stored once it
-    /// is established, so its opening costs nothing but a note, and its packets nothing at all.
+    /// of the next part of all, a `part`th of them. None is an empty place. A connection is stored
+    /// once it is established, so its opening costs nothing but a note, and its packets nothing at
+    /// all.
     pub(crate) fn store(
         &mut self,
         now: Time,

@@ -42,7 +42,8 @@ pub(crate) enum Admission {
 }
 
 impl Strangers {
-    /// Asks for one more. `is_half_open` says whether a slot has a half-open connection of the rule.
+    /// Asks for one more. `is_half_open` says whether a slot has a half-open connection of the
+    /// rule.
     pub(super) fn admit(&mut self, now: Time, is_half_open: impl Fn(u32) -> bool) -> Admission {
         if self.slots.len() < MOST {
             return Admission::Free;

@@ -72,8 +72,8 @@ impl Nat {
         }
     }
 
-    /// The flow of a packet from inside, as its sender sees it. All fragments of a datagram have that
-    /// of the first one; those that come before it have none.
+    /// The flow of a packet from inside, as its sender sees it. All fragments of a datagram have
+    /// that of the first one; those that come before it have none.
     pub fn flow(&self, packet: &mut Packet<'_>) -> Option<Tuple> {
         let Some(piece) = packet.piece() else {
             return packet.tuple();

@@ -3,16 +3,16 @@
 //! The engine writes no file. [`Nat::store`] hands out records, each with its place, for whoever
 //! keeps them: those of connections that were established or ended since the last call, and a part
 //! of all others, so that a round of calls refreshes every record. Nothing of it is on the way of a
-//! packet. A death costs the connections that were established after the last call; they behave as all
-//! did before: a published one is picked up, a masqueraded one is reset by its peer.
+//! packet. A death costs the connections that were established after the last call; they behave as
+//! all did before: a published one is picked up, a masqueraded one is reset by its peer.
 //!
 //! [`Nat::restore`] believes a record only where the world is still the one it was made in: its
-//! owner is the same endpoint, today's rules would let it begin, its external address is the
-//! host's and its external port is reserved and not another's, and quotas have room. Everything else
-//! is dropped and counted by reason, and costs no more than the connection.
+//! owner is the same endpoint, today's rules would let it begin, its external address is the host's
+//! and its external port is reserved and not another's, and quotas have room. Everything else is
+//! dropped and counted by reason, and costs no more than the connection.
 //!
-//! Restore after the rules are set and before the first packet: a packet of a connection that is not
-//! restored yet opens one of its own, with another external port.
+//! Restore after the rules are set and before the first packet: a packet of a connection that is
+//! not restored yet opens one of its own, with another external port.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -119,8 +119,8 @@ impl Nat {
         }
     }
 
-    /// Takes up what [`store`](Nat::store) gave out in an earlier process. Never panics, whatever the
-    /// records hold.
+    /// Takes up what [`store`](Nat::store) gave out in an earlier process. Never panics, whatever
+    /// the records hold.
     pub fn restore<'a>(
         &self,
         now: Time,
@@ -248,8 +248,8 @@ fn owners(connection: &Connection, owner: &impl Fn(IpAddr) -> Option<u64>) -> Op
     }
 }
 
-/// Whether the two tuples could be those of a connection of this kind. The checksum says that a record
-/// is as it was written, and not that an engine wrote it.
+/// Whether the two tuples could be those of a connection of this kind. The checksum says that a
+/// record is as it was written, and not that an engine wrote it.
 fn is_consistent(connection: &Connection) -> bool {
     let (original, reply) = (connection.original(), connection.reply());
     let has_ports = matches!(

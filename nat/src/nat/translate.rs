@@ -147,8 +147,8 @@ impl Nat {
         Some((slot, direction, new))
     }
 
-    /// Whether a flow from `source`, masqueraded as `mapped`, now leaves by another interface, whose
-    /// address is `external`.
+    /// Whether a flow from `source`, masqueraded as `mapped`, now leaves by another interface,
+    /// whose address is `external`.
     fn has_moved(&self, source: IpAddr, mapped: IpAddr, external: IpAddr) -> bool {
         let rules = self.rules.load();
         let rule = rules.masquerade(source);

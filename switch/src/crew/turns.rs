@@ -35,9 +35,9 @@ const TURN: u64 = 100_000;
 /// The same of a port that is held back: about the time that a round trip between two containers
 /// leaves the worker without frames.
 const SHORT_TURN: u64 = 5_000;
-/// How many times as long as its turn a port with small frames then rests: it gets a sixteenth of the
-/// time. A port with full frames gets a quarter, and one with super-frames half: as many bytes are
-/// carried in so few turns that a conversation beside them waits for few.
+/// How many times as long as its turn a port with small frames then rests: it gets a sixteenth of
+/// the time. A port with full frames gets a quarter, and one with super-frames half: as many bytes
+/// are carried in so few turns that a conversation beside them waits for few.
 const REST: u64 = 15;
 const REST_OF_FULL: u64 = 3;
 const REST_OF_SUPER: u64 = 1;

@@ -6,9 +6,9 @@
 //! The answers of a published port are routed as those of a program on the host would be: by the
 //! address that the client dialled. Where that is not the uplink that the client comes by, they go
 //! back by that uplink and the router on it that the client's packets came from: another provider
-//! would drop a source address that is not its own. The engine keeps that origin with the connection,
-//! and only for such connections. Fragments go where the first one of their datagram goes, and ICMP
-//! errors where the flow goes that they are about.
+//! would drop a source address that is not its own. The engine keeps that origin with the
+//! connection, and only for such connections. Fragments go where the first one of their datagram
+//! goes, and ICMP errors where the flow goes that they are about.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,8 +58,8 @@ impl<'a> Pass<'a> {
                 let host = segment.network.host_port;
                 return host.map(Egress::Port).ok_or(DropReason::HostUnreachable);
             }
-            // A fragment that came before the first one of its datagram waits for it, and then takes
-            // its way, which may be one that the routes do not know.
+            // A fragment that came before the first one of its datagram waits for it, and then
+            // takes its way, which may be one that the routes do not know.
             Err(reason @ (DropReason::NoRoute | DropReason::NotAnUplink))
                 if packet.fragment_offset().is_some_and(|offset| offset > 0)
                     && self.datapath.nat().flow(&mut packet).is_none() =>
@@ -160,8 +160,8 @@ impl<'a> Pass<'a> {
         }))
     }
 
-    /// The way back to where a flow comes from, unless the host's routes refuse to go there, or lead by
-    /// that uplink by now.
+    /// The way back to where a flow comes from, unless the host's routes refuse to go there, or
+    /// lead by that uplink by now.
     fn exit_to_origin(&self, lookup: &Lookup, origin: Origin) -> Option<Exit<'a>> {
         let (port, mac) = origin_parts(origin);
         match self.topology.routing.decide(lookup) {
@@ -178,8 +178,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Keeps in mind by which uplink and router a flow to a published port comes, if the host's routes
-    /// lead back by another uplink.
+    /// Keeps in mind by which uplink and router a flow to a published port comes, if the host's
+    /// routes lead back by another uplink.
     pub(super) fn note_origin(&self, uplink: &Uplink, router: MacAddr, translated: &Translated) {
         if self.topology.uplinks.len() <= 1
             || !matches!(translated.kind, Kind::Publish(_))
@@ -228,9 +228,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Tells the sender of a packet whose next hop did not answer (RFC 4861 7.2.2, RFC 1812 4.3.3.1):
-    /// turns the frame into the error, which leaves by the port returned. As that of a router beyond
-    /// the uplink it is translated on its way in, for the packet was on its way out.
+    /// Tells the sender of a packet whose next hop did not answer (RFC 4861 7.2.2, RFC 1812
+    /// 4.3.3.1): turns the frame into the error, which leaves by the port returned. As that of a
+    /// router beyond the uplink it is translated on its way in, for the packet was on its way out.
     pub(crate) fn give_up(&mut self, question: Question, frame: &mut Frame) -> Option<PortId> {
         let mac = self.topology.uplink(question.uplink)?.mac;
         let packet = parse(frame).ok()?;

@@ -145,8 +145,8 @@ pub fn local_only_filter(uplink_ifindexes: &[u32]) -> Vec<sock_filter> {
     program
 }
 
-/// The same program for an interface whose frames have no Ethernet header: a tunnel, PPP. It asks the
-/// kernel which protocol the packet is of, and finds everything else 14 bytes earlier.
+/// The same program for an interface whose frames have no Ethernet header: a tunnel, PPP. It asks
+/// the kernel which protocol the packet is of, and finds everything else 14 bytes earlier.
 pub fn headerless(mut program: Vec<sock_filter>) -> Vec<sock_filter> {
     const ETHERNET: u32 = 14;
     const ETHERTYPE: u32 = 12;

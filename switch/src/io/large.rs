@@ -1,10 +1,10 @@
 //! Frames larger than any buffer, and than the length field of their IP header says ("BIG TCP").
 //!
 //! Whoever has CAP_NET_ADMIN in a container raises `gso_ipv4_max_size` or `gso_max_size` of its
-//! interface (`gro_ipv4_max_size` and `gro_max_size` of an uplink) up to 512 KiB, and then AF_PACKET
-//! hands over TCP super-frames of that size. They are cut here, as they are read, into super-frames
-//! of 64 KiB at the most, so that all that is behind knows no others: a port that sends them out
-//! need not have been raised too, and a TAP can't be.
+//! interface (`gro_ipv4_max_size` and `gro_max_size` of an uplink) up to 512 KiB, and then
+//! AF_PACKET hands over TCP super-frames of that size. They are cut here, as they are read, into
+//! super-frames of 64 KiB at the most, so that all that is behind knows no others: a port that
+//! sends them out need not have been raised too, and a TAP can't be.
 //!
 //! | the length of such a packet | |
 //! |---|---|
@@ -52,8 +52,8 @@ impl Large {
     }
 
     /// Makes frames of the one that was read, of so many bytes with its vnet header; how many they
-    /// are. What is too large and can't be cut becomes an empty one. Of what finds no room in `frames`
-    /// the rest is lost: [`MOST_PIECES`] are enough.
+    /// are. What is too large and can't be cut becomes an empty one. Of what finds no room in
+    /// `frames` the rest is lost: [`MOST_PIECES`] are enough.
     pub(super) fn divide(&self, bytes: usize, frames: &mut [Frame]) -> usize {
         let Some(first) = frames.first_mut() else {
             return 0;
@@ -190,8 +190,8 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// Makes the IP header at the front of a frame of `len` bytes one of no more than `headers`. Returns
-/// where the packet ends in the frame, and how many bytes were taken out of the headers.
+/// Makes the IP header at the front of a frame of `len` bytes one of no more than `headers`.
+/// Returns where the packet ends in the frame, and how many bytes were taken out of the headers.
 fn shorten(headers: &mut Vec<u8>, layers: Layers, len: usize) -> Option<(usize, usize)> {
     let Layers { ethertype, at } = layers;
     let (end, removed, field, fixed) = match ethertype {

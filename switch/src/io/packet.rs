@@ -31,8 +31,8 @@ pub struct PacketOptions {
     /// as much for frames not yet sent. A super-frame takes about 70 KiB. The kernel grants less to
     /// a process without CAP_NET_ADMIN.
     pub buffer: usize,
-    /// The interface's frames are IP packets without an Ethernet header. The switch sees one, with MACs
-    /// of zeros.
+    /// The interface's frames are IP packets without an Ethernet header. The switch sees one, with
+    /// MACs of zeros.
     pub headerless: bool,
 }
 
@@ -231,8 +231,8 @@ impl PacketSocket {
         self.drops.fetch_add(u64::from(new), Ordering::Relaxed) + u64::from(new)
     }
 
-    /// Reads so many frames at the most. Those cut from a large one count as one, but none is read for
-    /// which there may be no room.
+    /// Reads so many frames at the most. Those cut from a large one count as one, but none is read
+    /// for which there may be no room.
     pub(super) fn receive(&self, frames: &mut [Frame], most: usize) -> io::Result<usize> {
         let (mut count, mut left) = (0, most);
         while left > 0 && count < frames.len() {
@@ -294,8 +294,8 @@ impl PacketSocket {
         Ok(count)
     }
 
-    /// Reads frames into their own buffers. The first one that is too large for that is lost, and makes
-    /// room for the next.
+    /// Reads frames into their own buffers. The first one that is too large for that is lost, and
+    /// makes room for the next.
     fn read_batch(&self, frames: &mut [Frame]) -> io::Result<usize> {
         let received = sys::receive_batch(self.as_fd(), frames, self.headerless)?;
         let mut is_large = false;

@@ -198,8 +198,8 @@ pub(super) fn bound_ifindex(fd: BorrowedFd<'_>) -> io::Result<c_int> {
 }
 
 /// sched_setattr(2): how long the calling thread's turns on a CPU are at most, of those that the
-/// kernel deals out by fair scheduling. One with shorter turns than the thread that has the CPU gets
-/// it when it wakes. Needs no right; a kernel older than 6.12 ignores the wish.
+/// kernel deals out by fair scheduling. One with shorter turns than the thread that has the CPU
+/// gets it when it wakes. Needs no right; a kernel older than 6.12 ignores the wish.
 pub(crate) fn set_cpu_turn(nanoseconds: u64) -> io::Result<()> {
     /// The first version of the kernel's structure, which every later kernel takes.
     #[repr(C)]
@@ -264,9 +264,9 @@ pub(super) fn receive_batch(
         header.msg_control = controls[index].as_mut_ptr().cast();
         header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
     }
-    // SAFETY: `count` headers are filled in above; each points to two iovecs, two parts of a frame's
-    // space and a control buffer that outlive the call, are written by the kernel alone meanwhile, and do not
-    // overlap.
+    // SAFETY: `count` headers are filled in above; each points to two iovecs, two parts of a
+    // frame's space and a control buffer that outlive the call, are written by the kernel alone
+    // meanwhile, and do not overlap.
     let received = check(unsafe {
         libc::recvmmsg(
             fd.as_raw_fd(),
@@ -292,8 +292,9 @@ pub(super) fn receive_batch(
     Ok(received)
 }
 
-/// recvmsg(2) of one frame, its vnet header in front, into `space`, without blocking. Returns its bytes,
-/// 0 if they did not fit, and the VLAN tag that the kernel carries beside it, as TPID and TCI.
+/// recvmsg(2) of one frame, its vnet header in front, into `space`, without blocking. Returns its
+/// bytes, 0 if they did not fit, and the VLAN tag that the kernel carries beside it, as TPID and
+/// TCI.
 pub(super) fn receive_one(
     fd: BorrowedFd<'_>,
     space: &mut [u8],
@@ -309,8 +310,8 @@ pub(super) fn receive_one(
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of::<[u64; CONTROL_WORDS]>() as _;
-    // SAFETY: the header points to one iovec, the bytes of `space` and a control buffer, which outlive
-    // the call and are written by the kernel alone meanwhile.
+    // SAFETY: the header points to one iovec, the bytes of `space` and a control buffer, which
+    // outlive the call and are written by the kernel alone meanwhile.
     let received =
         unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT as _) };
     if received < 0 {
@@ -324,8 +325,8 @@ pub(super) fn receive_one(
 /// The VLAN tag that came beside a received frame (PACKET_AUXDATA), as TPID and TCI. The kernel
 /// takes the tag off on receive and on a veth that offloads tagging.
 fn stripped_tag(header: &libc::msghdr) -> Option<(u16, u16)> {
-    // SAFETY: `header` was filled by recvmsg or recvmmsg, so its control pointer and length describe the
-    // messages in a live, aligned buffer.
+    // SAFETY: `header` was filled by recvmsg or recvmmsg, so its control pointer and length
+    // describe the messages in a live, aligned buffer.
     let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !control.is_null() {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a whole cmsghdr inside the buffer.
@@ -422,7 +423,8 @@ pub fn switch_feature_off(name: &str, feature: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Commands of `<linux/ethtool.h>`, the set of names of features, and the words that one name takes.
+/// Commands of `<linux/ethtool.h>`, the set of names of features, and the words that one name
+/// takes.
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
@@ -433,10 +435,10 @@ const FEATURE_NAME: usize = 8;
 fn ethtool(fd: BorrowedFd<'_>, name: &str, command: &mut [u32]) -> io::Result<()> {
     let mut request = interface_request(name);
     request.ifr_ifru.ifru_data = command.as_mut_ptr().cast();
-    // SAFETY: SIOCETHTOOL reads one ifreq and the command it points to, and writes the answer behind
-    // that: for GSSET_INFO a word for each bit of the mask, for GSTRINGS as many names as there are
-    // features (a number that a kernel never changes), for SFEATURES nothing. The callers above give
-    // that much room, and all of it outlives the call.
+    // SAFETY: SIOCETHTOOL reads one ifreq and the command it points to, and writes the answer
+    // behind that: for GSSET_INFO a word for each bit of the mask, for GSTRINGS as many names as
+    // there are features (a number that a kernel never changes), for SFEATURES nothing. The callers
+    // above give that much room, and all of it outlives the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
     Ok(())
 }
@@ -546,8 +548,8 @@ pub(super) fn send_packets(
         header.msg_iov = vectors[index].as_mut_ptr();
         header.msg_iovlen = 2;
     }
-    // SAFETY: `count` headers are filled in above; each points to an address, two iovecs, a vnet header
-    // and a frame's bytes that outlive the call, and the kernel only reads them.
+    // SAFETY: `count` headers are filled in above; each points to an address, two iovecs, a vnet
+    // header and a frame's bytes that outlive the call, and the kernel only reads them.
     let sent = check(unsafe {
         libc::sendmmsg(
             fd.as_raw_fd(),

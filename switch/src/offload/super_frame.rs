@@ -17,8 +17,8 @@ use crate::frame::{Frame, VnetHeader};
 use crate::layers::{self, Layers};
 use crate::segment;
 
-/// The least payload of a TCP segment in a super-frame, in bytes. Linux sends segments of 48 bytes at
-/// the least (`TCP_MIN_SND_MSS`, CVE-2019-11479), options included, of which timestamps take 12.
+/// The least payload of a TCP segment in a super-frame, in bytes. Linux sends segments of 48 bytes
+/// at the least (`TCP_MIN_SND_MSS`, CVE-2019-11479), options included, of which timestamps take 12.
 const LEAST_TCP_SEGMENT: u16 = 36;
 
 /// Segments of one super-frame: 64 KiB at the smallest maximum segment size that Linux lets an

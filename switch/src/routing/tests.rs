@@ -248,8 +248,8 @@ fn rules_refuse_and_jump() {
     assert_eq!(by("172.17.0.5"), "10.9.0.1");
 }
 
-/// Two IPv6 providers, each for its own prefix (RFC 8028): a route whose source does not fit gives way
-/// to a shorter one whose source does.
+/// Two IPv6 providers, each for its own prefix (RFC 8028): a route whose source does not fit gives
+/// way to a shorter one whose source does.
 #[test]
 fn a_route_may_be_for_some_sources() {
     let from = |from: &str, route| Route {

@@ -2,9 +2,9 @@
 //! where it is nobody's any more.
 //!
 //! What a container has in the kernel is found by several threads at a time ([`find`]), since it is
-//! silent until then; most of it is waiting for the kernel's lock on interfaces. Whether each interface
-//! still has the addresses and routes it should have is looked at when frames are carried again
-//! ([`Daemon::settle`]).
+//! silent until then; most of it is waiting for the kernel's lock on interfaces. Whether each
+//! interface still has the addresses and routes it should have is looked at when frames are carried
+//! again ([`Daemon::settle`]).
 
 use std::io;
 use std::net::IpAddr;

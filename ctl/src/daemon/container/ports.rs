@@ -136,9 +136,9 @@ impl Daemon {
         self.tell_container(&id)
     }
 
-    /// Publishes again what a container had published. A port that can't be had now, because its address
-    /// is not there yet or somebody took it meanwhile, is told of and stays with the container, to be
-    /// [tried again](Self::retry_ports).
+    /// Publishes again what a container had published. A port that can't be had now, because its
+    /// address is not there yet or somebody took it meanwhile, is told of and stays with the
+    /// container, to be [tried again](Self::retry_ports).
     pub(super) fn republish(
         &mut self,
         record: &ContainerRecord,

@@ -172,8 +172,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// A list that is answered piece by piece: what is not sent yet is not written yet, so its length costs
-/// no memory. A short one goes as a whole, and has a length.
+/// A list that is answered piece by piece: what is not sent yet is not written yet, so its length
+/// costs no memory. A short one goes as a whole, and has a length.
 pub(super) fn listed<T, I>(items: I) -> Response
 where
     T: Serialize,

@@ -417,8 +417,8 @@ fn an_identifier_of_0_is_one_like_any() {
     );
 }
 
-/// As Linux's masquerade does (`nf_nat_oif_changed`, and the notifiers of lost addresses): a mapping to
-/// an address that is no good any more ends, and the next packet gets another.
+/// As Linux's masquerade does (`nf_nat_oif_changed`, and the notifiers of lost addresses): a
+/// mapping to an address that is no good any more ends, and the next packet gets another.
 #[test]
 fn a_masqueraded_flow_moves_with_its_way_out() {
     let world = World::new();
