@@ -114,6 +114,7 @@ fn nobody_takes_over_a_configured_address() {
         config.endpoints[0].mac = mac(2);
         config.endpoints.remove(1);
     });
+    assert_eq!(lan.heard().len(), 2, "it is announced");
     assert_eq!(lan.send(3, &frame(mac(2), mac(3))), [1]);
     assert_eq!(lan.send(1, &frame(mac(3), mac(2))), [3]);
 }
@@ -127,6 +128,7 @@ fn a_learned_station_becomes_configured_and_leaves_with_its_port() {
     assert_eq!(lan.send(2, &frame(mac(77), mac(2))), [1]);
     // What is configured wins over what was learned.
     let mut lan = lan.with(|config| config.endpoints[2].mac = mac(77));
+    assert_eq!(lan.heard().len(), 3, "it is announced");
     assert_eq!(lan.send(2, &frame(mac(77), mac(2))), [3]);
     assert_eq!(lan.datapath.fdb(lan.now).len(), 5);
     // Port 1 leaves the network, and what was behind it is unknown again.
