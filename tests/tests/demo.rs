@@ -1,4 +1,4 @@
-//! `pontoon demo`, as the README shows it: for root and for an ordinary user.
+//! `pontoon demo`, as docs/demo.md shows it: for root and for an ordinary user.
 
 use std::collections::BTreeSet;
 use std::fs::{Permissions, copy, read_dir, read_to_string, set_permissions};
