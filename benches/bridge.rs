@@ -125,7 +125,7 @@ fn configured(c: &mut Criterion) {
                 host_port: None,
                 mtu: 1500,
                 internal: false,
-                resolver: None,
+                names: false,
                 clamp_mss: false,
                 bridge: Bridge::default(),
             }],

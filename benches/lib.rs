@@ -86,6 +86,7 @@ impl World {
         datapath.configure(
             Time::ZERO,
             Config {
+                names: None,
                 networks: vec![Network {
                     id: NetworkId(1),
                     gateway_mac: GATEWAY,
@@ -94,7 +95,7 @@ impl World {
                     host_port: None,
                     mtu: 1500,
                     internal: false,
-                    resolver: None,
+                    names: false,
                     clamp_mss: false,
                     bridge: Bridge::default(),
                 }],

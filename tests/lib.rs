@@ -7,10 +7,11 @@
 //! touches the machine's own network; [`uml`] boots a kernel without netfilter.
 //!
 //! [`traffic`] makes the connections whose fate a test asserts, [`wire`] sends and watches frames,
-//! [`iperf`] moves bulk, [`process`] runs programs with a time limit: a hang fails, and by name.
+//! [`iperf`] moves bulk, [`dns`] asks for names, [`process`] runs programs with a time limit: a hang fails, and by name.
 
 #![forbid(unsafe_code)]
 
+pub mod dns;
 pub mod iperf;
 pub mod namespace;
 pub mod process;

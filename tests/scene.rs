@@ -354,9 +354,12 @@ impl Scene {
             .expect("a number of frames")
     }
 
-    /// The interfaces of the host, by name.
+    /// The interfaces of the host, by name, but for the one behind which names are answered: it ends
+    /// with the daemon.
     pub fn host_interfaces(&self) -> Vec<String> {
-        interfaces(&self.host)
+        let mut interfaces = interfaces(&self.host);
+        interfaces.retain(|name| name != "pt-names");
+        interfaces
     }
 }
 

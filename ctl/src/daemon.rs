@@ -230,7 +230,11 @@ impl Daemon {
         let (switch, events) = Switch::start(settings).context("can't start the switch")?;
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);
-        let resolver = NameService::new(&options.dns, &options.resolv_conf);
+        let stack = resolver::Stack::create(port_kind, &switch);
+        let stack = stack.inspect_err(|error| {
+            tracing::warn!("names are the host's to answer, and its firewall's to drop: {error}");
+        });
+        let resolver = NameService::new(&options.dns, &options.resolv_conf, stack.ok());
         let mut daemon = Daemon {
             switch: Arc::new(switch),
             store,

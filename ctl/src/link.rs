@@ -258,6 +258,35 @@ pub(crate) fn lead_names(gateway: Ipv4Addr, name: &str) -> Result<()> {
     in_session(async |session| session.lead_names(gateway, name).await)
 }
 
+/// Makes an interface one that asks for nobody's MAC and sends all to its own (IFF_NOARP), for a
+/// switch that knows where what it sends has to go; with IPv6, if the kernel has it.
+pub(crate) fn send_unasked(name: &str) -> Result<()> {
+    in_session(async |session| {
+        let info = session.info(name).await?;
+        let action = format!("turn ARP off on {name}");
+        let change = |link: LinkMessageBuilder<LinkUnspec>| link.arp(false);
+        session.change_at(info.index, action, change).await?;
+        session.quiet_ipv6(name, true)
+    })
+}
+
+/// Lets the namespace answer for gateways, each to the hosts of a subnet, which are behind the
+/// interface `name` and take packets of `mtu` bytes; or, without `add`, ends that.
+pub(crate) fn answer_for(
+    name: &str,
+    gateways: &[(IpAddr, IpNet)],
+    mtu: u32,
+    add: bool,
+) -> Result<()> {
+    in_session(async |session| {
+        let info = session.info(name).await?;
+        for gateway in gateways {
+            session.answer_for(&info, *gateway, mtu, add).await?;
+        }
+        Ok(())
+    })
+}
+
 /// Keeps the kernel from making IPv6 addresses of its own on an interface: no router
 /// advertisements (CVE-2020-13401), no autoconfiguration, and, unless `wanted`, no IPv6 at all
 /// (CVE-2024-32473): no link-local address either. Does nothing on a kernel without IPv6. Call it

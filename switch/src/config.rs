@@ -6,7 +6,7 @@
 //! is no longer named is gone.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Neighbours the host's kernel already knows, so that the first frame needs no ARP of ours.
     pub neighbors: Vec<(PortId, IpAddr, MacAddr)>,
+    /// Where containers' questions for names are answered. Without one those to a gateway's address
+    /// go to the host, and those to 127.0.0.11 are dropped as packets for no host.
+    pub names: Option<Names>,
     pub nat: nat::Rules,
 }
 
@@ -69,10 +72,8 @@ pub struct Network {
     /// Its endpoints reach each other and the gateway's own addresses, and nothing else: no uplink,
     /// no other address of the host.
     pub internal: bool,
-    /// Where on the host the questions are answered that its endpoints send to port 53 of
-    /// 127.0.0.11, by TCP and UDP. Nothing but those answers may come from there. `None` to drop
-    /// them as packets for no host.
-    pub resolver: Option<SocketAddrV4>,
+    /// Whether its names are answered by [`Config::names`].
+    pub names: bool,
     /// As [`Uplink::clamp_mss`], for what its endpoints say to the world and hear from it.
     pub clamp_mss: bool,
     pub bridge: Bridge,
@@ -165,6 +166,16 @@ impl Network {
         let has_ipv6 = self.gateway_addresses.iter().any(IpAddr::is_ipv6);
         has_ipv6.then(|| ipv6::link_local(self.gateway_mac))
     }
+}
+
+/// A network stack of its own that answers for every network's gateway at port 53, TCP and UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub port: PortId,
+    /// Of its interface.
+    pub mac: MacAddr,
+    /// Where, at the gateway's address, the questions are answered that were sent to 127.0.0.11.
+    pub redirected: u16,
 }
 
 /// One container's attachment to one network.

@@ -537,14 +537,12 @@ impl Pass<'_> {
                 if segment.network.internal {
                     segment.asked.note(self.now, frame);
                 }
-                if let Some(server) = segment.network.resolver {
-                    resolver::lead_out(frame, server);
-                }
                 self.bridge(segment, Member::host(ingress), destination, frame)
             }
             Role::Uplink { uplink } => {
                 self.gateway_from_uplink(&self.topology.uplinks[uplink], frame)
             }
+            Role::Names => self.answer_names(frame),
             Role::Unassigned => Err(DropReason::PortUnassigned),
         }
     }
@@ -599,7 +597,9 @@ impl Pass<'_> {
                     frame.set_packet((uplink.mac, MacAddr::default()), &packet);
                     self.gateway_from_uplink(uplink, &mut frame)
                 }
-                Role::Host { .. } | Role::Unassigned => Err(DropReason::PortUnassigned),
+                Role::Host { .. } | Role::Names | Role::Unassigned => {
+                    Err(DropReason::PortUnassigned)
+                }
             };
             self.release(outcome, frame);
         }

@@ -19,7 +19,7 @@ use crate::frame::{self, ETHERNET_HEADER, Frame, ethertype};
 use crate::mtu::{self, Fit};
 use crate::neighbor::Heard;
 use crate::topology::{Role, Segment};
-use crate::{arp, nd, resolver};
+use crate::{arp, nd};
 
 mod leaving;
 
@@ -32,7 +32,7 @@ impl Pass<'_> {
                 Some(self.topology.networks[network].network.gateway_mac)
             }
             Role::Uplink { .. } => None,
-            Role::Host { .. } | Role::Unassigned => return,
+            Role::Host { .. } | Role::Names | Role::Unassigned => return,
         };
         self.datapath
             .nat()
@@ -115,18 +115,14 @@ impl Pass<'_> {
             return host.map(Egress::Port);
         }
         if is_martian(source) || is_martian(destination) {
-            let resolver = segment.network.resolver;
-            if !is_martian(source)
-                && resolver.is_some_and(|server| resolver::lead_in(&mut packet, server))
-            {
-                return host.map(Egress::Port);
-            }
-            return Err(DropReason::Martian);
+            let asked = (!is_martian(source)).then(|| self.ask_names(segment, ingress, frame));
+            return asked.flatten().ok_or(DropReason::Martian);
         }
         if segment.network.internal {
             // To the host itself, whatever is published there: nothing is translated.
             if segment.network.is_gateway(destination) {
-                return host.map(Egress::Port);
+                let asked = self.ask_names(segment, ingress, frame);
+                return asked.map_or(host.map(Egress::Port), Ok);
             }
             let neighbor = self.topology.endpoint_at(destination);
             if neighbor.is_none_or(|endpoint| endpoint.network != segment.network.id) {
@@ -139,6 +135,10 @@ impl Pass<'_> {
             if packet.ttl() <= 1 || is_link_local(source) {
                 return host.map(Egress::Port);
             }
+            if let Some(asked) = self.ask_names(segment, ingress, frame) {
+                return Ok(asked);
+            }
+            let mut packet = parse(frame)?;
             return match self.translate(Path::Hairpin, &mut packet) {
                 Ok(Some(_)) => {
                     let inside = route_hop(&mut packet)?;
@@ -299,7 +299,11 @@ impl Pass<'_> {
     }
 
     /// Hands a routed frame to the container that has `address`.
-    fn deliver(&mut self, address: IpAddr, frame: &mut Frame) -> Result<Egress, DropReason> {
+    pub(crate) fn deliver(
+        &mut self,
+        address: IpAddr,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
         let endpoint = self
             .topology
             .endpoint_at(address)

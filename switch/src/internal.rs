@@ -16,7 +16,7 @@
 //! This is asked of every frame that is about to leave by the host's port, so neither a broadcast
 //! frame nor a learned address is a way around it.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -155,21 +155,14 @@ fn packet_may(now: Time, segment: &Segment, network: &Network, packet: &Packet) 
         // In fragments its flags could hide (RFC 1858), and no stack needs them.
         Protocol::TCP => {
             let opens = payload.get(FLAGS).is_none_or(|it| it & (SYN | ACK) == SYN);
-            let to_names = sockets(packet).is_some_and(|(_, to)| is_names(network, to));
+            let to_names = sockets(packet).is_some_and(|(_, to)| to.port() == NAMES);
             to_gateway && !packet.is_fragment() && (to_names || !opens)
         }
         Protocol::UDP => sockets(packet).is_some_and(|(from, to)| {
-            to_gateway && (is_names(network, to) || segment.asked.is_answer(now, from, to))
+            to_gateway && (to.port() == NAMES || segment.asked.is_answer(now, from, to))
         }),
         _ => false,
     }
-}
-
-/// Whether the network's names are asked for at `to`: at port 53 of the gateway, or where questions
-/// to 127.0.0.11 are led.
-fn is_names(network: &Network, to: SocketAddr) -> bool {
-    let led = |server: SocketAddrV4| SocketAddr::V4(server) == to;
-    to.port() == NAMES || network.resolver.is_some_and(led)
 }
 
 /// Source and destination of a packet that begins with two ports.

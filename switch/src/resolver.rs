@@ -1,70 +1,104 @@
-//! Names at 127.0.0.11, where configurations made for Docker ask for them.
+//! Names: what containers ask port 53 of their gateway, or of 127.0.0.11, where configurations made
+//! for Docker ask.
 //!
-//! Nobody listens in the container, so its port 53 is its own. It routes the address to the gateway,
-//! and here what it asks there gets the address and port of the host at which the network's names are
-//! answered; the answer goes back from where it was asked for. The port tells such answers from
+//! A network stack of its own answers ([`Names`](crate::config::Names)), which has the gateways'
+//! addresses and nothing else to do: no filter of the host stands before it, and no other program of
+//! the host holds its port. It is asked and it answers through one port of the switch, whatever
+//! network a question is from.
+//!
+//! Nobody listens at 127.0.0.11 in the container, so its port 53 is its own. It routes the address to
+//! the gateway, and here what it asks there gets the address of the gateway and a port that is for
+//! such questions; the answer goes back from where it was asked for. The port tells such answers from
 //! others, so nothing has to be remembered.
 //!
 //! To take such answers a container must believe its interface where loopback addresses are
 //! concerned (route_localnet). What its neighbours send to them is dropped, or they would reach what
 //! the container offers to itself alone (CVE-2020-8558).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nat::{Packet, Protocol, Tuple};
+use nat::{Protocol, Tuple};
 
-use crate::frame::{self, ETHERNET_HEADER, Frame, ethertype};
+use crate::config::{Names, PortId};
+use crate::datapath::{Egress, Pass};
+use crate::drop::DropReason;
+use crate::frame::{self, Frame, ethertype};
 use crate::gateway::parse;
 use crate::layers::Layers;
+use crate::topology::{Role, Segment};
 
 /// Where containers ask.
-const ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+const PORT: u16 = 53;
 
-/// Of an IPv4 packet in an untagged frame.
-const SOURCE: usize = ETHERNET_HEADER + 12;
-/// Without options, which no answer has.
-const SOURCE_PORT: usize = ETHERNET_HEADER + 20;
-
-/// Sends a question on to `server`. False for whatever is none.
-pub(crate) fn lead_in(packet: &mut Packet, server: SocketAddrV4) -> bool {
-    let Some(asked) = packet.tuple() else {
-        return false;
-    };
-    let is_question = (asked.dst, asked.dst_port) == (IpAddr::V4(*ASKED.ip()), ASKED.port())
-        && has_ports(asked.protocol);
-    if is_question {
-        packet.readdress(&Tuple {
-            dst: IpAddr::V4(*server.ip()),
-            dst_port: server.port(),
-            ..asked
-        });
+impl Pass<'_> {
+    /// Sends a question for names on to who answers it. None for whatever is no such question.
+    ///
+    /// What has an address that nobody configured could not be answered from there: it is the
+    /// host's.
+    pub(crate) fn ask_names(
+        &self,
+        segment: &Segment,
+        ingress: PortId,
+        frame: &mut Frame,
+    ) -> Option<Egress> {
+        let names = self.topology.names.filter(|_| segment.network.names)?;
+        let mut packet = parse(frame).ok()?;
+        let asked = packet.tuple().filter(|asked| has_ports(asked.protocol))?;
+        let gateways = &segment.network.gateway_addresses;
+        let is_question = asked.dst == LOOPBACK || gateways.contains(&asked.dst);
+        if asked.dst_port != PORT || !is_question {
+            return None;
+        }
+        let asker = self.topology.endpoint_at(asked.src);
+        asker.filter(|asker| asker.port == ingress)?;
+        if asked.dst == LOOPBACK {
+            packet.readdress(&Tuple {
+                dst: *gateways.iter().find(|gateway| gateway.is_ipv4())?,
+                dst_port: names.redirected,
+                ..asked
+            });
+        }
+        frame::set_destination(frame.bytes_mut(), names.mac);
+        Some(Egress::Port(names.port))
     }
-    is_question
+
+    /// Brings an answer to who asked. Whatever else a network stack says of its own accord is for
+    /// nobody.
+    pub(crate) fn answer_names(&mut self, frame: &mut Frame) -> Result<Egress, DropReason> {
+        let Some(names) = self.topology.names else {
+            return Err(DropReason::PortUnassigned);
+        };
+        let Ok(mut packet) = parse(frame) else {
+            return Ok(Egress::Consumed);
+        };
+        let (server, asker) = (packet.src(), packet.dst());
+        let Some(endpoint) = self.topology.endpoint_at(asker) else {
+            return Ok(Egress::Consumed);
+        };
+        let is_gateway = match self.topology.role(endpoint.port) {
+            Role::Container { network, .. } => {
+                let network = &self.topology.networks[network].network;
+                network.gateway_addresses.contains(&server)
+            }
+            _ => false,
+        };
+        if !is_gateway {
+            return Ok(Egress::Consumed);
+        }
+        if let Some(answer) = packet.tuple().filter(|it| is_redirected(it, names)) {
+            packet.readdress(&Tuple {
+                src: LOOPBACK,
+                src_port: PORT,
+                ..answer
+            });
+        }
+        self.deliver(asker, frame)
+    }
 }
 
-/// Makes an answer of `server` one from where it was asked for. Whatever is none stays as it is.
-pub(crate) fn lead_out(frame: &mut Frame, server: SocketAddrV4) {
-    let bytes = frame.bytes();
-    let is_answer = frame::ethertype_of(bytes) == Some(ethertype::IPV4)
-        && bytes.get(SOURCE..SOURCE + 4) == Some(&server.ip().octets())
-        && bytes.get(SOURCE_PORT..SOURCE_PORT + 2) == Some(&server.port().to_be_bytes());
-    if !is_answer {
-        return;
-    }
-    // What is no packet is the kernel's to refuse.
-    let Ok(mut packet) = parse(frame) else {
-        return;
-    };
-    let Some(answer) = packet.tuple() else {
-        return;
-    };
-    if answer.src_port == server.port() && has_ports(answer.protocol) {
-        packet.readdress(&Tuple {
-            src: IpAddr::V4(*ASKED.ip()),
-            src_port: ASKED.port(),
-            ..answer
-        });
-    }
+fn is_redirected(answer: &Tuple, names: Names) -> bool {
+    answer.src.is_ipv4() && answer.src_port == names.redirected && has_ports(answer.protocol)
 }
 
 fn has_ports(protocol: Protocol) -> bool {

@@ -66,7 +66,7 @@ impl Lan {
                 host_port: Some(PortId(0)),
                 mtu: 1500,
                 internal: false,
-                resolver: None,
+                names: true,
                 clamp_mss: false,
                 bridge: Bridge {
                     // Nothing moves unasked.

@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use nat::Time;
 
-use crate::config::{self, Config, Endpoint, Network, NetworkId, PortId, Uplink};
+use crate::config::{self, Config, Endpoint, Names, Network, NetworkId, PortId, Uplink};
 use crate::fdb::Fdb;
 use crate::frame::MacAddr;
 use crate::internal::Asked;
@@ -36,6 +36,7 @@ pub struct Topology {
     host_addresses: HashSet<IpAddr, RandomState>,
     host_subnets: Arc<[IpNet]>,
     pub(crate) routing: Arc<Routing>,
+    pub(crate) names: Option<Names>,
     /// Whether any network has [`Network::clamp_mss`].
     clamps_mss: bool,
 }
@@ -55,6 +56,8 @@ pub enum Role {
     Uplink {
         uplink: usize,
     },
+    /// See [`Names`].
+    Names,
 }
 
 /// A network as the bridge needs it.
@@ -111,6 +114,9 @@ impl Topology {
         for (index, uplink) in config.uplinks.iter().enumerate() {
             assign(uplink.port, Role::Uplink { uplink: index });
         }
+        if let Some(names) = config.names {
+            assign(names.port, Role::Names);
+        }
         let mut endpoint_by_address = HashMap::with_hasher(RandomState::default());
         for (index, endpoint) in config.endpoints.iter().enumerate() {
             let Some(&network) = index_of.get(&endpoint.network) else {
@@ -139,6 +145,7 @@ impl Topology {
             host_addresses: config.host_addresses.into_iter().collect(),
             host_subnets: config.host_subnets.into(),
             routing: Arc::new(Routing::new(config.rules, config.routes)),
+            names: config.names,
             clamps_mss,
         }
     }
@@ -168,6 +175,7 @@ impl Topology {
             host_addresses: self.host_addresses.clone(),
             host_subnets: Arc::clone(&self.host_subnets),
             routing: Arc::clone(&self.routing),
+            names: self.names,
             clamps_mss: self.clamps_mss,
         }
     }

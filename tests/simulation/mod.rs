@@ -182,7 +182,7 @@ impl Simulation {
             host_port: Some(attachment.port),
             mtu: 1500,
             internal: false,
-            resolver: None,
+            names: false,
             clamp_mss: false,
             bridge: Bridge::default(),
         };

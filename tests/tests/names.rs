@@ -1,170 +1,21 @@
 //! Names: what containers are called, where they are asked for, and what becomes of the world's.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pontoon_tests::namespace::Namespace;
+use pontoon_tests::dns::{
+    A, AAAA, NXDOMAIN, PTR, TXT, ask, ask_by_tcp, parse, query, serve_world, try_ask,
+};
 use pontoon_tests::process::run_within;
 use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, Scene};
 use pontoon_tests::traffic::{bind_udp, listen};
 use pontoon_tests::{eventually, has_ipv6};
 
-const A: u16 = 1;
-const PTR: u16 = 12;
-const TXT: u16 = 16;
-const AAAA: u16 = 28;
-
-const NXDOMAIN: u8 = 3;
-
 const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
 const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1)), 53);
-
-/// What was answered: the code, and the data of the answers.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    code: u8,
-    truncated: bool,
-    data: Vec<Vec<u8>>,
-}
-
-impl Answer {
-    fn addresses(&self) -> Vec<IpAddr> {
-        assert_eq!(self.code, 0, "{self:?}");
-        let addresses = self.data.iter().filter_map(|data| {
-            let v4 = <[u8; 4]>::try_from(&data[..]).map(IpAddr::from);
-            v4.or_else(|_| <[u8; 16]>::try_from(&data[..]).map(IpAddr::from))
-                .ok()
-        });
-        addresses.collect()
-    }
-}
-
-fn query(name: &str, record_type: u16) -> Vec<u8> {
-    let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).expect("a short label"));
-        bytes.extend(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes.extend(record_type.to_be_bytes());
-    bytes.extend([0, 1]);
-    bytes
-}
-
-/// The end of the name that begins at `from`.
-fn skip_name(bytes: &[u8], mut from: usize) -> usize {
-    loop {
-        match bytes[from] {
-            0 => return from + 1,
-            length if length >= 0xc0 => return from + 2,
-            length => from += 1 + usize::from(length),
-        }
-    }
-}
-
-fn parse(bytes: &[u8], query: &[u8]) -> Answer {
-    assert_eq!(bytes[..2], query[..2], "the id");
-    assert_eq!(bytes[12..query.len()], query[12..], "the question");
-    let mut at = query.len();
-    let mut data = Vec::new();
-    for _ in 0..u16::from_be_bytes([bytes[6], bytes[7]]) {
-        at = skip_name(bytes, at) + 10;
-        let length = usize::from(u16::from_be_bytes([bytes[at - 2], bytes[at - 1]]));
-        data.push(bytes[at..at + length].to_vec());
-        at += length;
-    }
-    Answer {
-        code: bytes[3] & 0x0f,
-        truncated: bytes[2] & 2 != 0,
-        data,
-    }
-}
-
-/// Asks over UDP; nothing where nobody answers.
-fn try_ask(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Option<Answer> {
-    let query = query(name, record_type);
-    let socket = from.within(|| UdpSocket::bind((ANY, 0))).expect("a socket");
-    // One lost datagram is no verdict on a busy machine.
-    socket.set_read_timeout(Some(Duration::from_secs(3))).ok();
-    let mut buffer = [0; 4096];
-    for _ in 0..2 {
-        socket.send_to(&query, server).expect("a route");
-        if let Ok(length) = socket.recv(&mut buffer) {
-            return Some(parse(&buffer[..length], &query));
-        }
-    }
-    None
-}
-
-#[track_caller]
-fn ask(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Answer {
-    try_ask(from, server, name, record_type)
-        .unwrap_or_else(|| panic!("{server} did not answer for {name}"))
-}
-
-#[track_caller]
-fn ask_by_tcp(from: &Namespace, server: SocketAddr, name: &str, record_type: u16) -> Answer {
-    let query = query(name, record_type);
-    let length = u16::try_from(query.len()).expect("a short query");
-    let mut stream = from.within(|| TcpStream::connect(server)).expect("TCP");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok();
-    let framed = [&length.to_be_bytes(), &query[..]].concat();
-    stream.write_all(&framed).expect("it takes the query");
-    parse(&read_framed(&mut stream), &query)
-}
-
-fn read_framed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).expect("a length");
-    let mut bytes = vec![0; u16::from_be_bytes(length).into()];
-    stream.read_exact(&mut bytes).expect("a message");
-    bytes
-}
-
-/// A server of the world: every name has the address 192.0.2.`last`, and names that begin with
-/// `long` have it a hundred times, which only TCP takes. It ends with the test.
-fn serve_world(namespace: &Namespace, address: IpAddr, last: u8) {
-    let (socket, listener) = namespace.within(|| {
-        let socket = UdpSocket::bind((address, 53)).expect("UDP port 53 is free");
-        let listener = TcpListener::bind((address, 53)).expect("TCP port 53 is free");
-        (socket, listener)
-    });
-    let reply = move |query: &[u8], tcp: bool| {
-        let end = skip_name(query, 12) + 4;
-        let mut reply = query[..end].to_vec();
-        let long = query[13..].starts_with(b"long");
-        reply[2] = if long && !tcp { 0x83 } else { 0x81 };
-        reply[3] = 0x80;
-        let count = match (long, tcp) {
-            (true, true) => 100,
-            (true, false) => 0,
-            (false, _) => 1,
-        };
-        reply[6..12].copy_from_slice(&[0, count, 0, 0, 0, 0]);
-        for _ in 0..count {
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]);
-        }
-        reply
-    };
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            socket.send_to(&reply(&buffer[..length], false), from).ok();
-        }
-    });
-    thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let bytes = reply(&read_framed(&mut stream), true);
-            let length = u16::try_from(bytes.len()).expect("a message");
-            let framed = [&length.to_be_bytes(), &bytes[..]].concat();
-            stream.write_all(&framed).ok();
-        }
-    });
-}
 
 /// What a command in a new container writes.
 #[track_caller]
@@ -692,47 +543,4 @@ fn names_are_answered_while_others_come_and_go() {
         let asked = asking.join().expect("every question was answered");
         assert!(asked > 100, "only {asked} questions");
     });
-}
-
-// Feature: names dns-forwarding
-#[test]
-fn answers_take_the_way_that_the_questions_came() {
-    let Some(mut scene) = Scene::new() else {
-        return;
-    };
-    let web = scene.container("web", &[]);
-    let db = scene.container("db", &[]);
-    let known = |scene: &Scene| {
-        let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 11]), 53);
-        for server in [GATEWAY, loopback] {
-            assert_eq!(
-                ask(&web.namespace, server, "db", A).addresses(),
-                [db.address]
-            );
-            let answer = ask_by_tcp(&web.namespace, server, "db", A);
-            assert_eq!(answer.addresses(), [db.address], "by TCP");
-        }
-        // The host itself asks by its loopback.
-        assert_eq!(
-            ask(&scene.host, GATEWAY, "db.bridge", A).addresses(),
-            [db.address]
-        );
-    };
-    known(&scene);
-    // A VPN comes up, with routes that are more specific than the network's.
-    scene.host.ip("tuntap add dev vpn0 mode tun");
-    scene.host.ip("link set vpn0 up");
-    scene.host.ip("route add 172.17.0.0/24 dev vpn0");
-    known(&scene);
-    // The next daemon, and an interface that was made anew.
-    scene.end_daemon(Signal::SIGKILL);
-    scene.start_daemon();
-    known(&scene);
-    scene.host.ip("link del pontoon0");
-    eventually("it is there again", Duration::from_secs(10), || {
-        try_ask(&web.namespace, GATEWAY, "db", A)
-            .map(drop)
-            .ok_or("no answer".to_owned())
-    });
-    known(&scene);
 }

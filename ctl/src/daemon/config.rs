@@ -97,7 +97,7 @@ pub(super) fn build(
                 host_port: Some(network.port),
                 mtu: network.record.mtu,
                 internal: network.record.options.internal,
-                resolver: names.led_to(network.id),
+                names: names.are_inside(network.id),
                 bridge: bridge(&network.record.options.bridge),
                 clamp_mss: network.record.options.mss_clamp,
             })
@@ -134,6 +134,7 @@ pub(super) fn build(
         rules: routing_rules,
         routes,
         neighbors,
+        names: names.stack(),
         nat: nat::Rules {
             local_subnets: subnets.clone(),
             links,

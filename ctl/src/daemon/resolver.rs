@@ -1,7 +1,8 @@
-//! Names: what DNS is told after each change, and where it answers.
+//! Names: what DNS is told after each change, and where it answers: to containers in a [`stack`] of
+//! its own, at the host's interface to the host itself and to stations that nobody configured.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use switch::NetworkId;
+use switch::config::Names;
 use tokio::sync::watch;
 
 use super::container::Container;
@@ -23,13 +25,15 @@ use crate::dns::{
     Upstreams,
 };
 
+use stack::Served;
+
+mod stack;
+
+pub(super) use stack::Stack;
+
 /// A listener that was closed a moment ago may still hold its address.
 const TRIES: usize = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
-
-/// System ports that IANA has given to nobody, so that hardly anything listens there and no published
-/// range is likely to have them. Answers from there are those to questions sent to 127.0.0.11.
-const LED_PORTS: [u16; 6] = [14, 16, 26, 28, 30, 32];
 
 pub(super) struct NameService {
     resolver: Arc<Resolver>,
@@ -38,22 +42,24 @@ pub(super) struct NameService {
     known: HashMap<usize, Arc<ContainerRecord>>,
     gateways: HashMap<NetworkId, Gateway>,
     retries: u64,
+    /// None if this kernel makes none: the host's sockets serve everybody then.
+    stack: Option<Stack>,
 }
 
 #[derive(Default)]
 struct Gateway {
-    /// Index of the network's interface when this was opened: another one has been made anew, and
+    /// Where containers ask. None without a stack.
+    inside: Option<(Served, Listener)>,
+    /// Index of the network's interface when `plain` was opened: another one has been made anew, and
     /// the sockets are bound to the one that is gone.
     ifindex: Option<u32>,
     /// At port 53 of each. None while another program has the port; that was told then.
     plain: Option<Listener>,
-    /// Where the switch leads what is asked of 127.0.0.11. None without IPv4.
-    led: Option<(SocketAddrV4, Listener)>,
 }
 
 impl NameService {
     /// Must be called in a runtime, as everything here.
-    pub(super) fn new(servers: &[IpAddr], resolv_conf: &Path) -> NameService {
+    pub(super) fn new(servers: &[IpAddr], resolv_conf: &Path, stack: Option<Stack>) -> NameService {
         let (directory, receiver) = watch::channel(Arc::default());
         let upstreams = if servers.is_empty() {
             Upstreams::of_file(resolv_conf.to_owned())
@@ -66,13 +72,19 @@ impl NameService {
             known: HashMap::new(),
             gateways: HashMap::new(),
             retries: 0,
+            stack,
         }
     }
 
-    /// Where the switch is to lead what is asked of 127.0.0.11 on a network.
-    pub(super) fn led_to(&self, network: NetworkId) -> Option<SocketAddrV4> {
-        let (address, _) = self.gateways.get(&network)?.led.as_ref()?;
-        Some(*address)
+    /// What answers containers, for the switch.
+    pub(super) fn stack(&self) -> Option<Names> {
+        self.stack.as_ref().map(Stack::names)
+    }
+
+    /// Whether that answers for a network.
+    pub(super) fn are_inside(&self, network: NetworkId) -> bool {
+        let gateway = self.gateways.get(&network);
+        gateway.is_some_and(|it| it.inside.is_some())
     }
 
     /// Forgets what other servers have answered, and reads again which they are.
@@ -80,7 +92,7 @@ impl NameService {
         self.resolver.forget();
     }
 
-    /// How often [`Self::led_to`] may have changed for a network that was there before.
+    /// How often [`Self::are_inside`] may have changed for a network that was there before.
     pub(super) fn retries(&self) -> u64 {
         self.retries
     }
@@ -130,56 +142,60 @@ impl NameService {
 
     fn follow_gateways(&mut self, networks: &[Network], gone: &[NetworkId]) {
         for id in gone {
-            self.gateways.remove(id);
+            let gateway = self.gateways.remove(id);
+            let Some((served, listener)) = gateway.and_then(|it| it.inside) else {
+                continue;
+            };
+            drop(listener);
+            let left = self.stack.as_ref().map(|stack| stack.leave(&served));
+            if let Some(Err(error)) = left {
+                tracing::warn!("names of a network that is gone: {error}");
+            }
         }
         for network in networks {
+            let name = &network.record.name;
             let ifindex = if_nametoindex(network.record.host_interface.as_str()).ok();
-            let opened = self.gateways.get(&network.id).map(|it| it.ifindex);
-            if opened == Some(ifindex) {
-                continue;
+            let known = self.gateways.remove(&network.id);
+            let is_new = known.is_none();
+            let mut gateway = known.unwrap_or_default();
+            if is_new && let Err(error) = self.open_inside(network, &mut gateway) {
+                tracing::warn!("names of network {name} are the host's to answer: {error}");
             }
-            self.retries += u64::from(self.gateways.remove(&network.id).is_some());
-            let mut gateway = Gateway {
-                ifindex,
-                ..Gateway::default()
-            };
-            if let Err(error) = self.open(network, &mut gateway) {
-                tracing::warn!(
-                    "network {} has no names at its gateway's address yet: {error}",
-                    network.record.name
-                );
+            if is_new || gateway.ifindex != ifindex {
+                self.retries += u64::from(!is_new);
+                gateway.ifindex = ifindex;
+                gateway.plain = None;
+                if let Err(error) = self.open(network, &mut gateway) {
+                    tracing::warn!("the host has no names of network {name} yet: {error}");
+                }
             }
             self.gateways.insert(network.id, gateway);
         }
     }
 
-    /// Opens what is not open yet.
+    fn open_inside(&self, network: &Network, gateway: &mut Gateway) -> io::Result<()> {
+        let Some(stack) = &self.stack else {
+            return Ok(());
+        };
+        let (served, sockets) = stack.serve(&network.record)?;
+        let listener = self.resolver.listen(sockets, network.id)?;
+        gateway.inside = Some((served, listener));
+        Ok(())
+    }
+
+    /// Listens on the host, unless that is done.
     fn open(&self, network: &Network, gateway: &mut Gateway) -> io::Result<()> {
+        if gateway.plain.is_some() {
+            return Ok(());
+        }
         let record = &network.record;
-        let interface = &record.host_interface;
-        let listen = |sockets| self.resolver.listen(sockets, network.id);
-        let v4 = record.gateways.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        if let (None, Some(address)) = (&gateway.led, v4) {
-            let free = LED_PORTS.into_iter().find_map(|port| {
-                let address = SocketAddrV4::new(address, port);
-                let sockets = Sockets::open(&[address.into()], interface, false).ok()?;
-                Some((address, sockets))
-            });
-            if let Some((address, sockets)) = free {
-                gateway.led = Some((address, listen(sockets)?));
-            }
-        }
-        if gateway.plain.is_none() {
-            let addresses: Vec<SocketAddr> = record
-                .gateways
-                .iter()
-                .map(|address| SocketAddr::new(*address, dns::PORT))
-                .collect();
-            gateway.plain = Some(listen(open_patiently(&addresses, interface)?)?);
-        }
+        let addresses: Vec<SocketAddr> = record
+            .gateways
+            .iter()
+            .map(|address| SocketAddr::new(*address, dns::PORT))
+            .collect();
+        let sockets = open_patiently(&addresses, &record.host_interface)?;
+        gateway.plain = Some(self.resolver.listen(sockets, network.id)?);
         Ok(())
     }
 
@@ -192,7 +208,7 @@ impl NameService {
             }
             let mut gateway = self.gateways.remove(&id).unwrap_or_default();
             if self.open(network, &mut gateway).is_ok() {
-                tracing::info!("names are answered at {:?} now", network.record.gateways);
+                tracing::info!("the host has names at {:?} now", network.record.gateways);
             }
             self.gateways.insert(id, gateway);
             self.retries += 1;
@@ -224,12 +240,12 @@ pub(super) fn names_route(
 
 fn open_patiently(addresses: &[SocketAddr], interface: &str) -> io::Result<Sockets> {
     for _ in 1..TRIES {
-        match Sockets::open(addresses, interface, true) {
+        match Sockets::open_on(addresses, interface) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BETWEEN_TRIES),
             outcome => return outcome,
         }
     }
-    Sockets::open(addresses, interface, true)
+    Sockets::open_on(addresses, interface)
 }
 
 fn network_names(network: &Network) -> NetworkNames {

@@ -56,33 +56,40 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds these addresses for UDP and TCP, for what comes in through `interface`: answers leave
-    /// by it too, whatever more specific routes the host has (SO_BINDTODEVICE, socket(7)). If
-    /// `for_host`, for what the host itself asks as well, which comes by its loopback.
+    /// Binds these addresses for UDP and TCP, wherever questions come from.
+    ///
+    /// # Errors
+    /// Something else listens there; the text names the address.
+    pub(crate) fn open(addresses: &[SocketAddr]) -> io::Result<Sockets> {
+        Sockets::bind(addresses.iter().map(|address| (*address, None)))
+    }
+
+    /// Binds these addresses for UDP and TCP, for what comes in through `interface`, and for what
+    /// the host itself asks, which comes by its loopback. Answers leave by the interface too,
+    /// whatever more specific routes the host has (SO_BINDTODEVICE, socket(7)).
     ///
     /// # Errors
     /// Something else listens there; the text names the address. Or there is no such interface.
-    pub(crate) fn open(
-        addresses: &[SocketAddr],
-        interface: &str,
-        for_host: bool,
+    pub(crate) fn open_on(addresses: &[SocketAddr], interface: &str) -> io::Result<Sockets> {
+        Sockets::bind(addresses.iter().flat_map(|it| {
+            // Where sockets share a port by SO_REUSEPORT, the kernel takes the first one that fits,
+            // not the one that fits best: the last that was bound for IPv4, the first for IPv6.
+            let devices = match it {
+                SocketAddr::V4(_) => [None, Some(interface)],
+                SocketAddr::V6(_) => [Some(interface), None],
+            };
+            devices.map(|device| (*it, device))
+        }))
+    }
+
+    fn bind<'a>(
+        wanted: impl Iterator<Item = (SocketAddr, Option<&'a str>)>,
     ) -> io::Result<Sockets> {
         let mut sockets = Sockets {
             datagrams: Vec::new(),
             streams: Vec::new(),
         };
-        for (address, device) in addresses.iter().flat_map(|it| {
-            // Where sockets share a port by SO_REUSEPORT, the kernel takes the first one that fits,
-            // not the one that fits best: the last that was bound for IPv4, the first for IPv6.
-            let (first, last) = match it {
-                SocketAddr::V4(_) => (for_host.then_some(None), Some(Some(interface))),
-                SocketAddr::V6(_) => (Some(Some(interface)), for_host.then_some(None)),
-            };
-            first
-                .into_iter()
-                .chain(last)
-                .map(move |device| (*it, device))
-        }) {
+        for (address, device) in wanted {
             let failed = |error: io::Error, what: &str| {
                 let advice = match error.kind() {
                     io::ErrorKind::AddrInUse => ": another program listens there",

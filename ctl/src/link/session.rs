@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
-use netlink_packet_route::route::{RouteMessage, RouteScope};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
+};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -34,6 +36,9 @@ const NAMES: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 
 /// RT_TABLE_LOCAL of linux/rtnetlink.h.
 const LOCAL_TABLE: u32 = 255;
+
+/// Of `lo` in every namespace (LOOPBACK_IFINDEX of net/flow.h).
+const LOOPBACK_INDEX: u32 = 1;
 
 /// A netlink conversation in one namespace.
 pub(super) struct Session {
@@ -296,6 +301,45 @@ impl Session {
         add.execute()
             .await
             .map_err(|error| self.refused(action(), &error))
+    }
+
+    /// Adds or takes away what lets the namespace answer for `gateway`, which no interface of it
+    /// has: the address as one of its own (RTN_LOCAL, of its loopback), and the way to the hosts of
+    /// `subnet`, which take packets of `mtu` bytes.
+    pub(super) async fn answer_for(
+        &self,
+        info: &LinkInfo,
+        (gateway, subnet): (IpAddr, IpNet),
+        mtu: u32,
+        add: bool,
+    ) -> Result<()> {
+        let action = || format!("answer for {gateway} in {subnet}");
+        let route = |to: IpNet| {
+            RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .map_err(|error| self.failed(action(), io::Error::other(error.to_string()), ""))
+        };
+        let own = route(gateway.into())?
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .table_id(LOCAL_TABLE)
+            .output_interface(LOOPBACK_INDEX)
+            .build();
+        let mut hosts = route(subnet)?.output_interface(info.index);
+        if subnet.addr().is_ipv4() {
+            hosts = hosts.scope(RouteScope::Link);
+        }
+        let mut hosts = hosts.build();
+        let narrow = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+        hosts.attributes.push(narrow);
+        for message in [own, hosts] {
+            match add {
+                true => self.handle.route().add(message).replace().execute().await,
+                false => self.handle.route().del(message).execute().await,
+            }
+            .map_err(|error| self.refused(action(), &error))?;
+        }
+        Ok(())
     }
 
     /// Not netlink: router advertisements are governed by sysctls alone. `/proc/sys/net` shows

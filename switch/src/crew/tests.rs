@@ -217,7 +217,7 @@ fn configure<const N: usize>(datapath: &Datapath, ports: [PortId; N]) {
         host_port: None,
         mtu: 1500,
         internal: false,
-        resolver: None,
+        names: false,
         clamp_mss: false,
         bridge: Bridge::default(),
     };

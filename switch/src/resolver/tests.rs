@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 
 use pnet_packet::Packet as _;
 use pnet_packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
@@ -7,15 +7,27 @@ use pnet_packet::{tcp, udp};
 
 use super::*;
 use crate::drop::DropReason;
-use crate::frame::MacAddr;
+use crate::frame::{ETHERNET_HEADER, MacAddr};
 use crate::testing::{GATEWAY, Lan, mac};
 
+const ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
+const GATEWAY_ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 254), 53);
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 254), 14);
+/// Of the interface of the stack that answers.
+const STACK: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x53]);
+const STACK_PORT: usize = 3;
 const UPPER: usize = ETHERNET_HEADER + 20;
 
-/// The first endpoint, the second one, and who answers for 10.0.0.0/24.
+/// The host, two endpoints, and a stack that answers for 10.0.0.254.
 fn lan() -> Lan {
-    Lan::new(2).with(|config| config.networks[0].resolver = Some(SERVER))
+    Lan::new(3).with(|config| {
+        config.endpoints.pop();
+        config.names = Some(Names {
+            port: PortId(STACK_PORT as u32),
+            mac: STACK,
+            redirected: SERVER.port(),
+        });
+    })
 }
 
 /// A packet with right checksums.
@@ -91,42 +103,85 @@ fn end(address: SocketAddrV4) -> (Ipv4Addr, u16) {
 }
 
 #[test]
-fn a_question_goes_to_the_server_and_its_answer_comes_from_where_it_was_asked() {
+fn a_question_goes_to_the_stack_and_its_answer_comes_from_where_it_was_asked() {
     let mut lan = lan();
-    for protocol in PROTOCOLS {
-        let question = packet([mac(1), GATEWAY], client(), end(ASKED), protocol);
-        let [(0, heard)] = &lan.send_and_hear(1, &question)[..] else {
-            panic!("the host alone hears it")
-        };
-        assert_eq!(ends(heard), [client(), end(SERVER)]);
-        let answer = packet([GATEWAY, mac(1)], end(SERVER), client(), protocol);
-        let [(1, heard)] = &lan.send_and_hear(0, &answer)[..] else {
-            panic!("who asked alone hears it")
-        };
-        assert_eq!(ends(heard), [end(ASKED), client()]);
+    for internal in [false, true] {
+        lan = lan.with(|config| config.networks[0].internal = internal);
+        for (asked, server) in [(ASKED, SERVER), (GATEWAY_ASKED, GATEWAY_ASKED)] {
+            for protocol in PROTOCOLS {
+                let question = packet([mac(1), GATEWAY], client(), end(asked), protocol);
+                let [(STACK_PORT, heard)] = &lan.send_and_hear(1, &question)[..] else {
+                    panic!("the stack alone hears it")
+                };
+                assert_eq!(ends(heard), [client(), end(server)]);
+                assert_eq!(frame::destination(heard), Some(STACK));
+                let answer = packet([STACK, STACK], end(server), client(), protocol);
+                let [(1, heard)] = &lan.send_and_hear(STACK_PORT, &answer)[..] else {
+                    panic!("who asked alone hears it")
+                };
+                assert_eq!(ends(heard), [end(asked), client()]);
+                assert_eq!(frame::source(heard), Some(GATEWAY));
+            }
+        }
     }
 }
 
 #[test]
-fn all_else_stays_as_it_is() {
+fn what_asks_for_no_names_does_not_reach_the_stack() {
     let mut lan = lan();
     for protocol in PROTOCOLS {
-        // Other ports of the host, and the server's port elsewhere.
-        for from in [(*SERVER.ip(), 53), (Ipv4Addr::new(10, 0, 0, 253), 14)] {
-            let frame = packet([GATEWAY, mac(1)], from, client(), protocol);
-            assert_eq!(lan.send_and_hear(0, &frame), [(1, frame)]);
+        // Other ports of the gateway are the host's, and so is port 53 of its other addresses.
+        for to in [80, SERVER.port()] {
+            let to = (*SERVER.ip(), to);
+            let frame = packet([mac(1), GATEWAY], client(), to, protocol);
+            assert_eq!(lan.send(1, &frame), [0]);
         }
         // Other loopback addresses, and other ports there.
         for to in [(Ipv4Addr::LOCALHOST, 53), (*ASKED.ip(), 80)] {
             let frame = packet([mac(1), GATEWAY], client(), to, protocol);
             assert!(lan.send(1, &frame).is_empty());
         }
+        // An address that is nobody's could get no answer there.
+        let stranger = (Ipv4Addr::new(10, 0, 0, 77), 4000);
+        lan = lan.with(|config| config.endpoints[0].guard = false);
+        let frame = packet([mac(1), GATEWAY], stranger, end(GATEWAY_ASKED), protocol);
+        assert_eq!(lan.send(1, &frame), [0]);
+        lan = lan.with(|config| config.endpoints[0].guard = true);
     }
     assert_eq!(lan.drops(DropReason::Martian), 4);
+}
+
+#[test]
+fn the_stack_says_nothing_but_answers() {
+    let mut lan = lan();
+    for protocol in PROTOCOLS {
+        for (from, to) in [
+            ((Ipv4Addr::new(10, 0, 0, 2), 53), client()),
+            ((*SERVER.ip(), 53), (Ipv4Addr::new(10, 0, 0, 77), 4000)),
+            ((*SERVER.ip(), 53), (Ipv4Addr::new(8, 8, 8, 8), 53)),
+            ((*SERVER.ip(), 53), (Ipv4Addr::new(224, 0, 0, 22), 53)),
+        ] {
+            let frame = packet([STACK, STACK], from, to, protocol);
+            assert!(lan.send(STACK_PORT, &frame).is_empty(), "{from:?} {to:?}");
+        }
+    }
+    let noise = [[0x33; 12].as_slice(), &[0x86, 0xdd], &[0; 40]].concat();
+    assert!(lan.send(STACK_PORT, &noise).is_empty());
+}
+
+#[test]
+fn without_a_stack_the_gateway_is_the_host_and_the_other_address_nobody() {
     let mut plain = Lan::new(1);
     let question = packet([mac(1), GATEWAY], client(), end(ASKED), PROTOCOLS[0]);
     assert!(plain.send(1, &question).is_empty());
     assert_eq!(plain.drops(DropReason::Martian), 1);
+    let question = packet(
+        [mac(1), GATEWAY],
+        client(),
+        end(GATEWAY_ASKED),
+        PROTOCOLS[0],
+    );
+    assert_eq!(plain.send(1, &question), [0]);
 }
 
 // Conforms: CVE-2020-8558

@@ -127,7 +127,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
             host_port: Some(host_port),
             mtu: 1500,
             internal: false,
-            resolver: None,
+            names: false,
             clamp_mss: false,
             bridge: Bridge::default(),
         }],

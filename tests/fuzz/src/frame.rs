@@ -247,6 +247,10 @@ impl Run {
             let by_the_host = parts.as_ref().is_some_and(|parts| is_host(parts.src));
             assert!(by_the_host, "isolated, and reached");
         }
+        if egress == Side::Names {
+            let parts = parts.as_ref().expect("what asks for names is a packet");
+            assert!(is_host(parts.dst), "the stack is asked at {}", parts.dst);
+        }
         let (Some(parts), false) = (parts, matches!(ingress, Some(Side::HostA | Side::HostB)))
         else {
             // The host may say anything.
@@ -270,7 +274,7 @@ impl Run {
         } else {
             // A container has its own address or a link-local one, and what comes from elsewhere has
             // one of elsewhere.
-            let foreign = from.is_some() && from != egress.network();
+            let foreign = from.is_some() && egress != Side::Names && from != egress.network();
             assert!(!foreign, "{} reached {egress:?}", parts.src);
         }
     }

@@ -1,12 +1,11 @@
 //! A data path on ports in memory: two networks of both families, an uplink, published ports.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use nat::{Masquerade, Protocol, Publish, Rules, Sources, Time};
-use switch::config::{Bridge, Config, Endpoint, Network, NetworkId, PortId, Route, Uplink};
+use switch::config::{Bridge, Config, Endpoint, Names, Network, NetworkId, PortId, Route, Uplink};
 use switch::frame::{Frame, MacAddr};
 use switch::io::{MemoryPeer, Queue, memory_port};
 use switch::worker::Worker;
@@ -23,16 +22,19 @@ pub(crate) enum Side {
     HostA,
     HostB,
     Uplink,
+    /// The stack that answers for A's names, and in odd worlds for B's.
+    Names,
 }
 
 impl Side {
-    pub(crate) const ALL: [Side; 6] = [
+    pub(crate) const ALL: [Side; 7] = [
         Side::A1,
         Side::A2,
         Side::B1,
         Side::HostA,
         Side::HostB,
         Side::Uplink,
+        Side::Names,
     ];
 
     /// Who sits at the far end.
@@ -44,6 +46,7 @@ impl Side {
             Side::HostA => GATEWAY_A,
             Side::HostB => GATEWAY_B,
             Side::Uplink => NEXT_HOP,
+            Side::Names => STACK,
         }
     }
 
@@ -53,6 +56,7 @@ impl Side {
             Side::A1 | Side::A2 | Side::HostA => GATEWAY_A,
             Side::B1 | Side::HostB => GATEWAY_B,
             Side::Uplink => UPLINK,
+            Side::Names => STACK,
         }
     }
 
@@ -65,7 +69,7 @@ impl Side {
         match self {
             Side::A1 | Side::A2 | Side::HostA => Some(0),
             Side::B1 | Side::HostB => Some(1),
-            Side::Uplink => None,
+            Side::Uplink | Side::Names => None,
         }
     }
 }
@@ -75,8 +79,10 @@ const GATEWAY_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const NEXT_HOP: MacAddr = MacAddr([2, 0, 0, 0, 1, 2]);
 
-/// Where A's names are answered, in odd worlds.
-const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 53);
+const STACK: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x35]);
+
+/// Where the stack is asked what was asked of 127.0.0.11.
+const REDIRECTED: u16 = 14;
 
 /// External ports of each protocol.
 const PORTS: std::ops::RangeInclusive<u16> = 61000..=61015;
@@ -99,8 +105,8 @@ pub(crate) struct Odd {
     pub(crate) isolated: bool,
     /// A2 may say that it is anybody.
     pub(crate) unguarded: bool,
-    /// A's names are answered at 127.0.0.11.
-    resolver: bool,
+    /// B's names are answered too.
+    names: bool,
     /// What is published is for some only.
     listed: bool,
     /// B keeps its addresses on the way out.
@@ -114,7 +120,7 @@ impl Odd {
             internal: bit(0),
             isolated: bit(1),
             unguarded: bit(2),
-            resolver: bit(3),
+            names: bit(3),
             listed: bit(4),
             routed: bit(5),
         }
@@ -176,7 +182,7 @@ impl World {
             host_port: Some(self.port(host)),
             mtu: 1500,
             internal: odd.internal && id == 1,
-            resolver: (odd.resolver && id == 0).then_some(RESOLVER),
+            names: odd.names || id == 0,
             clamp_mss: false,
             bridge: Bridge {
                 macs_per_port: 4,
@@ -241,6 +247,11 @@ impl World {
         };
         let host = [HOST4.into(), HOST6.into()];
         let config = Config {
+            names: Some(Names {
+                port: self.port(Side::Names),
+                mac: STACK,
+                redirected: REDIRECTED,
+            }),
             networks: vec![network(0, Side::HostA), network(1, Side::HostB)],
             endpoints,
             treatments: Vec::new(),

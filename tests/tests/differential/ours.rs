@@ -65,7 +65,7 @@ impl Ours {
                 host_port: Some(ports[3].0),
                 mtu: 1500,
                 internal: false,
-                resolver: None,
+                names: false,
                 clamp_mss: false,
                 bridge: Bridge::default(),
             }],

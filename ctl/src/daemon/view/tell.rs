@@ -74,11 +74,12 @@ pub(super) fn container(
     });
     let endpoints: Vec<api::Endpoint> = endpoints.collect();
     let pending = container.pending.clone();
-    let led = names_route(networks, &record.endpoints)
-        .and_then(|(at, _)| names.led_to(by_id(networks, &record.endpoints[at].network)?.id));
-    let resolvers = match led {
-        Some(_) => vec![LOOPBACK],
-        None => {
+    let asks_loopback = names_route(networks, &record.endpoints)
+        .and_then(|(at, _)| by_id(networks, &record.endpoints[at].network))
+        .is_some_and(|network| names.are_inside(network.id));
+    let resolvers = match asks_loopback {
+        true => vec![LOOPBACK],
+        false => {
             let first = endpoints.first();
             first.map_or_else(Vec::new, |endpoint| endpoint.gateways.clone())
         }
