@@ -5,6 +5,7 @@ fn main() {
     utoipa_config::Config::new()
         .alias_for("IpAddr", "String")
         .alias_for("IpNet", "String")
+        .alias_for("NameServer", "String")
         .alias_for("PathBuf", "String")
         .write_to_file();
 }

@@ -1,7 +1,9 @@
-//! Questions for names as they are on the wire, and a server that answers some.
+//! Questions and answers about names, byte by byte, and servers of the world that answer them.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -126,14 +128,81 @@ fn read_framed(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 /// A server of the world: every name has the address 192.0.2.`last`, and names that begin with
-/// `long` have it a hundred times, which only TCP takes. It ends with the test.
-pub fn serve_world(namespace: &Namespace, address: IpAddr, last: u8) {
-    let (socket, listener) = namespace.within(|| {
-        let socket = UdpSocket::bind((address, 53)).expect("UDP port 53 is free");
-        let listener = TcpListener::bind((address, 53)).expect("TCP port 53 is free");
-        (socket, listener)
-    });
-    let reply = move |query: &[u8], tcp: bool| {
+/// `long` have it a hundred times, which only TCP takes.
+#[derive(Clone, Copy)]
+pub struct World {
+    last: u8,
+    delay: Duration,
+    by_tcp: bool,
+    /// How many of a hundred answers a datagram has.
+    told: u8,
+}
+
+impl World {
+    pub fn with_address(last: u8) -> World {
+        World {
+            last,
+            delay: Duration::ZERO,
+            by_tcp: true,
+            told: 0,
+        }
+    }
+
+    /// It takes this long over a datagram.
+    pub fn slow(self, delay: Duration) -> World {
+        World { delay, ..self }
+    }
+
+    /// Nobody listens there over TCP, and a datagram has as many answers of a hundred.
+    pub fn without_tcp(self, told: u8) -> World {
+        World {
+            by_tcp: false,
+            told,
+            ..self
+        }
+    }
+
+    /// Answers until the test ends, and counts the datagrams.
+    pub fn serve(self, namespace: &Namespace, address: impl Into<IpAddr>) -> Arc<AtomicUsize> {
+        self.serve_at(namespace, SocketAddr::new(address.into(), 53))
+    }
+
+    /// At an address with a zone too.
+    pub fn serve_at(self, namespace: &Namespace, address: SocketAddr) -> Arc<AtomicUsize> {
+        let (socket, listener) = namespace.within(|| {
+            let socket = UdpSocket::bind(address).expect("UDP port 53 is free");
+            let listener = self.by_tcp.then(|| TcpListener::bind(address));
+            (socket, listener.map(|it| it.expect("TCP port 53 is free")))
+        });
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                count.fetch_add(1, Ordering::Relaxed);
+                let reply = self.reply(&buffer[..length], false);
+                let socket = socket.try_clone().expect("a descriptor");
+                thread::spawn(move || {
+                    thread::sleep(self.delay);
+                    socket.send_to(&reply, from).ok();
+                });
+            }
+        });
+        let Some(listener) = listener else {
+            return asked;
+        };
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let bytes = self.reply(&read_framed(&mut stream), true);
+                let length = u16::try_from(bytes.len()).expect("a message");
+                let framed = [&length.to_be_bytes(), &bytes[..]].concat();
+                stream.write_all(&framed).ok();
+            }
+        });
+        asked
+    }
+
+    fn reply(self, query: &[u8], tcp: bool) -> Vec<u8> {
         let end = skip_name(query, 12) + 4;
         let mut reply = query[..end].to_vec();
         let long = query[13..].starts_with(b"long");
@@ -141,27 +210,15 @@ pub fn serve_world(namespace: &Namespace, address: IpAddr, last: u8) {
         reply[3] = 0x80;
         let count = match (long, tcp) {
             (true, true) => 100,
-            (true, false) => 0,
+            (true, false) => self.told,
             (false, _) => 1,
         };
         reply[6..12].copy_from_slice(&[0, count, 0, 0, 0, 0]);
         for _ in 0..count {
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]);
+            reply.extend([
+                0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, self.last,
+            ]);
         }
         reply
-    };
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            socket.send_to(&reply(&buffer[..length], false), from).ok();
-        }
-    });
-    thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let bytes = reply(&read_framed(&mut stream), true);
-            let length = u16::try_from(bytes.len()).expect("a message");
-            let framed = [&length.to_be_bytes(), &bytes[..]].concat();
-            stream.write_all(&framed).ok();
-        }
-    });
+    }
 }

@@ -54,6 +54,7 @@ mod container;
 mod engine;
 mod event;
 mod limits;
+mod name_server;
 mod network;
 mod ports;
 mod traffic;
@@ -68,6 +69,7 @@ pub(crate) use event::{Event, EventAction, EventKind};
 pub(crate) use limits::{
     Fault, Faults, Limit, Limits, Partition, SetFaults, SetLimits, SetPartition,
 };
+pub(crate) use name_server::NameServer;
 pub(crate) use network::{CreateNetwork, Network, NetworkOptions};
 pub(crate) use ports::{PortMapping, PortTraffic, Protocol, PublishedPort, RelayedTraffic};
 pub(crate) use traffic::{

@@ -30,7 +30,9 @@ use switch::{Event, PortId, Settings, Switch};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Event as ApiEvent, EventAction, EventKind, HostSilenceKind, PortKind};
+use crate::api::{
+    self, Event as ApiEvent, EventAction, EventKind, HostSilenceKind, NameServer, PortKind,
+};
 use crate::host::{self, HostLink, HostState};
 use crate::ipam::{self, AddressPool};
 use crate::netns::Netns;
@@ -120,7 +122,7 @@ pub(crate) struct DaemonOptions {
     /// Bounds of the connection table.
     pub limits: nat::Limits,
     /// Servers for names that are no container's; those of `resolv_conf` when empty.
-    pub dns: Vec<IpAddr>,
+    pub dns: Vec<NameServer>,
     /// Followed as it changes.
     pub resolv_conf: PathBuf,
 }

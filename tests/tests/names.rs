@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pontoon_tests::dns::{
-    A, AAAA, NXDOMAIN, PTR, TXT, ask, ask_by_tcp, parse, query, serve_world, try_ask,
+    A, AAAA, NXDOMAIN, PTR, TXT, World, ask, ask_by_tcp, parse, query, try_ask,
 };
 use pontoon_tests::process::run_within;
-use pontoon_tests::scene::{ANY, BEYOND, HOST, LOOPBACK, OUTSIDE, Scene};
+use pontoon_tests::scene::{ANY, HOST, LOOPBACK, Scene};
 use pontoon_tests::traffic::{bind_udp, listen};
 use pontoon_tests::{eventually, has_ipv6};
 
@@ -232,81 +232,6 @@ fn dnsperf_loses_no_answer() {
     }
 }
 
-// Feature: dns-forwarding
-#[test]
-fn the_world_s_names_are_asked_of_the_host_s_servers() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let resolv_conf = directory.path().join("resolv.conf");
-    let write = |servers: &[IpAddr]| {
-        let lines = servers.iter().map(|ip| format!("nameserver {ip}\n"));
-        std::fs::write(&resolv_conf, lines.collect::<String>()).expect("a file");
-    };
-    let path = resolv_conf.to_str().expect("an ASCII path");
-    // Nobody listens at the first one.
-    write(&[OUTSIDE, BEYOND]);
-    let Some(scene) = Scene::with_daemon_options(&["--workers", "2", "--resolv-conf", path]) else {
-        return;
-    };
-    serve_world(&scene.outside, BEYOND, 77);
-    let a = scene.container("a", &[]);
-    let expected: [IpAddr; 1] = ["192.0.2.77".parse().unwrap()];
-    for server in [LOCAL, GATEWAY] {
-        assert_eq!(
-            ask(&a.namespace, server, "example.org", A).addresses(),
-            expected
-        );
-    }
-    let long = ask(&a.namespace, LOCAL, "long.example.org", A);
-    assert!(long.truncated && long.data.is_empty(), "{long:?}");
-    let long = ask_by_tcp(&a.namespace, LOCAL, "long.example.org", A);
-    assert_eq!(long.data.len(), 100);
-    let found = inside(&scene, &[], &["getent", "ahostsv4", "long.example.org"]);
-    assert!(found.contains("192.0.2.77"), "{found}");
-    // The file changes, and is followed.
-    let other = "198.51.100.8";
-    scene.outside.ip(&format!("addr add {other}/32 dev lo"));
-    serve_world(&scene.outside, other.parse().unwrap(), 88);
-    write(&[other.parse().unwrap()]);
-    thread::sleep(Duration::from_millis(1200));
-    let expected: [IpAddr; 1] = ["192.0.2.88".parse().unwrap()];
-    assert_eq!(
-        ask(&a.namespace, LOCAL, "new.example.org", A).addresses(),
-        expected
-    );
-    // A container may have servers of its own.
-    let options = ["--dns", "198.51.100.7"];
-    let found = inside(&scene, &options, &["getent", "ahostsv4", "own.example.org"]);
-    assert!(found.contains("192.0.2.77"), "{found}");
-}
-
-// Feature: dns-forwarding
-#[test]
-fn a_network_may_have_servers_and_search_domains_of_its_own() {
-    let Some(scene) = Scene::new() else { return };
-    serve_world(&scene.outside, BEYOND, 77);
-    let other = "198.51.100.8";
-    scene.outside.ip(&format!("addr add {other}/32 dev lo"));
-    serve_world(&scene.outside, other.parse().unwrap(), 88);
-    let beyond = BEYOND.to_string();
-    let create = ["network", "create", "own", "--dns", &beyond];
-    let search = ["--dns-search", "corp.example", "--dns-search", "example"];
-    scene.pontoon(&[&create[..], &search].concat()).success();
-    let lookup = ["getent", "ahostsv4", "own.example.org"];
-    let found = inside(&scene, &["--net", "own"], &lookup);
-    assert!(found.contains("192.0.2.77"), "{found}");
-    let shown = inside(&scene, &["--net", "own"], &["cat", "/etc/resolv.conf"]);
-    assert!(shown.contains("search corp.example example\n"), "{shown}");
-    // What the container names itself comes first.
-    let options = ["--net", "own", "--dns", other, "--dns-search", "."];
-    let found = inside(&scene, &options, &lookup);
-    assert!(found.contains("192.0.2.88"), "{found}");
-    let shown = inside(&scene, &options, &["cat", "/etc/resolv.conf"]);
-    assert!(!shown.contains("search"), "{shown}");
-    let told = scene.json(&["network", "inspect", "own"]);
-    let options = &told.get(0).unwrap_or(&told)["options"];
-    assert_eq!(options["dns"], serde_json::json!([beyond]), "{told}");
-}
-
 // Feature: names
 #[test]
 fn a_dns_server_in_a_container_has_port_53() {
@@ -316,7 +241,7 @@ fn a_dns_server_in_a_container_has_port_53() {
     // Every address there is, 127.0.0.11 too: nobody listens in the container but itself.
     bind_udp(&server.namespace, (ANY, 53));
     listen(&server.namespace, (ANY, 53));
-    serve_world(&server.namespace, ANY, 99);
+    World::with_address(99).serve(&server.namespace, ANY);
     for at in [LOCAL, GATEWAY] {
         let found = ask(&server.namespace, at, "server", A).addresses();
         assert_eq!(found, [server.address]);
@@ -543,4 +468,47 @@ fn names_are_answered_while_others_come_and_go() {
         let asked = asking.join().expect("every question was answered");
         assert!(asked > 100, "only {asked} questions");
     });
+}
+
+// Feature: names dns-forwarding
+#[test]
+fn answers_take_the_way_that_the_questions_came() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let web = scene.container("web", &[]);
+    let db = scene.container("db", &[]);
+    let known = |scene: &Scene| {
+        let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 11]), 53);
+        for server in [GATEWAY, loopback] {
+            assert_eq!(
+                ask(&web.namespace, server, "db", A).addresses(),
+                [db.address]
+            );
+            let answer = ask_by_tcp(&web.namespace, server, "db", A);
+            assert_eq!(answer.addresses(), [db.address], "by TCP");
+        }
+        // The host itself asks by its loopback.
+        assert_eq!(
+            ask(&scene.host, GATEWAY, "db.bridge", A).addresses(),
+            [db.address]
+        );
+    };
+    known(&scene);
+    // A VPN comes up, with routes that are more specific than the network's.
+    scene.host.ip("tuntap add dev vpn0 mode tun");
+    scene.host.ip("link set vpn0 up");
+    scene.host.ip("route add 172.17.0.0/24 dev vpn0");
+    known(&scene);
+    // The next daemon, and an interface that was made anew.
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start_daemon();
+    known(&scene);
+    scene.host.ip("link del pontoon0");
+    eventually("it is there again", Duration::from_secs(10), || {
+        try_ask(&web.namespace, GATEWAY, "db", A)
+            .map(drop)
+            .ok_or("no answer".to_owned())
+    });
+    known(&scene);
 }

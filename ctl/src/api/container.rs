@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Faults, Limits, Partition, PortKind, PortMapping};
+use super::{Faults, Limits, NameServer, Partition, PortKind, PortMapping};
 
 /// What the new container shares or gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -121,7 +121,7 @@ pub(crate) struct NameSettings {
     /// Its name when absent.
     pub hostname: Option<String>,
     /// Asked for names that are no container's, instead of the host's servers.
-    pub servers: Vec<IpAddr>,
+    pub servers: Vec<NameServer>,
     /// Domains in which short names are tried; the host's when absent.
     pub search: Option<Vec<String>>,
     /// Further lines of its /etc/hosts.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::BridgeOptions;
+use super::{BridgeOptions, NameServer};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +58,7 @@ pub(crate) struct NetworkOptions {
     pub bridge: BridgeOptions,
     /// Asked for names that are no container's, instead of the daemon's servers; what a container
     /// names itself comes first.
-    pub dns: Vec<IpAddr>,
+    pub dns: Vec<NameServer>,
     /// Domains in which short names are tried by containers that name none; the host's when absent.
     pub dns_search: Option<Vec<String>>,
 }

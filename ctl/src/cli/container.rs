@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::limit::LimitArgs;
-use crate::api::{Attach, Connect, Mode, NameSettings, PortKind, PortMapping, Target};
+use crate::api::{Attach, Connect, Mode, NameServer, NameSettings, PortKind, PortMapping, Target};
 use crate::spec::{Net, parse_mac};
 
 #[derive(Args)]
@@ -32,8 +32,8 @@ pub(super) struct ContainerArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
     /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<IpAddr>,
+    #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
+    dns: Vec<NameServer>,
 }
 
 /// What a container has on a network; of several, on the first.

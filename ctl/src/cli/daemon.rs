@@ -1,6 +1,5 @@
 //! `pontoon daemon`: the options of the daemon.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser, TypedValueP
 use ipnet::IpNet;
 
 use super::engine::EngineArgs;
-use crate::api::PortKind;
+use crate::api::{NameServer, PortKind};
 use crate::daemon::DaemonOptions;
 use crate::host::UplinkChoice;
 use crate::ipam::AddressPool;
@@ -78,8 +77,8 @@ pub(super) struct DaemonArgs {
     clamp_mss: bool,
     /// A server to ask for names that are no container's; may be repeated [default: those of the
     /// host's resolv.conf]
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<IpAddr>,
+    #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
+    dns: Vec<NameServer>,
     /// Where the host's own servers for names are found, and followed as they change
     #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,

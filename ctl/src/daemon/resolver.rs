@@ -19,7 +19,7 @@ use super::container::Container;
 use super::identity;
 use super::network::{Network, by_id, default_routes};
 use super::store::{ContainerRecord, EndpointRecord};
-use crate::api::Status;
+use crate::api::{NameServer, Status};
 use crate::dns::{
     self, Attachment, ContainerNames, Directory, Listener, NetworkNames, Resolver, Sockets,
     Upstreams,
@@ -59,7 +59,11 @@ struct Gateway {
 
 impl NameService {
     /// Must be called in a runtime, as everything here.
-    pub(super) fn new(servers: &[IpAddr], resolv_conf: &Path, stack: Option<Stack>) -> NameService {
+    pub(super) fn new(
+        servers: &[NameServer],
+        resolv_conf: &Path,
+        stack: Option<Stack>,
+    ) -> NameService {
         let (directory, receiver) = watch::channel(Arc::default());
         let upstreams = if servers.is_empty() {
             Upstreams::of_file(resolv_conf.to_owned())

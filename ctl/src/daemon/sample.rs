@@ -20,7 +20,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
 }
 
 pub(super) fn names() -> NameService {
-    NameService::new(&[ip("192.0.2.53")], Path::new("/nonexistent"), None)
+    NameService::new(&[ip("192.0.2.53").into()], Path::new("/nonexistent"), None)
 }
 
 /// A network with this id, at the port `number - 1`.

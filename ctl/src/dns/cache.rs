@@ -31,11 +31,35 @@ pub(super) struct Question {
     pub(super) record_type: RecordType,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
-    /// Over TCP only.
-    pub(super) by_stream: bool,
+    pub(super) manner: Manner,
     /// Another number when the host's network or its servers have changed: the same server may
     /// answer something else there.
     pub(super) epoch: (u64, u64),
+}
+
+/// How servers are asked, as resolv.conf(5) has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Manner {
+    /// Over TCP only (`use-vc`).
+    pub(super) by_stream: bool,
+    /// Each question begins with another server (`rotate`).
+    pub(super) rotate: bool,
+    /// For how many seconds one who asks waits until he asks again (`timeout`).
+    pub(super) timeout: u32,
+    /// How often each server is asked (`attempts`), if the file says that.
+    pub(super) attempts: Option<u32>,
+}
+
+impl Default for Manner {
+    /// resolv.conf(5) without options.
+    fn default() -> Manner {
+        Manner {
+            by_stream: false,
+            rotate: false,
+            timeout: 5,
+            attempts: None,
+        }
+    }
 }
 
 /// What an upstream server said, or the failure to hear from any.
@@ -48,6 +72,9 @@ pub(super) struct Answer {
     code: ResponseCode,
     /// The server says that it has verified the records (RFC 4035 clause 3.2.3).
     authentic: bool,
+    /// There is more, which the server did not tell: its answer did not fit a datagram, and it
+    /// could not be asked over TCP.
+    truncated: bool,
     /// A message with the records; empty for none.
     records: Box<[u8]>,
     /// For how many seconds it may be remembered; 0 for not at all.
@@ -60,9 +87,17 @@ impl Answer {
             // No answer that came in a message is too large for one.
             return Answer::failure();
         };
+        let code = message.metadata.response_code;
         Answer {
-            code: message.metadata.response_code,
+            // The upper bits of the other codes are in an OPT record, which not every asker gets:
+            // what is left of BADVERS is NOERROR (RFC 6891 clause 6.1.3).
+            code: if u16::from(code) < 16 {
+                code
+            } else {
+                ResponseCode::ServFail
+            },
             authentic: message.metadata.authentic_data,
+            truncated: message.metadata.truncation,
             lifetime: lifetime(&message),
             records: records.into(),
         }
@@ -73,6 +108,7 @@ impl Answer {
         Answer {
             code: ResponseCode::ServFail,
             authentic: false,
+            truncated: false,
             records: Box::default(),
             lifetime: FAILURE,
         }
@@ -82,6 +118,7 @@ impl Answer {
     pub(super) fn fill(&self, reply: &mut Message, age: u32) {
         reply.metadata.response_code = self.code;
         reply.metadata.authentic_data = self.authentic;
+        reply.metadata.truncation = self.truncated;
         let Ok(message) = Message::from_vec(&self.records) else {
             return;
         };
@@ -99,6 +136,8 @@ impl Answer {
 
 fn lifetime(message: &Message) -> u32 {
     match message.metadata.response_code {
+        // RFC 2181 clause 9.
+        _ if message.metadata.truncation => 0,
         // RFC 2308 clause 5: without SOA a negative answer is not for keeping.
         ResponseCode::NXDomain | ResponseCode::NoError if !is_positive(message) => {
             let mut authorities = message.authorities.iter();
@@ -133,15 +172,26 @@ pub(super) struct Cache {
     bytes: usize,
     /// Bytes of each asker's answers.
     of: HashMap<IpAddr, usize>,
+    /// How many answers there have been.
+    count: u64,
 }
 
 struct Entry {
     answer: Arc<Answer>,
     since: Instant,
     until: Instant,
+    /// Of those that run out together the one with the lowest goes first.
+    number: u64,
     /// Whom it was asked for first.
     asker: IpAddr,
     cost: usize,
+}
+
+impl Entry {
+    /// The order in which one asker's answers go: no two have the same.
+    fn turn(&self) -> (Instant, u64) {
+        (self.until, self.number)
+    }
 }
 
 impl Cache {
@@ -181,9 +231,11 @@ impl Cache {
             answer,
             since: now,
             until,
+            number: self.count,
             asker,
             cost,
         };
+        self.count += 1;
         self.entries.insert(question, entry);
     }
 
@@ -198,30 +250,30 @@ impl Cache {
     fn make_room(&mut self, now: Instant) {
         self.retain(|entry| now < entry.until);
         while self.bytes > BYTES_MAX / 8 * 7 {
-            let greediest = self.of.iter().max_by_key(|(_, bytes)| **bytes);
+            let greediest = self
+                .of
+                .iter()
+                .max_by_key(|(asker, bytes)| (**bytes, **asker));
             let Some((&asker, &bytes)) = greediest else {
                 return;
             };
             let its = self.entries.values().filter(|entry| entry.asker == asker);
-            let mut ends: Vec<(Instant, usize)> = its.map(|it| (it.until, it.cost)).collect();
-            ends.sort_unstable();
+            let mut turns: Vec<_> = its.map(|it| (it.turn(), it.cost)).collect();
+            turns.sort_unstable();
             let mut goal = bytes / 8;
-            let end = ends.into_iter().find_map(|(until, cost)| {
+            let last = turns.into_iter().find_map(|(turn, cost)| {
                 goal = goal.saturating_sub(cost);
-                (goal == 0).then_some(until)
+                (goal == 0).then_some(turn)
             });
-            let Some(end) = end else { return };
-            let mut excess = bytes / 8 + 1;
-            self.retain(|entry| {
-                let goes = excess > 0 && entry.asker == asker && entry.until <= end;
-                excess = excess.saturating_sub(if goes { entry.cost } else { 0 });
-                !goes
-            });
+            let Some(last) = last else { return };
+            self.retain(|entry| entry.asker != asker || entry.turn() > last);
         }
     }
 
     fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
-        let Cache { entries, bytes, of } = self;
+        let Cache {
+            entries, bytes, of, ..
+        } = self;
         entries.retain(|_, entry| {
             let stays = keep(entry);
             if !stays {

@@ -8,11 +8,11 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use switch::NetworkId;
 
+use super::resolv_conf::Server;
+use crate::api::NameServer;
+
 /// Digits of an id that name its container, as `docker ps` shows them.
 const SHORT_ID: usize = 12;
-
-/// Port of every server that is named by its address alone.
-const DNS_PORT: u16 = 53;
 
 #[derive(Clone)]
 pub(crate) struct NetworkNames {
@@ -28,7 +28,7 @@ pub(crate) struct ContainerNames {
     pub id: String,
     pub name: String,
     /// Asked instead of the host's servers, unless empty.
-    pub servers: Vec<IpAddr>,
+    pub servers: Vec<NameServer>,
     /// In place of the host's.
     pub search: Option<Vec<String>>,
     pub attachments: Vec<Attachment>,
@@ -60,6 +60,8 @@ pub(super) enum Found {
     Addresses(Vec<IpAddr>),
     /// It stands for an address of the container that has this name.
     Pointer(String),
+    /// It is ours to know, and has no records.
+    Nothing,
     /// It is ours to know, and there is no such name.
     Nobody,
     /// Others know it.
@@ -147,13 +149,13 @@ impl Directory {
         })
     }
 
-    fn scope_on(&self, networks: Vec<NetworkId>, servers: &[IpAddr]) -> Scope {
+    fn scope_on(&self, networks: Vec<NetworkId>, servers: &[NameServer]) -> Scope {
         let open = |id: &NetworkId| self.networks.get(id).is_some_and(|it| !it.internal);
         Scope {
             forwards: networks.iter().any(open),
             servers: (!servers.is_empty()).then(|| {
-                let servers = servers.iter().map(|ip| SocketAddr::new(*ip, DNS_PORT));
-                servers.collect()
+                let servers = servers.iter().map(Server::from);
+                servers.filter_map(|server| server.socket()).collect()
             }),
             search: None,
             networks,
@@ -182,10 +184,9 @@ impl Directory {
             return self.reverse(scope, name);
         }
         // A single label is a container's name or nobody's: the host's servers are not asked for
-        // it, so that a name is gone at once with its container, and none is told to others. What
-        // is asked of a top-level domain itself are not addresses.
-        let address = matches!(wanted, RecordType::A | RecordType::AAAA);
-        if address && !text.is_empty() && !text.contains('.') {
+        // it, so that a name is gone at once with its container, and none is told to others. But
+        // who verifies names asks top-level domains for what zones have.
+        if !text.is_empty() && !text.contains('.') && !is_of_zones(wanted) {
             return Found::Nobody;
         }
         Found::Foreign
@@ -220,25 +221,72 @@ impl Directory {
             .unwrap_or_default()
     }
 
-    /// The name of an address, for who sees its network. Addresses of networks are nobody else's
-    /// to know.
+    /// What is known of a name below arpa: the name of an address, for who sees its network.
+    /// Addresses of networks are nobody else's to know, nor what is below and above their names.
     fn reverse(&self, scope: &Scope, name: &Name) -> Found {
-        let address = match name.parse_arpa_name() {
-            Ok(net) if net.prefix_len() == net.max_prefix_len() => net.addr(),
-            _ => return Found::Foreign,
+        if is_designation(name) {
+            return Found::Nothing;
+        }
+        let Some((net, is_whole)) = reversed(name) else {
+            return Found::Foreign;
         };
+        let mut subnets = self.networks.values().flat_map(|it| &it.subnets);
+        if !subnets.any(|subnet| subnet.contains(&net)) {
+            return Found::Foreign;
+        }
+        let address = net.addr();
+        if net.prefix_len() < net.max_prefix_len() {
+            // There may be names below it (RFC 8020).
+            return if is_whole {
+                Found::Nothing
+            } else {
+                Found::Nobody
+            };
+        }
         for id in &scope.networks {
             let container = self.by_address.get(&(*id, address));
-            if let (Some(container), Some(network)) = (container, self.networks.get(id)) {
+            if let (Some(container), Some(network), true) =
+                (container, self.networks.get(id), is_whole)
+            {
                 return Found::Pointer(format!("{}.{}", container.name, network.name));
             }
         }
-        let mut subnets = self.networks.values().flat_map(|it| &it.subnets);
-        if subnets.any(|subnet| subnet.contains(&address)) {
-            return Found::Nobody;
-        }
-        Found::Foreign
+        Found::Nobody
     }
+}
+
+/// Whether records of a type belong to a zone rather than to a host.
+fn is_of_zones(wanted: RecordType) -> bool {
+    use RecordType::{DNSKEY, DS, NS, NSEC, NSEC3, NSEC3PARAM, RRSIG, SOA};
+    matches!(
+        wanted,
+        DNSKEY | DS | NS | NSEC | NSEC3 | NSEC3PARAM | RRSIG | SOA
+    )
+}
+
+/// What resolver.arpa says is of the one server that is asked for it: another's answer would lead
+/// the asker past this one, to which containers' names are known (RFC 9462 clause 6.4).
+fn is_designation(name: &Name) -> bool {
+    let mut labels = name.iter().rev().skip(1);
+    labels
+        .next()
+        .is_some_and(|label| label.eq_ignore_ascii_case(b"resolver"))
+}
+
+/// Labels of the longest name of an address: 32 hexadecimal digits, ip6 and arpa.
+const ARPA_LABELS_MAX: usize = 34;
+
+/// The addresses whose names are at or above a name of in-addr.arpa or ip6.arpa, and whether it has
+/// no labels besides.
+fn reversed(name: &Name) -> Option<(IpNet, bool)> {
+    let labels: Vec<&[u8]> = name.iter().collect();
+    // Those of services are below the addresses' own, such as b._dns-sd._udp.0.1.168.192.in-addr.
+    let longest = labels.len().saturating_sub(ARPA_LABELS_MAX);
+    (longest..labels.len()).find_map(|from| {
+        let mut own = Name::from_labels(labels[from..].iter().copied()).ok()?;
+        own.set_fqdn(true);
+        Some((own.parse_arpa_name().ok()?, from == 0))
+    })
 }
 
 /// By what a container is known on a network, each name once, in lower case.

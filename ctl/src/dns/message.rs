@@ -150,6 +150,13 @@ pub(super) fn prepend_alias(reply: &mut Message, name: &Name) {
     }
 }
 
+/// There is such a name, with no record of the type that is asked for (RFC 2308 clause 2.2).
+pub(super) fn no_data(query: &Message) -> Message {
+    let mut reply = reply(query);
+    reply.metadata.authoritative = true;
+    reply
+}
+
 /// There is no such name.
 pub(super) fn nobody(query: &Message) -> Message {
     let mut reply = failure(query, ResponseCode::NXDomain);
@@ -162,15 +169,68 @@ pub(super) fn datagram_limit(query: &Message) -> u16 {
     query.max_payload().min(DATAGRAM_MAX)
 }
 
-/// The bytes of an answer. One that is longer than `limit` is sent without its records and marked
-/// as truncated, so that it is asked for again over TCP.
+/// The bytes of an answer. One that is longer than `limit` is marked as truncated, so that it is
+/// asked for again over TCP, and sent with as many of its answers as fit (RFC 2181 clause 9): some C
+/// libraries know no TCP (musl before 1.2.4), and make do with those.
 pub(super) fn encode(reply: &Message, limit: u16) -> Vec<u8> {
     match reply.to_vec() {
         Ok(bytes) if bytes.len() <= usize::from(limit) => bytes,
-        Ok(_) => reply.truncate().to_vec().unwrap_or_default(),
+        Ok(bytes) => {
+            let short = reply.truncate().to_vec().unwrap_or_default();
+            fill_up(short, &bytes, limit.into())
+        }
         // Only what came from upstream can't be written again, if it was strange enough.
         Err(_) => failure(reply, ResponseCode::ServFail)
             .to_vec()
             .unwrap_or_default(),
     }
+}
+
+/// `short`, which has no answers, with those of `whole` that fit. The bytes of both are the same up
+/// to the first answer, and compressed names refer to what is before them (RFC 1035 clause 4.1.4).
+fn fill_up(mut short: Vec<u8>, whole: &[u8], limit: usize) -> Vec<u8> {
+    let room = limit.saturating_sub(short.len());
+    let all = whole
+        .get(6..8)
+        .map_or(0, |count| u16::from_be_bytes([count[0], count[1]]));
+    let Some(start) = name_end(whole, HEADER).map(|end| end + 4) else {
+        return short;
+    };
+    let (mut end, mut count) = (start, 0u16);
+    while count < all {
+        match record_end(whole, end) {
+            Some(next) if next - start <= room => (end, count) = (next, count + 1),
+            _ => break,
+        }
+    }
+    let (Some(records), true) = (whole.get(start..end), start <= short.len()) else {
+        return short;
+    };
+    // An OPT record may follow.
+    short.splice(start..start, records.iter().copied());
+    short[6..8].copy_from_slice(&count.to_be_bytes());
+    short
+}
+
+/// Bytes of the header of a message (RFC 1035 clause 4.1.1).
+const HEADER: usize = 12;
+
+/// Where the name that begins at `at` ends.
+fn name_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *bytes.get(at)? {
+            0 => return Some(at + 1),
+            // A pointer is the end.
+            length if length >= 0xc0 => return Some(at + 2),
+            length => at += 1 + usize::from(length),
+        }
+    }
+}
+
+/// Where the record that begins at `at` ends: a name, 10 bytes, the last two of which say how many
+/// bytes of data follow.
+fn record_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let data = name_end(bytes, at)? + 10;
+    let length = bytes.get(data - 2..data)?;
+    Some(data + usize::from(u16::from_be_bytes([length[0], length[1]])))
 }

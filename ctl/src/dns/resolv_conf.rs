@@ -11,10 +11,16 @@ use std::time::{Duration, Instant};
 use nix::net::if_::if_nametoindex;
 use parking_lot::Mutex;
 
+use super::cache::Manner;
+use crate::api::NameServer;
+
 /// How old may be what is known of the file.
 const FRESH: Duration = Duration::from_secs(1);
 /// Most servers that are asked; glibc's limit is 3.
 const SERVERS_MAX: usize = 8;
+/// libc's limits of the time it waits for an answer, in seconds, and of attempts.
+const TIMEOUT_MAX: u32 = 30;
+const ATTEMPTS_MAX: u32 = 5;
 /// Port that DNS servers listen on.
 const DNS_PORT: u16 = 53;
 
@@ -43,7 +49,7 @@ impl Server {
     }
 
     /// None while there is no such interface.
-    fn socket(&self) -> Option<SocketAddr> {
+    pub(super) fn socket(&self) -> Option<SocketAddr> {
         match (self.address, &self.zone) {
             (IpAddr::V6(address), Some(zone)) => {
                 let number = zone.parse().ok();
@@ -51,6 +57,16 @@ impl Server {
                 Some(SocketAddrV6::new(address, self.port, 0, scope).into())
             }
             (address, _) => Some(SocketAddr::new(address, self.port)),
+        }
+    }
+}
+
+impl From<&NameServer> for Server {
+    fn from(server: &NameServer) -> Server {
+        Server {
+            address: server.address,
+            zone: server.zone.clone(),
+            port: DNS_PORT,
         }
     }
 }
@@ -68,7 +84,8 @@ impl ResolvConf {
     pub(crate) fn parse(text: &str) -> ResolvConf {
         let mut found = ResolvConf::default();
         for line in text.lines() {
-            let mut words = line.split_ascii_whitespace();
+            let words = line.split_ascii_whitespace();
+            let mut words = words.take_while(|word| !word.starts_with(['#', ';']));
             match words.next() {
                 Some("nameserver") => {
                     found.servers.extend(words.next().and_then(Server::parse));
@@ -135,20 +152,15 @@ pub(super) struct Upstream {
     pub(super) servers: Arc<[SocketAddr]>,
     /// Where names of one label are looked for.
     pub(super) search: Arc<[String]>,
-    /// The host asks them over TCP only (`options use-vc`).
-    pub(super) by_stream: bool,
+    pub(super) manner: Manner,
     /// Another number when the file has changed: what was answered before counts no more.
     pub(super) version: u64,
 }
 
 impl Upstreams {
     /// Always these servers; the file says the rest.
-    pub(crate) fn fixed(servers: &[IpAddr], path: PathBuf) -> Upstreams {
-        let servers = servers.iter().map(|&address| Server {
-            address,
-            zone: None,
-            port: DNS_PORT,
-        });
+    pub(crate) fn fixed(servers: &[NameServer], path: PathBuf) -> Upstreams {
+        let servers = servers.iter().map(Server::from);
         Upstreams::new(Some(servers.collect()), path)
     }
 
@@ -158,12 +170,20 @@ impl Upstreams {
 
     #[cfg(test)]
     pub(super) fn of_sockets(sockets: impl IntoIterator<Item = SocketAddr>) -> Upstreams {
+        Upstreams::of_sockets_and_file(sockets, PathBuf::new())
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_sockets_and_file(
+        sockets: impl IntoIterator<Item = SocketAddr>,
+        path: PathBuf,
+    ) -> Upstreams {
         let servers = sockets.into_iter().map(|socket| Server {
             address: socket.ip(),
             zone: None,
             port: socket.port(),
         });
-        Upstreams::new(Some(servers.collect()), PathBuf::new())
+        Upstreams::new(Some(servers.collect()), path)
     }
 
     fn new(fixed: Option<Vec<Server>>, path: PathBuf) -> Upstreams {
@@ -233,9 +253,38 @@ impl Upstreams {
         Upstream {
             servers: servers.into(),
             search: conf.search.clone().into(),
-            by_stream: conf.options.iter().any(|option| option == "use-vc"),
+            manner: manner(&conf.options),
             version,
         }
+    }
+}
+
+/// What the file's options say of how servers are asked; the last one of a kind counts, and what is
+/// no number counts as 0, as in libc.
+fn manner(options: &[String]) -> Manner {
+    let has = |name: &str| options.iter().any(|option| option == name);
+    let number = |name: &str, most: u32| {
+        let mut texts = options
+            .iter()
+            .filter_map(|option| option.strip_prefix(name));
+        let digits =
+            |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        texts.next_back().map(|text| {
+            let text = &text[..digits(text)];
+            // More than fits is more than `most`.
+            let number = if text.is_empty() {
+                0
+            } else {
+                text.parse().unwrap_or(most)
+            };
+            number.clamp(1, most)
+        })
+    };
+    Manner {
+        by_stream: has("use-vc"),
+        rotate: has("rotate"),
+        timeout: number("timeout:", TIMEOUT_MAX).unwrap_or(Manner::default().timeout),
+        attempts: number("attempts:", ATTEMPTS_MAX),
     }
 }
 

@@ -16,11 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
-use super::cache::{Answer, Question};
+use super::cache::{Answer, Manner, Question};
 use super::directory::{Directory, Found, Scope};
-use super::forward::Forwarder;
+use super::forward::{self, Forwarder};
 use super::message::{self, QUERY_MAX, Received, STREAM_MAX};
 use super::resolv_conf::{Upstream, Upstreams};
 
@@ -364,6 +364,7 @@ impl Resolver {
                 message::addresses(&query, &addresses, turn)
             }
             Found::Pointer(name) => message::pointer(&query, &name),
+            Found::Nothing => message::no_data(&query),
             Found::Nobody if scope.forwards => {
                 return self.consider_search(&directory, &scope, query);
             }
@@ -449,9 +450,12 @@ impl Resolver {
             servers,
             name: name.to_lowercase(),
             record_type: asked.query_type(),
-            dnssec_ok: query.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
+            dnssec_ok: wants_dnssec(query),
             checking_disabled: query.metadata.checking_disabled,
-            by_stream: own.is_none() && upstream.by_stream,
+            manner: Manner {
+                by_stream: own.is_none() && upstream.manner.by_stream,
+                ..upstream.manner
+            },
             epoch: (self.forwarder.epoch(), upstream.version),
         })
     }
@@ -461,29 +465,69 @@ impl Resolver {
         let Some(_place) = Place::take(&self.waiting, asker) else {
             return message::failure(query, ResponseCode::ServFail);
         };
+        // One of several search domains has no longer than the only one.
+        let longest = wanted
+            .iter()
+            .map(|it| forward::patience(it.question.manner))
+            .max();
+        let until = tokio::time::Instant::now() + longest.unwrap_or_default();
+        let (mut fails, mut is_empty) = (false, false);
         for Wanted { question, searched } in wanted {
             let name = question.name.clone();
             let (answer, age) = match self.forwarder.remembered(&question) {
                 Some(remembered) => remembered,
-                None => (self.forwarder.ask(question, asker).await, 0),
+                None => {
+                    let asked = timeout_at(until, self.forwarder.ask(question, asker)).await;
+                    (asked.unwrap_or_else(|_| Arc::new(Answer::failure())), 0)
+                }
             };
-            if !searched {
-                return told(query, &answer, age);
-            }
             let mut reply = told(query, &answer, age);
-            if reply.metadata.response_code == ResponseCode::NoError && !reply.answers.is_empty() {
-                message::prepend_alias(&mut reply, &name);
+            if !searched {
                 return reply;
             }
+            match reply.metadata.response_code {
+                ResponseCode::NoError if reply.answers.is_empty() => is_empty = true,
+                ResponseCode::NoError => {
+                    message::prepend_alias(&mut reply, &name);
+                    return reply;
+                }
+                ResponseCode::NXDomain => {}
+                _ => fails = true,
+            }
         }
-        message::nobody(query)
+        // As libc has it. A name with an IPv4 address alone must not be missing when its IPv6
+        // address is asked for: to musl it would be missing altogether. One that may be there must
+        // not be missing either.
+        match (is_empty, fails) {
+            (true, _) => message::no_data(query),
+            (false, true) => message::failure(query, ResponseCode::ServFail),
+            (false, false) => message::nobody(query),
+        }
     }
 }
 
 fn told(query: &Message, answer: &Answer, age: u32) -> Message {
     let mut reply = message::reply(query);
     answer.fill(&mut reply, age);
+    // RFC 6840 clause 5.8: whether the records are verified is told to who asks for it.
+    let wants = query.metadata.authentic_data || wants_dnssec(query);
+    reply.metadata.authentic_data &= wants;
+    // The name as it was asked for, whoever asked for it first, in whatever case.
+    if let Some(asked) = query.queries.first() {
+        let its = reply
+            .answers
+            .iter_mut()
+            .filter(|it| it.name == *asked.name());
+        its.for_each(|record| record.name = asked.name().clone());
+    }
     reply
+}
+
+fn wants_dnssec(query: &Message) -> bool {
+    query
+        .edns
+        .as_ref()
+        .is_some_and(|edns| edns.flags().dnssec_ok)
 }
 
 /// A place among those who wait; dropping it leaves it to another.

@@ -1,6 +1,7 @@
 //! What is answered to whom, and how others are asked, against upstream servers of the test's own.
 
 mod forwarding;
+mod upstream;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -341,7 +342,8 @@ async fn what_does_not_fit_a_datagram_is_truncated() {
             .await
             .unwrap();
         let short = Message::from_vec(&message::encode(&reply, limit)).unwrap();
-        assert!(short.metadata.truncation && short.answers.is_empty());
+        assert!(short.metadata.truncation);
+        assert!((1..1000).contains(&short.answers.len()));
         assert_eq!(short.edns.is_some(), payload.is_some());
         let long = Message::from_vec(&message::encode(&reply, u16::MAX)).unwrap();
         assert!(!long.metadata.truncation);

@@ -17,13 +17,36 @@ use super::message::DATAGRAM_MAX;
 /// firewalls before them, throw such queries away.
 const EDNS_PATIENCE: Duration = Duration::from_millis(900);
 
-/// Asks until an answer comes; the caller sets the time limit. Over UDP, and again over TCP if the
-/// answer does not fit, or over TCP at once; without EDNS if the server does not know it (RFC 6891
-/// clause 7) or is silent. Tells too whether the server knows EDNS.
+/// How long a server has to tell over TCP what did not fit a datagram. Some let none of it through.
+const WHOLE_PATIENCE: Duration = Duration::from_millis(2500);
+
+/// Asks until an answer comes; the caller sets the time limit. Over UDP, or over TCP if the question
+/// says so; without EDNS if the server does not know it (RFC 6891 clause 7) or is silent. Tells too
+/// whether the server knows EDNS. What does not fit a datagram is asked for again over TCP; where
+/// that fails the answer is what did fit, marked as truncated.
 ///
 /// # Errors
 /// The server can't be reached: at once where its host says so. Or it breaks off over TCP.
 pub(super) async fn ask(
+    server: SocketAddr,
+    question: &Question,
+    edns: bool,
+) -> io::Result<(Message, bool)> {
+    let (answer, knows_edns) = ask_first(server, question, edns).await?;
+    if question.manner.by_stream || !answer.metadata.truncation {
+        return Ok((answer, knows_edns));
+    }
+    let query = query(question, knows_edns);
+    let whole = timeout(WHOLE_PATIENCE, by_stream(server, &query)).await;
+    let whole = whole.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let whole = whole.unwrap_or_else(|error| {
+        tracing::debug!("{server} does not tell over TCP what is too long for UDP: {error}");
+        answer
+    });
+    Ok((whole, knows_edns))
+}
+
+async fn ask_first(
     server: SocketAddr,
     question: &Question,
     edns: bool,
@@ -56,13 +79,11 @@ pub(super) async fn ask(
 }
 
 async fn exchange(server: SocketAddr, question: &Question, query: &Message) -> io::Result<Message> {
-    if !question.by_stream {
-        let answer = by_datagram(server, query).await?;
-        if !answer.metadata.truncation {
-            return Ok(answer);
-        }
+    if question.manner.by_stream {
+        by_stream(server, query).await
+    } else {
+        by_datagram(server, query).await
     }
-    by_stream(server, query).await
 }
 
 fn query(question: &Question, with_edns: bool) -> Message {
@@ -78,6 +99,9 @@ fn query(question: &Question, with_edns: bool) -> Message {
     edns.set_max_payload(DATAGRAM_MAX);
     edns.set_dnssec_ok(question.dnssec_ok);
     query.set_edns(edns);
+    // Whether the records are verified is for every asker to hear that wants to (RFC 6840 clause
+    // 5.7). Servers of before EDNS may know no such bit.
+    query.metadata.authentic_data = true;
     query
 }
 

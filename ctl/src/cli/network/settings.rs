@@ -1,10 +1,8 @@
 //! The options of `network create` that set what the network's switch and names do.
 
-use std::net::IpAddr;
-
 use clap::Args;
 
-use crate::api::{BridgeOptions, NetworkOptions, StormOptions};
+use crate::api::{BridgeOptions, NameServer, NetworkOptions, StormOptions};
 use crate::cli::etc::domain;
 
 #[derive(Args)]
@@ -29,8 +27,8 @@ pub(super) struct SettingsArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     querier: bool,
     /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<IpAddr>,
+    #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
+    dns: Vec<NameServer>,
     /// A domain in which the network's containers try short names; may be repeated, and `.` means
     /// none [default: the host's]
     #[arg(long, value_name = "DOMAIN", value_parser = domain)]
