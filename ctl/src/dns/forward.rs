@@ -192,7 +192,7 @@ impl Forwarder {
                             parts.insert(server, answer);
                         }
                         Ok(message) => {
-                            refusals.insert(server, refusal(message));
+                            refusals.insert(server, Answer::new(message));
                         }
                         Err(error) => {
                             tracing::debug!("can't ask {server} for names: {error}");
@@ -274,18 +274,10 @@ fn is_answer(message: &Message) -> bool {
 }
 
 /// It knows nothing of the name and asks nobody for it: such an empty answer says nothing of the
-/// name, and libc passes it over too.
+/// name, and libc passes it over too while there are other servers.
 fn is_lame(message: &Message) -> bool {
     let metadata = &message.metadata;
     !metadata.authoritative && !metadata.recursion_available && message.answers.is_empty()
-}
-
-/// What is told of a refusal.
-fn refusal(message: Message) -> Answer {
-    match message.metadata.response_code {
-        ResponseCode::NoError => Answer::failure(),
-        _ => Answer::new(message),
-    }
 }
 
 /// Never, without a time.

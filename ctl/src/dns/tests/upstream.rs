@@ -101,8 +101,9 @@ async fn a_server_that_can_t_say_is_not_the_last_word() {
     .await;
     let reply = ask(&to(&[&lame, &good]), 1, "example.org", RecordType::A).await;
     assert_eq!(found(&reply), ["192.0.2.7"]);
-    let reply = ask(&to(&[&lame]), 1, "example.org", RecordType::A).await;
-    assert_eq!(reply.metadata.response_code, ServFail);
+    // The only one: to musl a failure for one family would be one for both.
+    let reply = ask(&to(&[&lame]), 1, "example.org", RecordType::AAAA).await;
+    assert_eq!(found(&reply), [""; 0]);
     // "No such name" and "nothing of that type" are answers, whatever others would say.
     let asked = good.asked();
     let missing = Upstream::start(|query, _, _| vec![no_such_name(query, 0)]).await;
