@@ -64,7 +64,7 @@ pub(crate) use container::{
     Attach, Connect, Container, Endpoint, Exit, Exited, HostEntry, Kill, Mode, NameSettings,
     Status, Target,
 };
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Engine, Privileges};
 pub(crate) use event::{Event, EventAction, EventKind};
 pub(crate) use limits::{
     Fault, Faults, Limit, Limits, Partition, SetFaults, SetLimits, SetPartition,
@@ -101,6 +101,7 @@ pub(crate) struct Info {
     pub containers: usize,
     pub connections: usize,
     pub engine: Engine,
+    pub privileges: Privileges,
 }
 
 /// What keeps the host's kernel from answering packets that are for containers.

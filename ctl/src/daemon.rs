@@ -53,6 +53,7 @@ mod lock;
 mod metrics;
 mod names;
 mod network;
+mod privileges;
 mod process;
 mod publish;
 mod remains;

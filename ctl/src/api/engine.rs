@@ -41,3 +41,14 @@ impl Engine {
         }
     }
 }
+
+/// What of its rights the daemon has kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Privileges {
+    /// The effective capabilities of every thread, as capabilities(7) names them.
+    pub capabilities: Vec<String>,
+    /// Whether no program that it might execute has more.
+    pub no_new_privs: bool,
+    /// Whether a seccomp filter refuses system calls that it has no use for.
+    pub seccomp: bool,
+}

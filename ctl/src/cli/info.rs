@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::output::{Look, OutputArgs, joined};
-use crate::api::{HostSilenceKind, Info};
+use crate::api::{HostSilenceKind, Info, Privileges};
 
 #[derive(Args)]
 pub(super) struct InfoArgs {
@@ -47,6 +47,7 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     writeln!(out, "IPv6:         {ipv6}")?;
     writeln!(out, "State:        {}", info.state_dir.display())?;
     writeln!(out, "Run:          {}", info.run_dir.display())?;
+    writeln!(out, "Privileges:   {}", privileges(&info.privileges))?;
     writeln!(out, "Networks:     {}", info.networks)?;
     writeln!(out, "Containers:   {}", info.containers)?;
     let engine = &info.engine;
@@ -76,4 +77,22 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
         false => "only from their beginning",
     };
     writeln!(out, "TCP flows:    {pick_up}")
+}
+
+fn privileges(kept: &Privileges) -> String {
+    let filter = match kept.seccomp {
+        true => "seccomp filter",
+        false => "no seccomp filter",
+    };
+    let new = match kept.no_new_privs {
+        true => "no new ones",
+        false => "new ones possible",
+    };
+    let names = kept.capabilities.iter();
+    let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());
+    let capabilities = match kept.capabilities.len() {
+        0 => "none".to_owned(),
+        _ => joined(names),
+    };
+    format!("{filter}, {new}; capabilities: {capabilities}")
 }

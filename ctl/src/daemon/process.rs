@@ -1,12 +1,12 @@
 //! The process: its threads, its signals, and whose turn it is.
 
 use std::io::{self, IsTerminal};
+use std::os::unix::net::UnixListener;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::runtime;
@@ -17,9 +17,10 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
+use super::lock::{self, ApiSocket, Locks};
 use super::server::{self, change};
 use super::shares::Shares;
-use super::{Daemon, DaemonOptions, Started, listener, lock, service};
+use super::{Daemon, DaemonOptions, Started, listener, privileges, service};
 use crate::api;
 
 /// How often it is looked whether what nothing watches still lives.
@@ -39,18 +40,20 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // What is made is for nobody else unless its mode is set: the store, the lock, the API's socket
     // before its group has it.
     umask(Mode::from_bits_truncate(0o077));
-    // It executes nothing; whoever takes it over gains nothing by a set-user-ID program.
-    if let Err(error) = set_no_new_privs() {
-        tracing::warn!("can't give up new privileges: {error}");
-    }
     raise_descriptor_limit();
+    // Both may give files to others, which takes more than the daemon keeps.
+    let locks = lock::claim(&options.state_dir)?;
+    let socket = listen(&options)?;
+    // Capabilities and filters are each thread's own, and inherited by the threads that it starts:
+    // there is none yet.
+    let privileges = privileges::drop_unused();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("pontoon")
         .enable_all()
         .build()
         .context("can't start the daemon's threads")?;
-    let outcome = runtime.block_on(serve(options));
+    let outcome = runtime.block_on(serve(options, locks, socket, privileges));
     if outcome.is_ok() {
         // The workers forward up to here, and the kernel closes everything at once: to take a
         // switch apart port by port would only make the silence longer until the next daemon has
@@ -62,18 +65,24 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
-    let mut locks = lock::claim(&options.state_dir)?;
+/// The API's socket: the one that whoever started the daemon has bound, or the daemon's own, which
+/// it removes at its end.
+fn listen(options: &DaemonOptions) -> anyhow::Result<(UnixListener, Option<ApiSocket>)> {
+    if let Some(listener) = service::inherited_socket()? {
+        return Ok((listener, None));
+    }
+    let group = lock::socket_group(options.group.as_deref())?;
+    let (listener, socket) = lock::bind_socket(&options.socket, group)?;
+    Ok((listener, Some(socket)))
+}
+
+async fn serve(
+    options: DaemonOptions,
+    mut locks: Locks,
+    (listener, _socket): (UnixListener, Option<ApiSocket>),
+    privileges: api::Privileges,
+) -> anyhow::Result<()> {
     locks.hang_up();
-    let inherited = service::inherited_socket()?;
-    let (listener, _socket) = match inherited {
-        Some(listener) => (listener, None),
-        None => {
-            let group = lock::socket_group(options.group.as_deref())?;
-            let (listener, socket) = lock::bind_socket(&options.socket, group)?;
-            (listener, Some(socket))
-        }
-    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The end of the terminal that it was started from, and what others use to have a log rotated.
@@ -99,6 +108,7 @@ async fn serve(options: DaemonOptions) -> anyhow::Result<()> {
         port_kind: daemon.port_kind,
         ipv6: daemon.ipv6,
         engine: Arc::new(api::Engine::of(&options.limits)),
+        privileges: Arc::new(privileges),
         events: Arc::clone(&daemon.events),
         daemon: Arc::new(Mutex::new(daemon)),
     };

@@ -25,7 +25,7 @@ use super::events::Events;
 use super::failure::Failure;
 use super::shares::Shares;
 use super::view::View;
-use crate::api::{Engine, ErrorBody, Event, Info, PortKind};
+use crate::api::{Engine, ErrorBody, Event, Info, PortKind, Privileges};
 
 mod connections;
 mod containers;
@@ -55,6 +55,7 @@ pub(super) struct Api {
     pub port_kind: PortKind,
     pub ipv6: bool,
     pub engine: Arc<Engine>,
+    pub privileges: Arc<Privileges>,
     pub events: Arc<Events>,
 }
 
@@ -160,6 +161,7 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         containers: view.containers().len(),
         connections: api.switch.nat().len(),
         engine: (*api.engine).clone(),
+        privileges: (*api.privileges).clone(),
     })
 }
 

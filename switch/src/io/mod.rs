@@ -47,7 +47,9 @@ pub use reserve::{
 };
 pub(crate) use silence::Silence;
 pub(crate) use sys::set_cpu_turn;
-pub use sys::{close_on_exec_from, signal_descriptor, signal_process, switch_feature_off};
+pub use sys::{
+    close_on_exec_from, filter_system_calls, signal_descriptor, signal_process, switch_feature_off,
+};
 pub use tap::{TapOptions, TapQueue, open_tap};
 
 /// One queue of a port.
