@@ -42,13 +42,13 @@ impl Engine {
     }
 }
 
-/// What of its rights the daemon has kept.
+/// The privileges that the daemon has kept, and what bounds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Privileges {
     /// The effective capabilities of every thread, as capabilities(7) names them.
     pub capabilities: Vec<String>,
-    /// Whether no program that it might execute has more.
+    /// Whether executing a program could add none (prctl(2), PR_SET_NO_NEW_PRIVS).
     pub no_new_privs: bool,
-    /// Whether a seccomp filter refuses system calls that it has no use for.
+    /// Whether a seccomp filter refuses the system calls that it never makes.
     pub seccomp: bool,
 }

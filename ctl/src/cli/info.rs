@@ -85,8 +85,8 @@ fn privileges(kept: &Privileges) -> String {
         false => "no seccomp filter",
     };
     let new = match kept.no_new_privs {
-        true => "no new ones",
-        false => "new ones possible",
+        true => "no new privileges",
+        false => "new privileges possible",
     };
     let names = kept.capabilities.iter();
     let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());

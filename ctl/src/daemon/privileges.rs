@@ -1,16 +1,16 @@
-//! What the daemon may do while it serves: of root's rights no more than it uses.
+//! Drops the privileges that the daemon does not use, before it serves.
 //!
 //! The daemon parses frames, DNS messages and HTTP in the process that enters network namespaces.
-//! Three things bound what a fault in a parser is worth:
+//! Three things bound what a fault in a parser gives an attacker:
 //!
-//! - capabilities: [`KEPT`] and no other, in any set;
-//! - `no_new_privs`: no program gives more, were one executed;
-//! - a seccomp filter: system calls that the daemon has no use for fail with EPERM. CAP_SYS_ADMIN,
-//!   which setns(2) demands, is then good for network namespaces, and not for mounts.
+//! - capabilities: those of [`KEPT`] and no others, in any set;
+//! - `no_new_privs`: executing a program adds none;
+//! - a seccomp filter ([`filter`]): system calls that the daemon never makes fail with EPERM. So
+//!   CAP_SYS_ADMIN, which setns(2) demands, gives network namespaces and no mounts.
 //!
 //! Each is a property of a thread, inherited by the threads that it starts. So [`drop_unused`] is
-//! called while there is only the first one. The daemon executes no program: the processes of
-//! `pontoon run` are the client's children, and have what the client has.
+//! called while the process has a single thread. The daemon executes no program: the processes of
+//! `pontoon run` are children of the client, and have the client's privileges.
 
 use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use rustix::io::Errno;
@@ -32,8 +32,8 @@ mod filter {
     }
 }
 
-/// The capabilities that the daemon uses after it has started, and what for. The systemd unit
-/// bounds it to the same.
+/// The capabilities that the daemon uses while it serves, and what for. The systemd unit's
+/// CapabilityBoundingSet= has the same ones.
 const KEPT: CapabilitySet = CapabilitySet::empty()
     // Interfaces, addresses and routes, here and in containers; TAPs; tc; sysctls of a network
     // namespace; socket buffers beyond rmem_max.
@@ -52,8 +52,9 @@ const KEPT: CapabilitySet = CapabilitySet::empty()
     // rootless engines; /proc/PID/fd, to name the process that has a port.
     .union(CapabilitySet::DAC_READ_SEARCH);
 
-/// Drops all rights that the calling thread, and each that it starts from now on, has no use for.
-/// Returns the rest. What the kernel or a sandbox refuses is logged, and no reason not to serve.
+/// Drops what the daemon does not use from the calling thread and from the threads that it starts
+/// afterwards. Returns what is in force. What the kernel or a sandbox refuses is logged; the daemon
+/// serves without it.
 pub(super) fn drop_unused() -> Privileges {
     if let Err(error) = set_no_new_privs() {
         tracing::warn!("can't give up new privileges: {error}");
@@ -77,15 +78,18 @@ fn drop_capabilities() -> rustix::io::Result<()> {
     // A kernel older than 4.3 has none.
     let _ = clear_ambient_capability_set();
     let has = capabilities(None)?;
-    // To see /proc/PID/ns of a process takes all its capabilities where CAP_SYS_PTRACE is not to be
-    // had (ptrace(2), "access mode checking"): with less than the clients have, no container could
-    // be attached.
+    // Without CAP_SYS_PTRACE, /proc/PID/ns of a process can be read only with all capabilities of
+    // that process (ptrace(2), "access mode checking"). With fewer than its clients have, the
+    // daemon could attach none of their containers.
     let kept = match has.permitted.contains(CapabilitySet::SYS_PTRACE) {
         true => KEPT,
         false => CapabilitySet::from_bits_retain(u64::MAX),
     };
     if kept != KEPT {
-        tracing::warn!("all capabilities are kept: without CAP_SYS_PTRACE it takes them all");
+        tracing::warn!(
+            "no capability is dropped: without CAP_SYS_PTRACE, the daemon could attach no process \
+             that has more than it"
+        );
     }
     set_capabilities(
         None,
@@ -97,7 +101,7 @@ fn drop_capabilities() -> rustix::io::Result<()> {
     )
 }
 
-/// It bounds what a program gets that is executed. Without CAP_SETPCAP it stays as it is.
+/// Empties the set that bounds what an executed program gets. Without CAP_SETPCAP it stays as is.
 fn clear_bounding_set() {
     for bit in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
@@ -108,7 +112,7 @@ fn clear_bounding_set() {
     }
 }
 
-/// As capabilities(7) has them, by their numbers.
+/// The names that capabilities(7) gives them, in the order of their numbers.
 fn names(set: CapabilitySet) -> Vec<String> {
     let named = set.iter_names();
     named.map(|(name, _)| format!("CAP_{name}")).collect()
@@ -123,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// On a thread of its own: what it drops, it alone loses.
+    /// On a thread of its own, so that the other tests lose nothing.
     #[test]
     fn a_thread_keeps_what_the_daemon_uses() {
         let outcome = thread::spawn(|| {
@@ -192,7 +196,7 @@ mod tests {
         .unwrap();
     }
 
-    /// The lines of the unit that begin with `NAME=`, and the words that follow.
+    /// The words of a setting of the unit.
     fn unit(name: &str) -> BTreeSet<String> {
         let text = include_str!("../../../dist/systemd/pontoon.service");
         let lines = text.lines().filter_map(|line| line.strip_prefix(name));

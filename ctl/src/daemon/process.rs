@@ -41,11 +41,11 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // before its group has it.
     umask(Mode::from_bits_truncate(0o077));
     raise_descriptor_limit();
-    // Both may give files to others, which takes more than the daemon keeps.
+    // Both may change owners and modes of files, which needs more than the daemon keeps.
     let locks = lock::claim(&options.state_dir)?;
     let socket = listen(&options)?;
-    // Capabilities and filters are each thread's own, and inherited by the threads that it starts:
-    // there is none yet.
+    // Capabilities and filters belong to a thread and are inherited by the threads that it starts.
+    // There is a single thread until the runtime is built.
     let privileges = privileges::drop_unused();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -65,8 +65,8 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     outcome
 }
 
-/// The API's socket: the one that whoever started the daemon has bound, or the daemon's own, which
-/// it removes at its end.
+/// Returns the API's socket: the one that a service manager has bound, or the daemon's own, which
+/// is removed when the daemon ends.
 fn listen(options: &DaemonOptions) -> anyhow::Result<(UnixListener, Option<ApiSocket>)> {
     if let Some(listener) = service::inherited_socket()? {
         return Ok((listener, None));

@@ -1,6 +1,6 @@
-//! The seccomp filter: what fails with EPERM, by the system call's number and, for a few, by an
-//! argument that is passed by value. Everything else is allowed: a list of all that the daemon, its
-//! libraries and the C library call would have to be right for every version of them.
+//! The seccomp filter: system calls that fail with EPERM, by their number and, for a few, by an
+//! argument that is passed by value. All others are allowed. A list of what is allowed would have
+//! to name each call that the libraries and the C library make, in every version of them.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// Refused whatever the arguments.
+/// Refused with any arguments.
 const REFUSED: &[c_long] = &[
     // Programs and other processes.
     libc::SYS_execve,
@@ -38,7 +38,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
-    // The kernel's own code, and what has most often led into it.
+    // Code for the kernel, and interfaces that exploits of the kernel have used most.
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -53,7 +53,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_request_key,
     libc::SYS_keyctl,
     libc::SYS_personality,
-    // Mounts, and files past the checks of their paths.
+    // Mounts, files by handle, quotas.
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -97,7 +97,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_setgroups,
 ];
 
-/// Those that this processor alone has.
+/// The same, of this processor alone.
 #[cfg(target_arch = "x86_64")]
 const REFUSED_HERE: &[c_long] = &[
     libc::SYS_fork,
@@ -146,8 +146,8 @@ fn programs() -> Result<[Vec<sock_filter>; 2], BackendError> {
         .map(|&(_, family)| condition(0, SeccompCmpOp::Ne, family as u64))
         .collect::<Result<_, _>>()?;
     refused.insert(libc::SYS_socket, vec![SeccompRule::new(is_other)?]);
-    // Its arguments lie in memory, where no filter sees them. The C library takes clone(2) on a
-    // kernel that has no clone3.
+    // Its arguments lie in memory, which no filter can read. Where clone3 is unknown (ENOSYS), the
+    // C library calls clone(2) instead.
     let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     Ok([
         program(refused, libc::EPERM)?,
@@ -155,7 +155,7 @@ fn programs() -> Result<[Vec<sock_filter>; 2], BackendError> {
     ])
 }
 
-/// Of the low 32 bits: flags, families and kinds of namespaces have no more.
+/// Compares the low 32 bits: flags, families and kinds of namespaces have no more.
 fn condition(
     argument: u8,
     operator: SeccompCmpOp,
@@ -180,8 +180,8 @@ fn program(
     Ok(no_x32(refusal).into_iter().chain(compiled).collect())
 }
 
-/// x32 has the architecture of x86-64 and numbers of its own for the same calls
-/// (`__X32_SYSCALL_BIT`): without this, they would pass.
+/// Refuses the x32 calls: same architecture as x86-64, and numbers of their own
+/// (`__X32_SYSCALL_BIT`), which the list does not have.
 #[cfg(target_arch = "x86_64")]
 fn no_x32(refusal: SeccompAction) -> Vec<sock_filter> {
     const FIRST: u32 = 0x4000_0000;
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `f` on a thread that has the filter, or says why that can't be.
+    /// Runs `f` on a thread with the filter, or prints why there is none.
     fn filtered(f: impl FnOnce() + Send + 'static) {
         let ended = thread::spawn(|| {
             nix::sys::prctl::set_no_new_privs().unwrap();
