@@ -113,6 +113,7 @@ impl World {
                 treatments: Vec::new(),
                 uplinks: vec![Uplink {
                     port: uplink.0,
+                    newcomers: None,
                     mac: UPLINK,
                     mtu: 1500,
                     clamp_mss: false,

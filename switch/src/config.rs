@@ -250,6 +250,9 @@ pub struct Fault {
 #[derive(Clone, Debug)]
 pub struct Uplink {
     pub port: PortId,
+    /// The port by which packets come in that may open connections to published ports, if it is
+    /// another: a flood of them then takes no room from what else comes in. Nothing leaves by it.
+    pub newcomers: Option<PortId>,
     /// All zero for a link without Ethernet headers (WireGuard, PPP, tunnels), where nobody has a
     /// MAC and nobody is asked for one. So are both MACs of its frames.
     pub mac: MacAddr,

@@ -112,7 +112,9 @@ impl Topology {
             }
         }
         for (index, uplink) in config.uplinks.iter().enumerate() {
-            assign(uplink.port, Role::Uplink { uplink: index });
+            for port in [Some(uplink.port), uplink.newcomers].into_iter().flatten() {
+                assign(port, Role::Uplink { uplink: index });
+            }
         }
         if let Some(names) = config.names {
             assign(names.port, Role::Names);

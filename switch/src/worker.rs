@@ -19,7 +19,7 @@ use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::io::{Queue, Sent};
 use crate::port::Port;
-use crate::topology::{Role, Topology};
+use crate::topology::Topology;
 use crate::treatment::Treatment;
 
 /// Frames read from one port at a time: enough to share the costs of a vector, few enough that
@@ -125,7 +125,9 @@ impl Worker {
         Ok(Carried {
             frames: received,
             bytes,
-            shared: matches!(topology.role(port), Role::Uplink { .. }),
+            shared: topology
+                .uplink(port)
+                .is_some_and(|uplink| uplink.port == port),
             closed_until,
         })
     }

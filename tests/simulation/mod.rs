@@ -128,6 +128,7 @@ impl Simulation {
         let config = Config {
             uplinks: vec![Uplink {
                 port: uplink.port,
+                newcomers: None,
                 mac: UPLINK_MAC,
                 mtu: 1500,
                 clamp_mss: false,

@@ -122,6 +122,7 @@ pub(super) fn build(
             .iter()
             .map(|uplink| SwitchUplink {
                 port: uplink.port,
+                newcomers: Some(uplink.newcomers.port),
                 // One that came over a tunnel is no MAC of this link.
                 mac: match uplink.link.ethernet {
                     true => uplink.link.mac,
@@ -218,6 +219,10 @@ pub(super) fn filter(
             .flat_map(|network| network.record.subnets.iter().copied())
             .chain(routing::host_subnets(host))
             .collect(),
+        published: [
+            published(Protocol::Tcp).collect(),
+            published(Protocol::Udp).collect(),
+        ],
     };
     filter.tcp.extend(published(Protocol::Tcp));
     filter.udp.extend(published(Protocol::Udp));

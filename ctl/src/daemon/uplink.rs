@@ -2,23 +2,41 @@
 //! change and go.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use switch::frame::MacAddr;
-use switch::io::filter::{UplinkFilter, headerless, uplink_filter};
+use switch::io::filter::{Part, UplinkFilter, headerless, uplink_filter};
 use switch::io::{PacketOptions, Queue, open_packet, replace_filter, sock_filter};
 use switch::{PortId, Switch};
 
 use crate::host::{HostLink, HostRoute, HostState, UplinkChoice, is_link_local};
 
-/// An uplink that the switch has as a port.
+/// An uplink that the switch has as two ports: one for strangers that may open connections to
+/// published ports, so that a flood of them fills no queue but its own, and one for the rest.
 pub(super) struct Uplink {
     pub link: HostLink,
     pub port: PortId,
-    /// The sockets once more, for renewing their filters.
+    /// The sockets of `port` once more, for renewing their filters.
+    sockets: Vec<OwnedFd>,
+    pub newcomers: Newcomers,
+}
+
+pub(super) struct Newcomers {
+    pub port: PortId,
     sockets: Vec<OwnedFd>,
 }
+
+impl Uplink {
+    pub(super) fn ports(&self) -> [PortId; 2] {
+        [self.port, self.newcomers.port]
+    }
+}
+
+/// Room for a flood of strangers, in bytes of kernel memory: with more, who comes in good faith would
+/// wait longer behind it.
+const ROOM_FOR_NEWCOMERS: usize = 512 << 10;
 
 pub(super) struct Uplinks {
     choice: UplinkChoice,
@@ -55,7 +73,9 @@ impl Uplinks {
     }
 
     pub(super) fn position(&self, port: PortId) -> Option<usize> {
-        self.current.iter().position(|uplink| uplink.port == port)
+        self.current
+            .iter()
+            .position(|uplink| uplink.ports().contains(&port))
     }
 
     /// The MTU of new networks: the smallest of the uplinks' with a default route, so that hardly
@@ -77,7 +97,7 @@ impl Uplinks {
                 Some(link) => uplink.link = link.clone(),
                 None => {
                     tracing::info!("uplink {} is gone", uplink.link.name);
-                    switch.remove_port(uplink.port);
+                    uplink.ports().map(|port| switch.remove_port(port));
                     changed = true;
                 }
             }
@@ -119,7 +139,7 @@ impl Uplinks {
     /// The port of an uplink went away by itself.
     pub(super) fn forget(&mut self, switch: &Switch, position: usize) {
         let uplink = self.current.remove(position);
-        switch.remove_port(uplink.port);
+        uplink.ports().map(|port| switch.remove_port(port));
     }
 
     /// Lets the kernel hand over what `filter` says, and no more.
@@ -129,10 +149,15 @@ impl Uplinks {
         }
         self.filter = filter;
         for uplink in &self.current {
-            let program = program(&uplink.link, &self.filter);
-            for socket in &uplink.sockets {
-                if let Err(error) = replace_filter(as_fd(socket), &program) {
-                    tracing::error!("uplink {}: {error}", uplink.link.name);
+            for (part, sockets) in [
+                (Part::Known, &uplink.sockets),
+                (Part::Newcomers, &uplink.newcomers.sockets),
+            ] {
+                let program = program(&uplink.link, &self.filter, part);
+                for socket in sockets {
+                    if let Err(error) = replace_filter(as_fd(socket), &program) {
+                        tracing::error!("uplink {}: {error}", uplink.link.name);
+                    }
                 }
             }
         }
@@ -166,30 +191,40 @@ impl Uplinks {
     }
 }
 
-fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> std::io::Result<Uplink> {
-    let options = PacketOptions {
-        filter: Some(program(link, filter)),
-        headerless: link.headerless,
-        ..Default::default()
+fn open(switch: &Switch, link: &HostLink, filter: &UplinkFilter) -> io::Result<Uplink> {
+    let queues = |part, buffer: Option<usize>| {
+        let mut options = PacketOptions {
+            filter: Some(program(link, filter, part)),
+            headerless: link.headerless,
+            ..Default::default()
+        };
+        options.buffer = buffer.unwrap_or(options.buffer);
+        let queues = open_packet(link.index, switch.workers(), options)?;
+        let queues: Vec<Queue> = queues.into_iter().map(Queue::Packet).collect();
+        let sockets = queues.iter().map(|queue| queue.fd().try_clone_to_owned());
+        let sockets: Vec<OwnedFd> = sockets.collect::<io::Result<_>>()?;
+        io::Result::Ok((queues, sockets))
     };
-    let queues: Vec<Queue> = open_packet(link.index, switch.workers(), options)?
-        .into_iter()
-        .map(Queue::Packet)
-        .collect();
-    let sockets = queues
-        .iter()
-        .map(|queue| queue.fd().try_clone_to_owned())
-        .collect::<std::io::Result<_>>()?;
-    let port = switch.add_port(queues)?;
+    // Both before a port is added, which would have to be taken back.
+    let (known, sockets) = queues(Part::Known, None)?;
+    let (new, newcomers) = queues(Part::Newcomers, Some(ROOM_FOR_NEWCOMERS))?;
+    let port = switch.add_port(known)?;
+    let newcomers = Newcomers {
+        port: switch
+            .add_port(new)
+            .inspect_err(|_| drop(switch.remove_port(port)))?,
+        sockets: newcomers,
+    };
     Ok(Uplink {
         link: link.clone(),
         port,
         sockets,
+        newcomers,
     })
 }
 
-fn program(link: &HostLink, filter: &UplinkFilter) -> Vec<sock_filter> {
-    let program = uplink_filter(filter);
+fn program(link: &HostLink, filter: &UplinkFilter, part: Part) -> Vec<sock_filter> {
+    let program = uplink_filter(filter, part);
     match link.headerless {
         false => program,
         true => headerless(program),

@@ -73,6 +73,10 @@ struct ToldContainer {
 enum Owner {
     Host,
     Uplink(String),
+    /// Those who may open connections to published ports, at the uplink of this name.
+    Newcomers(String),
+    /// The stack that answers for names.
+    Names,
     Container(Arc<api::Container>),
 }
 
@@ -129,8 +133,13 @@ impl View {
         for network in *networks {
             owners.insert(network.port.0, Owner::Host);
         }
+        if let Some(stack) = names.stack() {
+            owners.insert(stack.port.0, Owner::Names);
+        }
         for uplink in *uplinks {
-            owners.insert(uplink.port.0, Owner::Uplink(uplink.link.name.clone()));
+            let name = &uplink.link.name;
+            owners.insert(uplink.port.0, Owner::Uplink(name.clone()));
+            owners.insert(uplink.newcomers.port.0, Owner::Newcomers(name.clone()));
         }
         for container in &containers_told {
             for endpoint in &container.told.endpoints {
@@ -235,6 +244,8 @@ impl View {
         match self.owners.get(&port) {
             Some(Owner::Host) => "host".to_owned(),
             Some(Owner::Uplink(name)) => format!("uplink {name}"),
+            Some(Owner::Newcomers(name)) => format!("uplink {name}, newcomers"),
+            Some(Owner::Names) => "names".to_owned(),
             Some(Owner::Container(container)) => container.name.clone(),
             None => "nobody".to_owned(),
         }

@@ -51,6 +51,7 @@ fn lan() -> Lan {
         config.host_addresses.push(ip(HOST).into());
         config.uplinks.push(Uplink {
             port: PortId(3),
+            newcomers: None,
             mac: UPLINK,
             mtu: 1500,
             clamp_mss: false,

@@ -34,6 +34,7 @@ const DROP: u32 = 0;
 const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
 const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_BYTE_AT_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
 const LOAD_HALF_AT_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
 const LOAD_MEMORY: u32 = libc::BPF_LD | libc::BPF_MEM;
 const STORE_MEMORY: u32 = libc::BPF_ST;
@@ -60,6 +61,10 @@ const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
 const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 
+/// Flags of TCP (RFC 9293 section 3.1).
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+
 /// What the switch wants to see of an uplink's traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UplinkFilter {
@@ -68,6 +73,8 @@ pub struct UplinkFilter {
     pub tcp: Vec<RangeInclusive<u16>>,
     /// The same for UDP.
     pub udp: Vec<RangeInclusive<u16>>,
+    /// Those of `tcp` and of `udp` that are published, where anybody may open a connection.
+    pub published: [Vec<RangeInclusive<u16>>; 2],
     /// The host's addresses that pontoon serves; packets to others stay out. Every address when
     /// empty. Link-local ones of IPv6 count for nothing: no container is behind them.
     pub addresses: Vec<IpAddr>,
@@ -76,7 +83,36 @@ pub struct UplinkFilter {
     pub routed: Vec<IpNet>,
 }
 
-/// The program for an uplink's socket. It accepts:
+/// Which of an uplink's sockets a program is for. Each frame that the switch wants is of exactly
+/// one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// There is only one.
+    All,
+    /// What belongs to something that was there before, and whatever is not told apart.
+    Known,
+    /// What may open a connection to a published port: the first segments of TCP, and UDP. Anybody
+    /// can send any number of them, and then they take nobody else's room but each other's.
+    Newcomers,
+}
+
+impl Part {
+    fn known(self) -> u32 {
+        match self {
+            Part::All | Part::Known => ACCEPT,
+            Part::Newcomers => DROP,
+        }
+    }
+
+    fn newcomer(self) -> u32 {
+        match self {
+            Part::All | Part::Newcomers => ACCEPT,
+            Part::Known => DROP,
+        }
+    }
+}
+
+/// The program for an uplink's socket. Together those of an uplink accept:
 ///
 /// - all that goes to a routed network;
 /// - ARP, ICMP and ICMPv6 (echo, errors, neighbour discovery);
@@ -87,7 +123,8 @@ pub struct UplinkFilter {
 /// All else stays in the kernel, frames of other VLANs too, and all of IPv6 when none of the addresses
 /// is of that family. With more intervals than fit the nearest
 /// ones are merged: the socket then sees some traffic of the host's own, which the data path ignores.
-pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
+pub fn uplink_filter(filter: &UplinkFilter, part: Part) -> Vec<sock_filter> {
+    let known = part.known();
     let mut program = vec![
         // The kernel takes the tag off before it shows the frame here; priority tags (VLAN 0) are
         // ours, others belong to a VLAN interface above.
@@ -97,18 +134,18 @@ pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
         exit(DROP),
         load(LOAD_HALF, 12),
     ];
-    program.extend(when_equal(ethertype::ARP.into(), vec![exit(ACCEPT)]));
+    program.extend(when_equal(ethertype::ARP.into(), vec![exit(known)]));
 
     let (routed4, routed6): (Vec<IpNet>, Vec<IpNet>) = IpNet::aggregate(&filter.routed)
         .into_iter()
         .partition(|network| network.addr().is_ipv4());
-    let mut ipv6 = ipv6_head(&filter.addresses, &routed6);
+    let mut ipv6 = ipv6_head(&filter.addresses, &routed6, known);
     // Not taken: neither family, so drop.
     ipv6.splice(
         0..0,
         [jump(IF_EQUAL, ethertype::IPV6.into(), 1, 0), exit(DROP)],
     );
-    let mut ipv4 = ipv4_head(&filter.addresses, &routed4);
+    let mut ipv4 = ipv4_head(&filter.addresses, &routed4, known);
     // Both families go on at the port search behind the IPv6 part.
     ipv4.push(load(GO, ipv6.len() as u32));
     program.extend(when_equal(ethertype::IPV4.into(), ipv4));
@@ -116,20 +153,45 @@ pub fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
 
     // Here M[0] is the protocol and X the length of the IP header.
     let room = MAX_INSTRUCTIONS.saturating_sub(program.len() + SEARCH_FIXED);
-    let [tcp, udp] = merge_to_fit([&filter.tcp, &filter.udp], room / SEARCH_PER_INTERVAL);
+    // Those of TCP are searched by two pieces of the program.
+    let limit = room / SEARCH_PER_INTERVAL / 2;
+    let [open_tcp, open_udp] = &filter.published;
+    let lists = [
+        told_apart(&filter.tcp, open_tcp),
+        told_apart(&filter.udp, open_udp),
+    ];
+    let [tcp, udp] = fit(lists, limit);
+    // Whoever sends no first segment of TCP is of a connection, or of none.
+    let leaves = |intervals: &[Interval], opening: bool| -> Vec<Leaf> {
+        let leaf = |it: &Interval| Leaf {
+            low: it.low,
+            high: it.high,
+            value: match it.published && opening {
+                true => part.newcomer(),
+                false => known,
+            },
+        };
+        intervals.iter().map(leaf).collect()
+    };
     program.push(load(LOAD_MEMORY, 0));
-    for (protocol, intervals) in [(TCP, tcp), (UDP, udp)] {
-        // Ethernet's 14 bytes, the IP header, the source port.
-        let mut lookup = vec![load(LOAD_HALF_AT_X, 14 + 2)];
-        lookup.extend(search(&intervals));
-        program.extend(when_equal(protocol, lookup));
-    }
-    program.push(exit(ACCEPT));
+    // Ethernet's 14 bytes, the IP header, the source port.
+    let destination_port = load(LOAD_HALF_AT_X, 14 + 2);
+    let mut opening = vec![destination_port];
+    opening.extend(search(&leaves(&tcp, true), DROP));
+    let mut segment = vec![load(LOAD_BYTE_AT_X, 14 + 13), load(AND, SYN | ACK)];
+    segment.extend(when_equal(SYN, opening));
+    segment.push(destination_port);
+    segment.extend(search(&leaves(&tcp, false), DROP));
+    program.extend(when_equal(TCP, segment));
+    let mut datagram = vec![destination_port];
+    datagram.extend(search(&leaves(&udp, true), DROP));
+    program.extend(when_equal(UDP, datagram));
+    program.push(exit(known));
     program
 }
 
 /// Instructions of the port search beside those for the intervals.
-const SEARCH_FIXED: usize = 12;
+const SEARCH_FIXED: usize = 20;
 /// A comparison of the tree, perhaps with a far jump, and the leaf.
 const SEARCH_PER_INTERVAL: usize = 5;
 
@@ -203,15 +265,15 @@ fn when_equal(value: u32, block: Vec<sock_filter>) -> Vec<sock_filter> {
     program
 }
 
-/// Accepts what goes to one of the networks, of one family; `destination` is where that family has
+/// Returns `accept` for what goes to one of the networks, of one family; `destination` is where that family has
 /// the address.
-fn to_networks(networks: &[IpNet], destination: u32) -> Vec<sock_filter> {
+fn to_networks(networks: &[IpNet], destination: u32, accept: u32) -> Vec<sock_filter> {
     if networks.len() > MAX_NETWORKS {
-        return vec![exit(ACCEPT)];
+        return vec![exit(accept)];
     }
     let to_network = |network: &IpNet| {
         let (address, mask) = (words(network.network()), words(network.netmask()));
-        let mut block = vec![exit(ACCEPT)];
+        let mut block = vec![exit(accept)];
         for (at, (value, mask)) in address.into_iter().zip(mask).enumerate().rev() {
             if mask == 0 {
                 continue;
@@ -242,7 +304,7 @@ fn words(address: IpAddr) -> Vec<u32> {
 }
 
 /// IPv4 up to the port search. Offsets count from the Ethernet header, RFC 791 §3.1.
-fn ipv4_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
+fn ipv4_head(addresses: &[IpAddr], routed: &[IpNet], accept: u32) -> Vec<sock_filter> {
     let wanted: Vec<Ipv4Addr> = addresses
         .iter()
         .filter_map(|address| match address {
@@ -250,7 +312,7 @@ fn ipv4_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
             IpAddr::V6(_) => None,
         })
         .collect();
-    let mut program = to_networks(routed, IPV4_DESTINATION);
+    let mut program = to_networks(routed, IPV4_DESTINATION, accept);
     if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
         program.push(load(LOAD_WORD, IPV4_DESTINATION));
         for (index, address) in wanted.iter().enumerate() {
@@ -263,16 +325,16 @@ fn ipv4_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
     program.extend([
         load(LOAD_HALF, 14 + 6), // flags and fragment offset
         jump(IF_ANY_BIT, 0x3fff, 0, 1),
-        exit(ACCEPT),
+        exit(accept),
         load(LOAD_BYTE, 14 + 9), // protocol
     ]);
-    program.extend(when_equal(ICMP, vec![exit(ACCEPT)]));
+    program.extend(when_equal(ICMP, vec![exit(accept)]));
     program.extend([load(STORE_MEMORY, 0), load(LOAD_X_HEADER, 14)]);
     program
 }
 
 /// IPv6 up to the port search. Offsets count from the Ethernet header, RFC 8200 §3.
-fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
+fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet], accept: u32) -> Vec<sock_filter> {
     let wanted: Vec<Ipv6Addr> = addresses
         .iter()
         .filter_map(|address| match address {
@@ -288,8 +350,8 @@ fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
     let next_header = load(LOAD_BYTE, 14 + 6);
     let mut program = vec![next_header];
     // Before the addresses: neighbour discovery goes to multicast ones (RFC 4861 §7.2.2).
-    program.extend(when_equal(ICMPV6, vec![exit(ACCEPT)]));
-    program.extend(to_networks(routed, IPV6_DESTINATION));
+    program.extend(when_equal(ICMPV6, vec![exit(accept)]));
+    program.extend(to_networks(routed, IPV6_DESTINATION, accept));
     if !addresses.is_empty() && wanted.len() <= MAX_ADDRESSES {
         const EACH: usize = 9;
         for (index, address) in wanted.iter().enumerate() {
@@ -310,45 +372,68 @@ fn ipv6_head(addresses: &[IpAddr], routed: &[IpNet]) -> Vec<sock_filter> {
         libc::IPPROTO_FRAGMENT,
         libc::IPPROTO_DSTOPTS,
     ] {
-        program.extend(when_equal(extension as u32, vec![exit(ACCEPT)]));
+        program.extend(when_equal(extension as u32, vec![exit(accept)]));
     }
     program.extend([load(STORE_MEMORY, 0), load(LOAD_X, 40)]);
     program
 }
 
-/// Accepts when A lies in one of the intervals, which are in order and apart; drops otherwise.
-fn search(intervals: &[(u16, u16)]) -> Vec<sock_filter> {
-    search_for(intervals, ACCEPT, DROP)
+/// Destination ports that are treated alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Interval {
+    low: u16,
+    high: u16,
+    /// They are published.
+    published: bool,
+}
+
+/// What a search returns for an interval of ports.
+#[derive(Clone, Copy)]
+struct Leaf {
+    low: u16,
+    high: u16,
+    value: u32,
 }
 
 /// Returns `hit` when A lies in one of the intervals, which are in order and apart; `miss`
 /// otherwise.
 fn search_for(intervals: &[(u16, u16)], hit: u32, miss: u32) -> Vec<sock_filter> {
-    match intervals.first() {
+    let leaves = intervals.iter().map(|&(low, high)| Leaf {
+        low,
+        high,
+        value: hit,
+    });
+    search(&leaves.collect::<Vec<_>>(), miss)
+}
+
+/// Returns the value of the leaf in which A lies, of leaves that are in order and do not overlap;
+/// `miss` where there is none.
+fn search(leaves: &[Leaf], miss: u32) -> Vec<sock_filter> {
+    match leaves.first() {
         None => vec![exit(miss)],
-        Some(&(low, _)) => {
+        Some(first) => {
             // Below the first there is nothing; from here on A is never below the leaf's interval.
-            let mut program = vec![jump(IF_NOT_LESS, low.into(), 1, 0), exit(miss)];
-            program.extend(search_above(intervals, hit, miss));
+            let mut program = vec![jump(IF_NOT_LESS, first.low.into(), 1, 0), exit(miss)];
+            program.extend(search_above(leaves, miss));
             program
         }
     }
 }
 
-/// The binary search among intervals, of which A is known not to lie below the first.
-fn search_above(intervals: &[(u16, u16)], hit: u32, miss: u32) -> Vec<sock_filter> {
-    if let [(_, high)] = intervals {
+/// The binary search among leaves, of which A is known not to lie below the first.
+fn search_above(leaves: &[Leaf], miss: u32) -> Vec<sock_filter> {
+    if let [leaf] = leaves {
         return vec![
-            jump(IF_GREATER, (*high).into(), 0, 1),
+            jump(IF_GREATER, leaf.high.into(), 0, 1),
             exit(miss),
-            exit(hit),
+            exit(leaf.value),
         ];
     }
-    let (left, right) = intervals.split_at(intervals.len() / 2);
-    let Some(&(boundary, _)) = right.first() else {
+    let (left, right) = leaves.split_at(leaves.len() / 2);
+    let Some(boundary) = right.first().map(|leaf| leaf.low) else {
         return vec![exit(miss)];
     };
-    let below = search_above(left, hit, miss);
+    let below = search_above(left, miss);
     let mut program = match u8::try_from(below.len()) {
         Ok(near) => vec![jump(IF_NOT_LESS, boundary.into(), near, 0)],
         Err(_) => {
@@ -359,8 +444,39 @@ fn search_above(intervals: &[(u16, u16)], hit: u32, miss: u32) -> Vec<sock_filte
         }
     };
     program.extend(below);
-    program.extend(search_above(right, hit, miss));
+    program.extend(search_above(right, miss));
     program
+}
+
+/// All the wanted ports of a protocol, in order, those that are published told from the others.
+fn told_apart(all: &[RangeInclusive<u16>], published: &[RangeInclusive<u16>]) -> Vec<Interval> {
+    let published = merge(published);
+    let mut intervals = Vec::new();
+    let mut add = |low: u32, high: u32, published: bool| {
+        if let (Ok(low), Ok(high)) = (u16::try_from(low), u16::try_from(high))
+            && low <= high
+        {
+            intervals.push(Interval {
+                low,
+                high,
+                published,
+            });
+        }
+    };
+    for (low, high) in merge(all) {
+        // Beyond u16 at the end of the last one.
+        let mut next = u32::from(low);
+        for &(first, last) in published.iter().filter(|it| it.1 >= low && it.0 <= high) {
+            let (first, last) = (first.max(low), last.min(high));
+            if u32::from(first) > next {
+                add(next, u32::from(first) - 1, false);
+            }
+            add(first.into(), last.into(), true);
+            next = u32::from(last) + 1;
+        }
+        add(next, high.into(), false);
+    }
+    intervals
 }
 
 /// Sorts intervals, joins those that touch, and drops empty ones.
@@ -381,9 +497,9 @@ fn merge(intervals: &[RangeInclusive<u16>]) -> Vec<(u16, u16)> {
     merged
 }
 
-/// Merges both lists to at most `limit` intervals in all, closing the narrowest gaps first.
-fn merge_to_fit(lists: [&[RangeInclusive<u16>]; 2], limit: usize) -> [Vec<(u16, u16)>; 2] {
-    let lists = lists.map(merge);
+/// Merges both lists to at most `limit` intervals in all, closing the narrowest gaps first. What is
+/// merged counts as published only if all of it is.
+fn fit(lists: [Vec<Interval>; 2], limit: usize) -> [Vec<Interval>; 2] {
     let excess = (lists[0].len() + lists[1].len()).saturating_sub(limit);
     if excess == 0 {
         return lists;
@@ -393,7 +509,7 @@ fn merge_to_fit(lists: [&[RangeInclusive<u16>]; 2], limit: usize) -> [Vec<(u16, 
         .iter()
         .enumerate()
         .flat_map(|(list, intervals)| {
-            let widths = intervals.windows(2).map(|pair| pair[1].0 - pair[0].1);
+            let widths = intervals.windows(2).map(|pair| pair[1].low - pair[0].high);
             widths
                 .enumerate()
                 .map(move |(index, width)| (width, list, index + 1))
@@ -406,10 +522,13 @@ fn merge_to_fit(lists: [&[RangeInclusive<u16>]; 2], limit: usize) -> [Vec<(u16, 
         closed[list][index] = true;
     }
     [0, 1].map(|list| {
-        let mut fitted: Vec<(u16, u16)> = Vec::new();
+        let mut fitted: Vec<Interval> = Vec::new();
         for (&interval, &join) in lists[list].iter().zip(&closed[list]) {
             match fitted.last_mut() {
-                Some(last) if join => last.1 = interval.1,
+                Some(last) if join => {
+                    last.high = interval.high;
+                    last.published &= interval.published;
+                }
                 _ => fitted.push(interval),
             }
         }

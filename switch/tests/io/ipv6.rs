@@ -9,7 +9,7 @@ use std::time::Duration;
 use nat::Protocol;
 use switch::config::{Bridge, Config, Endpoint, Network, Route, Uplink};
 use switch::frame::MacAddr;
-use switch::io::filter::{UplinkFilter, local_only_filter, uplink_filter};
+use switch::io::filter::{Part, UplinkFilter, local_only_filter, uplink_filter};
 use switch::io::{PacketOptions, Queue, ReservedPorts, TapOptions, bind_udp, open_tap, reserve};
 use switch::ipv6::link_local;
 use switch::{NetworkId, PortId, Settings, Switch};
@@ -75,12 +75,16 @@ impl Scene {
             .nat()
             .add_external_ports(Protocol::UDP, 61000..=61015);
         let options = PacketOptions {
-            filter: Some(uplink_filter(&UplinkFilter {
-                tcp: vec![],
-                udp: vec![8080..=8080, 61000..=61015],
-                addresses: vec![ip(HOST)],
-                routed: vec![],
-            })),
+            filter: Some(uplink_filter(
+                &UplinkFilter {
+                    tcp: vec![],
+                    udp: vec![8080..=8080, 61000..=61015],
+                    addresses: vec![ip(HOST)],
+                    routed: vec![],
+                    published: Default::default(),
+                },
+                Part::All,
+            )),
             ..PacketOptions::default()
         };
         let uplink = host.open_packet(uplink_side, 1, options).remove(0);
@@ -141,6 +145,7 @@ fn config(host_port: PortId, inside: PortId, uplink: PortId) -> Config {
         }],
         uplinks: vec![Uplink {
             port: uplink,
+            newcomers: None,
             mac: UPLINK_MAC,
             mtu: 1500,
             clamp_mss: false,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use switch::frame::{Frame, VnetHeader};
-use switch::io::filter::{UplinkFilter, drop_all_filter, uplink_filter};
+use switch::io::filter::{Part, UplinkFilter, drop_all_filter, uplink_filter};
 use switch::io::{PacketOptions, Queue, Sent};
 
 use crate::harness::*;
@@ -52,9 +52,10 @@ fn uplink_filter_works_in_the_kernel() {
         udp: vec![100..=110, 61000..=65535],
         addresses: vec![HERE.into()],
         routed: vec![],
+        published: Default::default(),
     };
     let options = PacketOptions {
-        filter: Some(uplink_filter(&filter)),
+        filter: Some(uplink_filter(&filter, Part::All)),
         ..PacketOptions::default()
     };
     let queue = Queue::Packet(host.open_packet(ifindex, 1, options).remove(0));
@@ -85,8 +86,9 @@ fn uplink_filter_works_in_the_kernel() {
         udp: every_other,
         addresses: vec![HERE.into()],
         routed: vec![],
+        published: Default::default(),
     };
-    let largest = uplink_filter(&largest);
+    let largest = uplink_filter(&largest, Part::All);
     let Queue::Packet(socket) = &queue else {
         unreachable!()
     };

@@ -257,6 +257,7 @@ impl World {
             treatments: Vec::new(),
             uplinks: vec![Uplink {
                 port: uplink,
+                newcomers: None,
                 mac: UPLINK,
                 // Narrower than the networks, so that packets are cut, and refused.
                 mtu: 1400,

@@ -57,6 +57,7 @@ impl Ours {
             .flat_map(|protocol| families.map(|ipv6| (protocol, ipv6)))
             .enumerate();
         let config = Config {
+            names: None,
             networks: vec![Network {
                 id: network,
                 gateway_mac: MacAddr(GATEWAY_MAC),
@@ -73,6 +74,7 @@ impl Ours {
             treatments: Vec::new(),
             uplinks: vec![Uplink {
                 port: uplink,
+                newcomers: None,
                 mac: MacAddr(UPLINK_MAC),
                 mtu: 1500,
                 clamp_mss: false,

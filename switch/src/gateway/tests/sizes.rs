@@ -34,6 +34,7 @@ fn lan(uplink_mtu: u32, network_mtu: u32) -> Lan {
         config.host_addresses.push(ip(HOST).into());
         config.uplinks.push(Uplink {
             port: PortId(3),
+            newcomers: None,
             mac: UPLINK,
             mtu: uplink_mtu,
             clamp_mss: true,

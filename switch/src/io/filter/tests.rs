@@ -40,6 +40,7 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
             LOAD_WORD => bytes(k as usize, 4),
             LOAD_HALF => bytes(k as usize, 2),
             LOAD_BYTE => bytes(k as usize, 1),
+            LOAD_BYTE_AT_X => bytes(x.wrapping_add(k) as usize, 1),
             LOAD_HALF_AT_X => bytes(x.wrapping_add(k) as usize, 2),
             LOAD_MEMORY => Some(memory[k as usize]),
             _ => Some(a),
@@ -51,7 +52,7 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
         a = value;
         let skip = |condition: bool| usize::from(if condition { jt } else { jf });
         match code {
-            LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_AT_X | LOAD_MEMORY => {}
+            LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_BYTE_AT_X | LOAD_HALF_AT_X | LOAD_MEMORY => {}
             STORE_MEMORY => memory[k as usize] = a,
             LOAD_X => x = k,
             LOAD_X_HEADER => match bytes(k as usize, 1) {
@@ -74,7 +75,7 @@ fn run(program: &[sock_filter], packet: &[u8], ancillary: Ancillary) -> (u32, us
 /// The program, which the kernel must take: its check_load_and_stores() wants each load of a word of
 /// memory to come after a store, by jumps and by position.
 fn uplink_filter(filter: &UplinkFilter) -> Vec<sock_filter> {
-    verified(super::uplink_filter(filter))
+    verified(super::uplink_filter(filter, Part::All))
 }
 
 fn verified(program: Vec<sock_filter>) -> Vec<sock_filter> {
@@ -151,6 +152,7 @@ fn uplink_accepts_what_the_nat_needs() {
         udp: vec![53..=53],
         addresses: vec![],
         routed: vec![],
+        published: Default::default(),
     });
     let yes = [
         ethernet(ethertype::ARP),
@@ -196,6 +198,7 @@ fn uplink_drops_other_vlans_and_truncated_packets() {
         udp: vec![],
         addresses: vec![],
         routed: vec![],
+        published: Default::default(),
     });
     let packet = ipv4(HOST, TCP, 80, 0, 0);
     for (vlan_tci, expected) in [(0, true), (0xe000, true), (7, false), (0xe007, false)] {
@@ -209,10 +212,10 @@ fn uplink_drops_other_vlans_and_truncated_packets() {
         );
         assert_eq!(value != 0, expected, "{vlan_tci:#x}");
     }
-    for len in 0..38 {
+    for len in 0..48 {
         assert!(!accepts(&program, &packet[..len]), "{len}");
     }
-    assert!(accepts(&program, &packet[..38]), "ports are all it needs");
+    assert!(accepts(&program, &packet[..48]), "flags are all it needs");
 }
 
 #[test]
@@ -228,6 +231,7 @@ fn uplink_looks_at_addresses() {
             HOST6.into(),
         ],
         routed: vec![],
+        published: Default::default(),
     });
     for address in [HOST, other] {
         assert!(accepts(&program, &ipv4(address, TCP, 80, 0, 0)));
@@ -261,6 +265,7 @@ fn uplink_looks_at_addresses() {
         udp: vec![],
         addresses: vec![HOST.into()],
         routed: vec![],
+        published: Default::default(),
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
     assert!(!accepts(&program, &ipv6(HOST6, TCP, 80)));
@@ -274,6 +279,7 @@ fn uplink_looks_at_addresses() {
             .map(|last| Ipv4Addr::new(10, 0, 0, last).into())
             .collect(),
         routed: vec![],
+        published: Default::default(),
     });
     assert!(accepts(&program, &ipv4(HOST, TCP, 80, 0, 0)));
 }
@@ -287,6 +293,7 @@ fn uplink_of_both_families_lets_in_what_the_switch_must_see() {
         udp: vec![61000..=61127],
         addresses: vec![HOST.into(), HOST6.into(), link_local.into()],
         routed: vec![],
+        published: Default::default(),
     });
     // Solicitations go to groups (RFC 4861 7.2.2).
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
@@ -351,9 +358,10 @@ fn search_agrees_with_a_scan_for_every_port() {
             udp: intervals.clone(),
             addresses: vec![],
             routed: vec![],
+            published: Default::default(),
         });
         assert!(program.len() <= MAX_INSTRUCTIONS);
-        let fits = 2 * merged.len() * SEARCH_PER_INTERVAL < MAX_INSTRUCTIONS - 60;
+        let fits = 4 * merged.len() * SEARCH_PER_INTERVAL < MAX_INSTRUCTIONS - 60;
         for port in 0..=u16::MAX {
             let expected = intervals.iter().any(|interval| interval.contains(&port));
             let (value, steps) = run(&program, &ipv4(HOST, TCP, port, 0, 0), Ancillary::default());
@@ -383,11 +391,97 @@ fn intervals_are_merged() {
         65000..=65534,
     ];
     assert_eq!(merge(&intervals), [(10, 40), (50, 50), (65000, 65535)]);
-    let [tcp, udp] = merge_to_fit([&[1..=1, 3..=3, 100..=100], &[5..=5, 9..=9]], 4);
-    assert_eq!(tcp, [(1, 3), (100, 100)]);
-    assert_eq!(udp, [(5, 5), (9, 9)]);
-    let [tcp, udp] = merge_to_fit([&[1..=1, 3..=3, 100..=100], &[5..=5, 9..=9]], 0);
-    assert_eq!((tcp, udp), (vec![(1, 100)], vec![(5, 9)]));
+    let lists = || {
+        let tcp = told_apart(&[1..=1, 3..=3, 100..=100], &[3..=3, 100..=100]);
+        [tcp, told_apart(&[5..=5, 9..=9], &[5..=5, 9..=9])]
+    };
+    let bounds = |lists: [Vec<Interval>; 2]| {
+        lists.map(|list| {
+            let bounds = list.iter().map(|it| (it.low, it.high, it.published));
+            bounds.collect::<Vec<_>>()
+        })
+    };
+    let [tcp, udp] = bounds(fit(lists(), 4));
+    assert_eq!(tcp, [(1, 3, false), (100, 100, true)]);
+    assert_eq!(udp, [(5, 5, true), (9, 9, true)]);
+    let [tcp, udp] = bounds(fit(lists(), 0));
+    assert_eq!((tcp, udp), (vec![(1, 100, false)], vec![(5, 9, true)]));
+}
+
+#[test]
+fn published_ports_are_told_from_the_others() {
+    let all = [10..=20, 30..=65535];
+    let bounds = |published: &[RangeInclusive<u16>]| -> Vec<(u16, u16, bool)> {
+        let apart = told_apart(&all, published).into_iter();
+        apart.map(|it| (it.low, it.high, it.published)).collect()
+    };
+    assert_eq!(bounds(&[]), [(10, 20, false), (30, 65535, false)]);
+    assert_eq!(
+        bounds(&[15..=15, 5..=11, 25..=25, 65535..=65535]),
+        [
+            (10, 11, true),
+            (12, 14, false),
+            (15, 15, true),
+            (16, 20, false),
+            (30, 65534, false),
+            (65535, 65535, true),
+        ]
+    );
+    assert_eq!(bounds(&[0..=65535]), [(10, 20, true), (30, 65535, true)]);
+}
+
+/// Each frame that the only socket would take is taken by exactly one of two.
+#[test]
+fn two_sockets_share_what_one_would_take() {
+    let mut random = Random(7);
+    for count in [0, 1, 4, 40, 400] {
+        let mut intervals = || -> Vec<_> {
+            let interval = |_| {
+                let low = random.next();
+                low..=low.saturating_add(random.next() % 200)
+            };
+            (0..count).map(interval).collect()
+        };
+        let (tcp, udp) = (intervals(), intervals());
+        let half = |intervals: &[RangeInclusive<u16>]| intervals[..count / 2].to_vec();
+        let filter = UplinkFilter {
+            published: [half(&tcp), half(&udp)],
+            tcp,
+            udp,
+            addresses: vec![HOST.into(), HOST6.into()],
+            routed: vec!["10.7.0.0/16".parse().unwrap()],
+        };
+        let parts = [Part::All, Part::Known, Part::Newcomers];
+        let [all, known, newcomers] =
+            parts.map(|part| verified(super::uplink_filter(&filter, part)));
+        let mut apart = 0;
+        let mut check = |mut packet: Vec<u8>, flags_at: usize, protocol: u32| {
+            for flags in [0x02, 0x12, 0x10, 0x04, 0xc2] {
+                packet[flags_at] = flags;
+                let [all, known, newcomers] =
+                    [&all, &known, &newcomers].map(|program| accepts(program, &packet));
+                assert_eq!(all, known || newcomers, "{packet:02x?}");
+                assert!(!(known && newcomers), "{packet:02x?}");
+                let may_open = protocol == UDP || flags & 0x12 == 0x02;
+                assert!(!newcomers || may_open, "{packet:02x?}");
+                apart += u32::from(newcomers);
+            }
+        };
+        for port in (0..=u16::MAX).step_by(61) {
+            for protocol in [TCP, UDP, ICMP, 132] {
+                check(ipv4(HOST, protocol, port, 0, 0), 47, protocol);
+                check(ipv4(HOST, protocol, port, 0, 7), 47, protocol);
+                check(
+                    ipv4(Ipv4Addr::new(10, 7, 0, 1), protocol, port, 0, 0),
+                    47,
+                    protocol,
+                );
+                check(ipv6(HOST6, protocol, port), 67, protocol);
+            }
+        }
+        check([ethernet(ethertype::ARP), vec![0; 28]].concat(), 20, 0);
+        assert_eq!(apart > 0, count > 1, "{count} intervals: {apart}");
+    }
 }
 
 #[test]
@@ -404,6 +498,7 @@ fn any_number_of_intervals_fits() {
         udp: every_other,
         addresses,
         routed: vec![],
+        published: Default::default(),
     });
     assert!(program.len() <= MAX_INSTRUCTIONS, "{}", program.len());
     let last = ipv6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 31), UDP, 65534);
@@ -444,6 +539,7 @@ fn what_goes_to_a_routed_network_comes_in_whatever_it_is() {
         udp: vec![],
         addresses,
         routed,
+        published: Default::default(),
     };
     let routed = networks(&[
         "10.77.0.0/24",
@@ -621,6 +717,7 @@ fn a_tunnels_packets_are_judged_as_an_ethernets() {
         udp: vec![53..=53],
         addresses: vec![HOST.into(), HOST6.into()],
         routed: vec!["10.7.0.0/16".parse().unwrap()],
+        published: Default::default(),
     });
     let bare = headerless(program.clone());
     let mut accepted = 0;
