@@ -46,15 +46,12 @@ impl Host {
 
     /// A program on the host, in its mounts.
     fn command(&self, arguments: &[&str]) -> Output {
-        let netns = self.scene.host.path();
-        let mut command = Command::new("nsenter");
+        let mut command = self.scene.host_command("nsenter");
         command
-            .arg(format!("--net={}", netns.display()))
             .arg(format!("--mount=/proc/{}/ns/mnt", self.mounts.pid()))
             .arg("--wd=/")
             .arg(pontoon_tests::pontoon())
-            .args(arguments)
-            .env("PONTOON_SOCKET", self.scene.socket());
+            .args(arguments);
         run(&mut command)
     }
 

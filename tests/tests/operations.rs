@@ -468,7 +468,7 @@ fn a_service_manager_is_heard_and_told() {
     let ready = hear();
     assert!(ready.contains("READY=1"), "{ready}");
     early
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(15)))
         .expect("a timeout");
     let answer = std::io::read_to_string(early).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -476,15 +476,16 @@ fn a_service_manager_is_heard_and_told() {
     for _ in 0..5 {
         assert_eq!(hear().trim(), "WATCHDOG=1");
     }
+    // Half a second, on a machine that has nothing else to do.
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(15),
         "{:?}",
         start.elapsed()
     );
     scene.pontoon(&["ps"]).success();
 
     signal_process(daemon.id(), Signal::SIGTERM);
-    eventually("it says that it stops", Duration::from_secs(5), || {
+    eventually("it says that it stops", Duration::from_secs(15), || {
         let heard = hear();
         if heard.contains("STOPPING=1") {
             Ok(())

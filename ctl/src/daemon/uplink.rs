@@ -29,8 +29,14 @@ pub(super) struct Newcomers {
 }
 
 impl Uplink {
-    pub(super) fn ports(&self) -> [PortId; 2] {
+    fn ports(&self) -> [PortId; 2] {
         [self.port, self.newcomers.port]
+    }
+
+    fn remove_from(&self, switch: &Switch) {
+        for port in self.ports() {
+            switch.remove_port(port);
+        }
     }
 }
 
@@ -97,7 +103,7 @@ impl Uplinks {
                 Some(link) => uplink.link = link.clone(),
                 None => {
                     tracing::info!("uplink {} is gone", uplink.link.name);
-                    uplink.ports().map(|port| switch.remove_port(port));
+                    uplink.remove_from(switch);
                     changed = true;
                 }
             }
@@ -139,7 +145,7 @@ impl Uplinks {
     /// The port of an uplink went away by itself.
     pub(super) fn forget(&mut self, switch: &Switch, position: usize) {
         let uplink = self.current.remove(position);
-        uplink.ports().map(|port| switch.remove_port(port));
+        uplink.remove_from(switch);
     }
 
     /// Lets the kernel hand over what `filter` says, and no more.
