@@ -98,32 +98,36 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refused::NoMapping => "no flow and no published port takes this packet from outside",
-            Refused::Filtered => "the receiver of this external port has not sent to the sender",
+            Refused::Filtered => "the owner of this external port has not sent to the sender",
             Refused::NotPublished => "the host address publishes nothing on this port",
-            Refused::NotAllowed => "the published port is not for this source",
-            Refused::NotOpening => "the TCP segment belongs to no connection and opens none",
+            Refused::NotAllowed => "the source is not in the published port's allow list",
+            Refused::NotOpening => "the TCP segment belongs to no connection and may not open one",
             Refused::PortsExhausted => "no external port is free for this flow",
             Refused::TableFull => "the connection table is full",
             Refused::QuotaExceeded => {
-                "the inside address has reached its limit of connections or of external ports"
+                "the container's address has reached its limit of connections or external ports"
             }
             Refused::TooManyHalfOpen => "too many connections to this published port are half open",
             Refused::TupleInUse => "another connection uses the same addresses and ports",
             Refused::NoExternalAddress => {
-                "the route out has no source address of this packet's IP version"
+                "the route out has no source address of this address family"
             }
             Refused::Fragment => "fragments are not translated here",
             Refused::FragmentInvalid => "no datagram has a fragment of this offset and length",
             Refused::FragmentTiny => "the first fragment is too short for its transport header",
             Refused::FragmentOverlap => "two fragments of the datagram overlap",
-            Refused::FragmentDuplicate => "the fragment repeats what has been seen",
+            Refused::FragmentDuplicate => "the fragment repeats bytes that have been seen",
             Refused::FragmentLimit => "too many fragments wait for the first of their datagram",
-            Refused::FragmentUnfinished => "the first fragment of the datagram did not come",
+            Refused::FragmentUnfinished => "the first fragment of the datagram did not arrive",
             Refused::FragmentedError => "an ICMP error came in fragments",
-            Refused::UnsupportedProtocol => "the protocol has no ports that could be translated",
+            Refused::UnsupportedProtocol => {
+                "the protocol has neither ports nor an identifier to translate"
+            }
             Refused::InvalidTcpFlags => "the TCP flags contradict each other",
             Refused::BadIcmpChecksum => "the checksum of the ICMP error is wrong",
-            Refused::BadQuote => "the packet quoted in the ICMP error is damaged or not its own",
+            Refused::BadQuote => {
+                "the packet quoted in the ICMP error is damaged or not the receiver's"
+            }
             Refused::IcmpUnrelated => "the ICMP error is about no known connection",
         })
     }

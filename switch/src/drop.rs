@@ -140,67 +140,73 @@ impl DropReason {
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::PortUnassigned => "the port belongs to no network (yet, or any more)",
+            Self::PortUnassigned => "the switch port belongs to no network, yet or any more",
             Self::Malformed => "a header is truncated or contradicts the frame's length",
-            Self::TooManyTags => "VLAN tags behind two others, which might hide anything",
+            Self::TooManyTags => "a VLAN tag behind two others, which could hide anything",
             Self::Encapsulated => {
                 "IP, ARP or a VLAN tag wrapped in LLC/SNAP instead of Ethernet II"
             }
             Self::SourceRouted => {
-                "its sender chose its route (an IPv4 option or an IPv6 routing header of type 0)"
+                "source-routed (an IPv4 option or an IPv6 routing header of type 0)"
             }
             Self::MisplacedChecksum => {
-                "the checksum that it leaves to the sending kernel would be written elsewhere"
+                "the checksum offload that the frame requests would write to other bytes"
             }
             Self::MisplacedSegmentation => {
-                "the segments that it leaves to the sending kernel are not of its protocol"
+                "the segmentation offload that the frame requests does not fit its protocol"
             }
             Self::TinySegments => {
-                "a super-frame of segments smaller than any path needs, or of too many"
+                "a super-frame with segments smaller than any path needs, or with too many"
             }
-            Self::SpoofedSource => "the source MAC or address is not the sender's own",
+            Self::SpoofedSource => "the source MAC or IP address is not the container's own",
             Self::RogueRouter => {
-                "a container spoke as a router (advertisement, redirect, multicast query)"
+                "a container sent a router's message (advertisement, redirect, multicast query)"
             }
-            Self::RogueDhcp => "a container answered as a DHCP server",
+            Self::RogueDhcp => "a container sent a DHCP server's message",
             Self::ReservedAddress => {
                 "sent to a link-local group that bridges do not forward (802.1D)"
             }
-            Self::UnicastInMulticast => "a packet for one address in a frame that goes to many",
-            Self::MacTaken => "the source MAC is configured for another port, or is the gateway's",
-            Self::SamePort => "the destination is on the port the frame came from",
-            Self::NobodyElse => "meant for many, but no other port is there to get it",
-            Self::UnknownMac => "no port has the destination MAC, and none could have it unseen",
-            Self::Isolated => "isolated endpoints of a network do not reach each other",
-            Self::BroadcastStorm => "the port sent more broadcasts than its limit",
-            Self::MulticastStorm => "the port sent more flooded multicast than its limit",
-            Self::UnknownUnicastStorm => "the port sent more frames to unknown MACs than its limit",
-            Self::NotIp => "sent to the gateway, which routes only IPv4 and IPv6",
-            Self::Martian => "an address that can't be routed (loopback, multicast, unspecified)",
-            Self::BeyondScope => "an address of the link itself (IPv6 link-local) can't be routed",
+            Self::UnicastInMulticast => "a unicast packet in a broadcast or multicast frame",
+            Self::MacTaken => "the source MAC address is another switch port's or the gateway's",
+            Self::SamePort => "the destination is on the switch port that the frame came from",
+            Self::NobodyElse => "broadcast or multicast, and no other switch port to receive it",
+            Self::UnknownMac => {
+                "unknown destination MAC address, and every switch port is MAC-locked"
+            }
+            Self::Isolated => "containers of an isolated network do not reach each other",
+            Self::BroadcastStorm => "more broadcasts than the switch port's limit",
+            Self::MulticastStorm => "more flooded multicast than the switch port's limit",
+            Self::UnknownUnicastStorm => {
+                "more frames to unknown MAC addresses than the switch port's limit"
+            }
+            Self::NotIp => "sent to the gateway, which routes IPv4 and IPv6 only",
+            Self::Martian => "an address that cannot be routed (loopback, multicast, unspecified)",
+            Self::BeyondScope => "an IPv6 link-local address cannot be routed",
             Self::NoRoute => "the host has no route to the destination",
             Self::RouteUnreachable => "the host's route says that the destination is unreachable",
             Self::RouteProhibited => "the host's route prohibits the destination",
             Self::RouteBlackhole => "the host's route is a blackhole",
-            Self::NotAnUplink => "the host's route is over an interface that is no uplink",
+            Self::NotAnUplink => "the host's route leads over an interface that is no uplink",
             Self::OtherNetwork => "networks are isolated from each other",
             Self::InternalNetwork => {
-                "an internal network leads nowhere, and reaches no service of the host's but names"
+                "an internal network reaches nothing outside, and no service of the host but names"
             }
             Self::HostUnreachable => "the network has no interface on the host",
             Self::UnknownEndpoint => "no container has the destination address",
             Self::NeighborUnresolved => "the next hop did not answer ARP or ND",
             Self::TtlExceeded => "the TTL or hop limit ran out",
-            Self::TooBig => "larger than any frame the switch carries",
-            Self::MtuExceeded => "larger than the next link's MTU, and not to be fragmented",
+            Self::TooBig => "larger than any frame that the switch carries",
+            Self::MtuExceeded => "larger than the next link's MTU, and must not be fragmented",
             Self::EgressFull => "the receiver's queue was full",
             Self::EgressDown => "the receiver's interface is down",
             Self::EgressRejected => "the kernel refused the frame",
-            Self::EgressGone => "the receiver's port has been removed",
-            Self::RateLimited => "the endpoint's limit is reached, and so is the wait behind it",
-            Self::DelayFull => "more frames are late than may be held for one endpoint",
+            Self::EgressGone => "the receiver's switch port has been removed",
+            Self::RateLimited => "the container's rate limit and its queue are exhausted",
+            Self::DelayFull => {
+                "more frames are delayed than may be held for one direction of a switch port"
+            }
             Self::FaultLoss => "lost on request (pontoon fault)",
-            Self::Partitioned => "cut off on request (pontoon fault)",
+            Self::Partitioned => "partitioned on request (pontoon fault)",
             Self::Nat(refused) => return refused.fmt(f),
         })
     }

@@ -142,7 +142,10 @@ fn a_published_port_is_for_those_on_its_list() {
     assert_eq!(witness.stop(), Vec::<String>::new());
     assert!(scene.drops("NotAllowed") >= forbidden.len() as u64);
     let drops = scene.pontoon(&["drops"]).success();
-    assert!(drops.contains("not for this source"), "{drops}");
+    assert!(
+        drops.contains("in the published port's allow list"),
+        "{drops}"
+    );
 }
 
 // Feature: allow-list
