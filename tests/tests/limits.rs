@@ -275,7 +275,10 @@ fn loss_and_duplicates_are_as_often_as_asked() {
         (&["fault", "a", "--latency", "1h"], "10 s"),
         (&["fault", "nobody", "--loss", "1%"], "nobody"),
         (&["fault", "a", "b", "--loss", "1%"], "--partition"),
-        (&["fault", "--partition", "a", "--loss", "1%"], "alone"),
+        (
+            &["fault", "--partition", "a", "--loss", "1%"],
+            "no other option",
+        ),
         (&["fault", "--partition", "a", "a"], "itself"),
         (&["fault", "--partition"], "name the container"),
     ] {

@@ -25,10 +25,10 @@ pub(super) struct AttachArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct NamespaceArgs {
-    /// The namespace of this process; the container ends with it
+    /// Attach the network namespace of this process; the container ends with the process
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
-    /// The namespace that is bound to this path (/run/netns/NAME)
+    /// Attach the network namespace bound to this path, such as /run/netns/NAME
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
 }

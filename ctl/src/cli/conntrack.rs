@@ -11,22 +11,22 @@ use crate::client::connections_path;
 
 #[derive(Args)]
 pub(super) struct ConntrackArgs {
-    /// Only those of a container
+    /// Only connections of this container
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
-    /// Only those of tcp, udp, sctp, icmp, icmpv6, or of a protocol's number
+    /// Only connections of this protocol: tcp, udp, sctp, icmp, icmpv6, or a number
     #[arg(long, value_name = "NAME")]
     protocol: Option<String>,
-    /// Only those with an address, before or after translation, that is this one or in this network
+    /// Only connections with an address in this network, before or after translation
     #[arg(long, value_name = "NETWORK")]
     address: Option<String>,
-    /// Only those with this port, before or after translation
+    /// Only connections with this TCP, UDP or SCTP port, before or after translation
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Tell how many they are
+    /// Print the number of matching connections
     #[arg(long, conflicts_with = "flush")]
     count: bool,
-    /// End them, all there are if nothing says which; what goes on regardless is a new connection
+    /// Delete the matching connections (all of them without a filter); later packets open new ones
     #[arg(long)]
     flush: bool,
     #[command(flatten)]

@@ -11,12 +11,11 @@ use crate::spec::{Net, parse_mac};
 
 #[derive(Args)]
 pub(super) struct ContainerArgs {
-    /// The container's name [default: made up]
+    /// Container name [default: generated]
     #[arg(long)]
     name: Option<String>,
-    /// bridge, host, none, container:NAME or a network; networks may be repeated, and may be
-    /// followed by what the container has there: NETWORK[,ip=A][,ip6=A][,mac=M][,interface=I]
-    /// [,alias=N][,gw-priority=N]
+    /// Network mode: bridge, host, none, container:NAME, or a network; networks may be repeated,
+    /// each with settings: NETWORK[,ip=A][,ip6=A][,mac=M][,interface=I] [,alias=N][,gw-priority=N]
     #[arg(
         long,
         visible_alias = "network",
@@ -24,14 +23,14 @@ pub(super) struct ContainerArgs {
         default_value = "bridge"
     )]
     net: Vec<Net>,
-    /// Publish a port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for
-    /// everybody or for the sources in these networks; without a host port a free one is chosen; may
-    /// be repeated
+    /// Publish a port or range:
+    /// [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, restricted to source
+    /// networks with allow; a free host port is chosen if none is given; may be repeated
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PortMapping>,
     #[command(flatten)]
     endpoint: EndpointArgs,
-    /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
+    /// DNS server for names other than containers'; may be repeated [default: the daemon's]
     #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
     dns: Vec<NameServer>,
 }
@@ -39,23 +38,23 @@ pub(super) struct ContainerArgs {
 /// What a container has on a network; of several, on the first.
 #[derive(Args)]
 pub(super) struct EndpointArgs {
-    /// An address of the container, IPv4 or IPv6; may be repeated [default: the next free ones]
+    /// IPv4 or IPv6 address of the container; may be repeated [default: the next free ones]
     #[arg(long, visible_alias = "ip6")]
     ip: Vec<IpAddr>,
-    /// The container's MAC address [default: made up]
+    /// MAC address of the container [default: derived from its address]
     #[arg(long, visible_alias = "mac-address", value_parser = parse_mac)]
     mac: Option<String>,
-    /// What carries the frames: tap or veth [default: the daemon's choice]
+    /// Kind of interface: tap or veth [default: the daemon's]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
-    /// The interface's name in the container [default: the first free one of eth0, eth1, …]
+    /// Name of the interface in the container [default: the first free one of eth0, eth1, …]
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
-    /// A further name of the container on the network; may be repeated
+    /// Alias of the container on the network; may be repeated
     #[arg(long, visible_alias = "network-alias", value_name = "NAME")]
     alias: Vec<String>,
-    /// Of several networks the one with the highest has the default route, and published ports
-    /// lead there [default: 0]
+    /// Gateway priority: the network with the highest one has the default route and receives
+    /// published ports [default: 0]
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     gw_priority: Option<i32>,
     #[command(flatten)]

@@ -17,10 +17,10 @@ use crate::ipam::AddressPool;
 
 #[derive(Args)]
 pub(super) struct DaemonArgs {
-    /// Where networks and containers are remembered across restarts
+    /// Directory of the store, which keeps networks and containers across restarts
     #[arg(long, value_name = "DIR", default_value = "/var/lib/pontoon")]
     state_dir: PathBuf,
-    /// Where the socket is
+    /// Directory of the socket and of the record of connections
     #[arg(long, value_name = "DIR", default_value = "/run/pontoon")]
     run_dir: PathBuf,
     /// The API's Unix socket [default: RUN_DIR/pontoon.sock]
@@ -32,11 +32,12 @@ pub(super) struct DaemonArgs {
         value_parser = NonEmptyStringValueParser::new().map(PathBuf::from)
     )]
     socket: Option<PathBuf>,
-    /// The group whose members may use the socket, to look but not to change anything [default:
-    /// pontoon if there is such a group, else the daemon's own]
+    /// Group whose members may read through the socket, and not change anything [default: pontoon
+    /// if there is such a group, else the daemon's own]
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     group: Option<String>,
-    /// Interfaces towards the world: auto (those of the default routes), none, or their names
+    /// Interfaces to the outside: auto (all that the host routes over or has an address on), none,
+    /// or their names
     #[arg(
         long,
         value_name = "auto|none|IFNAME",
@@ -46,40 +47,40 @@ pub(super) struct DaemonArgs {
         value_parser = NonEmptyStringValueParser::new()
     )]
     uplink: Vec<String>,
-    /// Threads that may forward frames, of which as many work as the load needs [default: chosen by
-    /// the number of CPUs]
+    /// Largest number of workers, the threads that forward frames; as many work as the load needs
+    /// [default: by the number of CPUs]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     workers: Option<usize>,
-    /// How long a thread looks for the next frame awake before it sleeps: off, auto (50 µs, off on a
-    /// single CPU), or microseconds. Longer for shorter round trips, off for least CPU
+    /// How long a worker polls for the next frame before it sleeps: off, auto (50 µs, off on a
+    /// single CPU), or microseconds. Longer shortens round trips, off uses the least CPU
     #[arg(long, value_name = "off|auto|MICROSECONDS", default_value = "auto", value_parser = busy_poll)]
     busy_poll: BusyPoll,
-    /// Keep idle CPUs from halting while frames keep coming (PM QoS): the shortest round trips in a
-    /// virtual machine, at the price of power
+    /// Keep idle CPUs from halting while frames arrive (PM QoS): the shortest round trips in a
+    /// virtual machine, at the cost of power
     #[arg(long)]
     no_halt: bool,
-    /// What carries a container's frames: tap or veth [default: tap if it works]
+    /// Kind of interface of new containers: tap or veth [default: tap if available]
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
-    /// Whether new networks have IPv6 unless told otherwise [default: if the host has it]
+    /// Whether new networks have IPv6 by default [default: if the host uses it]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv6: Option<bool>,
-    /// Addresses to choose the subnets of new networks from, in subnets of the given prefix length;
-    /// may be repeated [default: Docker's, and a unique local prefix for IPv6]
+    /// Address pool for the subnets of new networks, divided into subnets of the given prefix
+    /// length; may be repeated [default: Docker's, and a unique local prefix for IPv6]
     #[arg(long, value_name = "CIDR[,size=LENGTH]")]
     pool: Vec<AddressPool>,
-    /// The subnet of the network bridge, when it is made; may be repeated [default: from the pools]
+    /// Subnet of the network bridge, when it is created; may be repeated [default: from the pools]
     #[arg(long, value_name = "CIDR")]
     bridge_subnet: Vec<IpNet>,
-    /// Lower the segment size that TCP announces over an uplink to what fits its MTU; for paths
-    /// that lose the messages by which the ends would find out
+    /// Clamp the TCP maximum segment size to the MTU of the uplink, for paths that lose ICMP
+    /// "packet too big"
     #[arg(long)]
     clamp_mss: bool,
-    /// A server to ask for names that are no container's; may be repeated [default: those of the
-    /// host's resolv.conf]
+    /// DNS server for names other than containers'; may be repeated [default: those of the host's
+    /// resolv.conf]
     #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
     dns: Vec<NameServer>,
-    /// Where the host's own servers for names are found, and followed as they change
+    /// The host's resolv.conf, followed as it changes
     #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
     #[command(flatten)]

@@ -49,11 +49,11 @@ const MOST_CONNECTIONS: usize = 12;
 
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// What carries the containers' frames [default: what the kernel has]
+    /// Kind of interface of the containers: tap or veth [default: what the kernel has]
     #[arg(long, value_enum, value_name = "KIND")]
     port_kind: Option<PortKind>,
 
-    /// What connects the host with the outside, tap or veth [default: what the kernel has]
+    /// Kind of wire between the host and the outside: tap or veth [default: what the kernel has]
     #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
     wire: Option<PortKind>,
 

@@ -11,10 +11,10 @@ use crate::client::deletion_path;
 
 #[derive(Args)]
 pub(super) struct DetachArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Even if other containers share its namespace; they are left without a network
+    /// Detach even if other containers share its namespace; they lose their network
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]

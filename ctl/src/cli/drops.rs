@@ -10,7 +10,7 @@ use crate::api::{Counters, DropCounter};
 
 #[derive(Args)]
 pub(super) struct DropsArgs {
-    /// Tell of the reasons that dropped nothing, too
+    /// Include reasons with no dropped frames
     #[arg(short, long)]
     all: bool,
     #[command(flatten)]

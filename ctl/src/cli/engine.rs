@@ -9,35 +9,34 @@ use clap::builder::RangedU64ValueParser;
 #[derive(Args)]
 #[command(next_help_heading = "Connections")]
 pub(super) struct EngineArgs {
-    /// Connections in all [default: 262144]
+    /// Size of the connection table [default: 262144]
     #[arg(long, value_name = "NUMBER", value_parser = count())]
     max_connections: Option<usize>,
-    /// Connections of one address of a container [default: a quarter of all]
+    /// Connections per container address [default: a quarter of the table]
     #[arg(long, value_name = "NUMBER", value_parser = count())]
     max_connections_per_address: Option<usize>,
-    /// Ports of the host that one address of a container may hold for what it sends out [default:
-    /// 4096]
+    /// External ports per container address, for outgoing flows [default: 4096]
     #[arg(long, value_name = "NUMBER", value_parser = count())]
     max_ports_per_address: Option<usize>,
-    /// Whether a TCP connection is picked up in its middle, as after a restart of the daemon
+    /// Whether a TCP connection may be picked up in the middle, as after a restart of the daemon
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pick_up_tcp: bool,
-    /// How long an established TCP connection may be silent, as 2h4m [default: 2h4m]
+    /// Idle timeout of established TCP connections, such as 2h4m [default: 2h4m]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     tcp_established_timeout: Option<Duration>,
-    /// TCP that opens, closes or was reset [default: 4m]
+    /// Idle timeout of TCP connections that open, close or were reset [default: 4m]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     tcp_transitory_timeout: Option<Duration>,
-    /// UDP [default: 5m]
+    /// Idle timeout of UDP [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     udp_timeout: Option<Duration>,
-    /// UDP to port 53 [default: 30s]
+    /// Idle timeout of UDP to port 53 [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     udp_dns_timeout: Option<Duration>,
-    /// ICMP echo [default: 1m]
+    /// Idle timeout of ICMP echo [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     icmp_timeout: Option<Duration>,
-    /// SCTP, and what is translated by address alone [default: 10m]
+    /// Idle timeout of SCTP and of protocols translated by address only [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     other_timeout: Option<Duration>,
 }

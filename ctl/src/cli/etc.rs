@@ -26,13 +26,13 @@ const HOSTNAME_MAX: usize = 64;
 /// The options of `run` alone: whoever attaches a namespace writes such files himself.
 #[derive(Args)]
 pub(super) struct NameArgs {
-    /// The container's host name [default: its name]
+    /// Host name of the container [default: its name]
     #[arg(long, value_name = "NAME", value_parser = hostname)]
     hostname: Option<String>,
-    /// A domain to try short names in; may be repeated, and `.` means none [default: the host's]
+    /// DNS search domain; may be repeated, and `.` means none [default: the host's]
     #[arg(long, value_name = "DOMAIN", value_parser = domain)]
     dns_search: Vec<String>,
-    /// A line of the container's /etc/hosts; the address `host-gateway` is where the host is
+    /// Line of the container's /etc/hosts; the address `host-gateway` stands for the host
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = host_entry)]
     add_host: Vec<HostEntry>,
 }

@@ -14,14 +14,14 @@ use crate::api::Event;
 
 #[derive(Args)]
 pub(super) struct EventsArgs {
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// Tell only of what matches: kind=container, action=ended, name=NAME or network=NAME; with
-    /// several of one key any of them, of different keys all
+    /// Only matching events: kind=container, action=ended, name=NAME or network=NAME; several
+    /// values of one key are alternatives, different keys must all match
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
-    /// Begin with the event of this number; 0 for all that the daemon still knows of its life
+    /// Begin with the event of this number; 0 for all that the daemon still keeps
     #[arg(long, value_name = "NUMBER")]
     since: Option<u64>,
     #[command(flatten)]

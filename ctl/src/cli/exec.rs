@@ -19,11 +19,10 @@ use crate::netns::Netns;
 pub(super) struct ExecArgs {
     #[command(flatten)]
     client: super::ClientArgs,
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Pass on this many descriptors from 3 on; without it, the command has its input, output and
-    /// error output alone
+    /// Pass on this many file descriptors from 3 on, besides standard input, output and error
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
     /// The command and its arguments

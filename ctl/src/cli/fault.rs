@@ -19,40 +19,40 @@ use crate::rate;
        pontoon fault --heal NAME [OTHER]
        pontoon fault --clear [NAME]")]
 pub(super) struct FaultCommand {
-    /// Name, id or beginning of an id; a second one with --partition and --heal
+    /// Name, id or id prefix; a second one with --partition and --heal
     #[arg(value_name = "NAME", num_args = 0..=2, value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
-    /// How much longer each frame takes, as 20ms: each way, so a round trip takes twice that longer
+    /// Latency added in each direction, such as 20ms; a round trip takes twice as much longer
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     latency: Option<Duration>,
-    /// By how much that varies, up and down; frames keep their order
+    /// Jitter: how much the latency varies, up and down; frames keep their order
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     jitter: Option<Duration>,
-    /// How many frames are lost, as 1%
+    /// Share of frames that are lost, such as 1%
     #[arg(long, value_name = "PERCENT", value_parser = rate::parse_percent)]
     loss: Option<u32>,
-    /// How many frames arrive twice
+    /// Share of frames that are duplicated
     #[arg(long, value_name = "PERCENT", value_parser = rate::parse_percent)]
     duplicate: Option<u32>,
-    /// What chance comes from, to meet the same again [default: drawn anew]
+    /// Random seed, to reproduce a run [default: random]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Only towards the container
+    /// Apply to frames towards the container only
     #[arg(long = "in", conflicts_with = "outward")]
     inward: bool,
-    /// Only from the container
+    /// Apply to frames from the container only
     #[arg(long = "out")]
     outward: bool,
-    /// The endpoint on this network alone [default: all of the container's]
+    /// Only the endpoint on this network [default: all endpoints of the container]
     #[arg(long, visible_alias = "net")]
     network: Option<String>,
-    /// Cut a container off from another one, or from everything
+    /// Partition a container from another one, or from everything
     #[arg(long, group = "verb")]
     partition: bool,
-    /// End such a partition
+    /// End a partition
     #[arg(long, group = "verb")]
     heal: bool,
-    /// End all faults of a container and its partitions, or everybody's
+    /// Clear all impairments and partitions of a container, or of all containers
     #[arg(long, group = "verb")]
     clear: bool,
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub(super) fn run(args: FaultCommand) -> anyhow::Result<ExitCode> {
     let verb = args.partition || args.heal || args.clear;
     anyhow::ensure!(
         !(verb && (args.changes() || args.inward || args.outward || args.network.is_some())),
-        "--partition, --heal and --clear stand alone with the names of containers"
+        "--partition, --heal and --clear take names of containers and no other option"
     );
     let containers = match (&args.names[..], args.clear, args.partition || args.heal) {
         ([], true, _) => client.delete::<Vec<Container>>("/v1/faults")?,
@@ -108,8 +108,8 @@ pub(super) fn run(args: FaultCommand) -> anyhow::Result<ExitCode> {
         ([name], false, false) if args.changes() => vec![change_each(&client, name, &args)?],
         ([name], false, false) => vec![client.container(name)?],
         ([], false, false) if !args.changes() => client.get("/v1/containers")?,
-        ([], ..) => anyhow::bail!("name the container that is to suffer: pontoon fault NAME …"),
-        _ => anyhow::bail!("two containers go with --partition and --heal alone"),
+        ([], ..) => anyhow::bail!("name the container to impair: pontoon fault NAME …"),
+        _ => anyhow::bail!("two containers go with --partition and --heal only"),
     };
     args.output
         .show(&containers, |out, look| print(out, look, &containers))
@@ -184,12 +184,12 @@ fn print(out: &mut dyn Write, look: Look, containers: &[Container]) -> io::Resul
     let header = [
         "NAME",
         "NETWORK",
-        "WAY",
+        "DIRECTION",
         "LATENCY",
         "JITTER",
         "LOSS",
         "DUPLICATE",
-        "CUT OFF FROM",
+        "PARTITIONED FROM",
     ];
     write_table(out, look, header, rows)
 }

@@ -13,14 +13,14 @@ use super::{Cli, EXIT_CODES};
 
 #[derive(Args)]
 pub(super) struct CompletionsArgs {
-    /// For which shell; what is printed goes to where it looks for completions
+    /// The shell; save the output where it looks for completions
     #[arg(value_enum)]
     shell: Shell,
 }
 
 #[derive(Args)]
 pub(super) struct ManArgs {
-    /// Where the pages are written; made if it is not there
+    /// Output directory; created if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

@@ -31,7 +31,7 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     let port_kind = port_kind.as_ref().map_or("", |value| value.get_name());
     let ipv6 = match (info.ipv6, info.kernel_ipv6) {
         (true, _) => "in new networks",
-        (false, true) => "not in new networks, unless asked for",
+        (false, true) => "not in new networks by default",
         (false, false) => "this kernel has none",
     };
     writeln!(out, "Version:      {}", info.version)?;
@@ -40,10 +40,10 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     writeln!(out, "Uplinks:      {uplinks}")?;
     writeln!(out, "Port kind:    {port_kind}")?;
     let host_silence = match info.host_silence {
-        HostSilenceKind::Tc => "by tc ingress, before its firewall",
-        HostSilenceKind::Sockets => "by sockets, behind its firewall",
+        HostSilenceKind::Tc => "by tc ingress, before the host's firewall",
+        HostSilenceKind::Sockets => "by sockets, behind the host's firewall",
     };
-    writeln!(out, "Host silent:  {host_silence}")?;
+    writeln!(out, "Host silence: {host_silence}")?;
     writeln!(out, "IPv6:         {ipv6}")?;
     writeln!(out, "State:        {}", info.state_dir.display())?;
     writeln!(out, "Run:          {}", info.run_dir.display())?;
@@ -73,7 +73,7 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     });
     writeln!(out, "Timeouts:     {}", joined(timeouts))?;
     let pick_up = match engine.pick_up_tcp {
-        true => "picked up in their middle",
+        true => "picked up in the middle",
         false => "only from their beginning",
     };
     writeln!(out, "TCP flows:    {pick_up}")

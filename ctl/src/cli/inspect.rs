@@ -9,10 +9,10 @@ use super::output::show_json;
 
 #[derive(Args)]
 pub(super) struct InspectArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Accepted for the sake of uniformity: the output is always JSON
+    /// Accepted for consistency: the output is always JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -14,13 +14,13 @@ use crate::signals::{self, SignalNumber};
 
 #[derive(Args)]
 pub(super) struct StopArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or id prefixes
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
-    /// How long the command has before it is killed
+    /// How long to wait before the command is killed
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     time: u32,
-    /// What it is told to end by
+    /// Signal that asks the command to end
     #[arg(short, long, value_name = "SIGNAL", default_value = "TERM", value_parser = signals::signal)]
     signal: SignalNumber,
     #[command(flatten)]
@@ -31,10 +31,10 @@ pub(super) struct StopArgs {
 
 #[derive(Args)]
 pub(super) struct KillArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or id prefixes
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
-    /// By name or number: TERM, 15, RTMIN+3
+    /// Signal, by name or number: TERM, 15, RTMIN+3
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signals::signal)]
     signal: SignalNumber,
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub(super) struct KillArgs {
 
 #[derive(Args)]
 pub(super) struct WaitArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or id prefixes
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
     #[command(flatten)]

@@ -16,22 +16,22 @@ use crate::rate;
 /// What `run`, `attach`, `network connect` and `limit` take.
 #[derive(Args)]
 pub(super) struct LimitArgs {
-    /// Bandwidth towards the container, as 100mbit; off for none
+    /// Bandwidth towards the container, such as 100mbit; off for no limit
     #[arg(long, value_name = "RATE", value_parser = setting(rate::parse_bits))]
     rate_in: Option<Setting>,
     /// Bandwidth from the container
     #[arg(long, value_name = "RATE", value_parser = setting(rate::parse_bits))]
     rate_out: Option<Setting>,
-    /// Packets a second towards the container
+    /// Packets per second towards the container
     #[arg(long, value_name = "NUMBER", value_parser = setting(number))]
     pps_in: Option<Setting>,
-    /// Packets a second from the container
+    /// Packets per second from the container
     #[arg(long, value_name = "NUMBER", value_parser = setting(number))]
     pps_out: Option<Setting>,
-    /// What may go at once towards the container after a pause, as 64kb [default: 10 ms' worth]
+    /// Burst towards the container after a pause, such as 64kb [default: 10 ms' worth]
     #[arg(long, value_name = "SIZE", value_parser = setting(rate::parse_bytes))]
     burst_in: Option<Setting>,
-    /// What may go at once from the container after a pause
+    /// Burst from the container after a pause
     #[arg(long, value_name = "SIZE", value_parser = setting(rate::parse_bytes))]
     burst_out: Option<Setting>,
 }
@@ -84,15 +84,15 @@ fn change(limit: Limit, [rate, burst, packets]: [Option<Setting>; 3]) -> Limit {
 
 #[derive(Args)]
 pub(super) struct LimitCommand {
-    /// Name, id or beginning of an id; all running containers, to be listed, when absent
+    /// Name, id or id prefix [default: list all running containers]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
-    /// The endpoint on this network alone [default: all of the container's]
+    /// Only the endpoint on this network [default: all endpoints of the container]
     #[arg(long, visible_alias = "net", requires = "name")]
     network: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Lift all limits
+    /// Remove all limits
     #[arg(long, requires = "name", conflicts_with_all = ["rate_in", "rate_out", "pps_in", "pps_out", "burst_in", "burst_out"])]
     clear: bool,
     #[command(flatten)]
@@ -182,7 +182,7 @@ fn print(out: &mut dyn Write, look: Look, containers: &[Container]) -> io::Resul
             })
         })
     });
-    let header = ["NAME", "NETWORK", "WAY", "RATE", "BURST", "PACKETS/S"];
+    let header = ["NAME", "NETWORK", "DIRECTION", "RATE", "BURST", "PACKETS/S"];
     write_table(out, look, header, rows)
 }
 

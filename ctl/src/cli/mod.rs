@@ -73,7 +73,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the switch, the NAT engine and the API that the other commands ask
+    /// Run the switch, the NAT engine and the API that the other commands use
     Daemon(daemon::DaemonArgs),
     /// Run a command in a new container
     Run(run::RunArgs),
@@ -81,48 +81,48 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Give an existing namespace a network, as a container
     Attach(attach::AttachArgs),
-    /// Take a container's network away and forget the container
+    /// Detach a container from its networks, and remove it
     Detach(detach::DetachArgs),
-    /// End the commands of containers: by TERM, and by KILL when time is up
+    /// Stop containers: send TERM to their commands, and KILL after a timeout
     Stop(kill::StopArgs),
     /// Send a signal to the commands of containers
     Kill(kill::KillArgs),
     /// Wait until containers have ended, and print their exit codes
     Wait(kill::WaitArgs),
-    /// Forget containers that have exited
+    /// Remove containers that have exited
     Rm(rm::RmArgs),
     /// List containers
     Ps(ps::PsArgs),
-    /// Tell everything about a container, as JSON
+    /// Print everything about a container, as JSON
     Inspect(inspect::InspectArgs),
-    /// Tell where a container's published ports are on the host
+    /// List a container's published ports and where they are on the host
     Port(port::PortArgs),
     /// Publish ports of a running container
     Publish(publish::PublishArgs),
-    /// Withdraw published ports; their connections are cut
+    /// Withdraw published ports; their connections are closed
     Unpublish(publish::UnpublishArgs),
     /// Limit the bandwidth and packet rate of a running container
     Limit(limit::LimitCommand),
-    /// Have a running container suffer latency, loss, duplicates or a partition
+    /// Impair a running container: latency, jitter, loss, duplicates, partitions
     Fault(fault::FaultCommand),
     /// Manage networks
     #[command(subcommand)]
     Network(network::NetworkCommand),
     /// List the MAC addresses that the switch has learned
     Fdb(fdb::FdbArgs),
-    /// List the rules of address translation (what iptables -t nat -L would tell)
+    /// List the address translation rules (as iptables -t nat -L would)
     Nat(nat::NatArgs),
-    /// List, count or end the connections that the NAT engine tracks
+    /// List, count or delete the connections that the NAT engine tracks
     Conntrack(conntrack::ConntrackArgs),
-    /// Tell what was dropped, and why
+    /// Count dropped frames, by reason
     Drops(drops::DropsArgs),
-    /// Tell what happens, as it happens
+    /// Print events as they happen
     Events(events::EventsArgs),
-    /// Tell about the daemon
+    /// Print information about the daemon
     Info(info::InfoArgs),
-    /// Show all of it on this machine: containers, NAT and published ports, in namespaces of its own
+    /// Demonstrate containers, NAT and published ports, in namespaces of its own
     Demo(demo::DemoArgs),
-    /// Print a script that completes command lines
+    /// Print a shell completion script
     Completions(generate::CompletionsArgs),
     /// Write manual pages
     Man(generate::ManArgs),

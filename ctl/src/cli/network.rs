@@ -23,15 +23,15 @@ pub(super) enum NetworkCommand {
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ListArgs),
-    /// Tell everything about a network, as JSON
+    /// Print everything about a network, as JSON
     Inspect(InspectArgs),
-    /// Remove networks that no container uses
+    /// Remove networks, if no container uses them
     Rm(RemoveArgs),
     /// Remove every network that no container uses
     Prune(PruneArgs),
-    /// Put a running container on one more network
+    /// Connect a running container to a network
     Connect(ConnectArgs),
-    /// Take a running container off a network
+    /// Disconnect a running container from a network
     Disconnect(DisconnectArgs),
 }
 
@@ -39,43 +39,44 @@ pub(super) enum NetworkCommand {
 pub(super) struct CreateArgs {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Addresses of the network, as 10.1.0.0/16 or fd00:1::/64; may be repeated [default: for each
-    /// family, one that overlaps no route of the host]
+    /// Subnet, such as 10.1.0.0/16 or fd00:1::/64; may be repeated [default: for each family, one
+    /// that overlaps no route of the host]
     #[arg(long, value_name = "CIDR")]
     subnet: Vec<IpNet>,
-    /// The gateway's address in a subnet; may be repeated [default: the first of the subnet]
+    /// Address of the gateway in a subnet; may be repeated [default: the first of the subnet]
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
     /// Whether containers get IPv4 addresses [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv4: Option<bool>,
-    /// Whether containers get IPv6 addresses; if not, IPv6 is off on their interfaces [default: as
-    /// `pontoon info` says]
+    /// Whether containers get IPv6 addresses; if not, IPv6 is off on their interfaces [default: see
+    /// `pontoon info`]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv6: Option<bool>,
-    /// Bytes of an IP packet [default: the uplink's]
+    /// Largest IP packet, in bytes [default: the MTU of the uplinks with a default route]
     // RFC 791: every host takes a datagram of 68 bytes, and none is longer than 65535.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     mtu: Option<u32>,
-    /// Containers reach each other and the gateway's address, and nothing else
+    /// Internal network: containers reach each other and names, and nothing else
     #[arg(long)]
     internal: bool,
-    /// Containers do not reach each other
+    /// Isolated network: containers do not reach each other
     #[arg(long)]
     isolated: bool,
-    /// What leaves keeps its container's address, to which the routers around must know the way
+    /// Do not translate source addresses of outgoing packets; other routers need a route back
     #[arg(long)]
     no_masquerade: bool,
-    /// The host's address that flows leave with, one a family [default: that of the route taken]
+    /// Address of the host with which flows leave, one per family [default: that of the route
+    /// taken]
     #[arg(long, visible_alias = "masquerade-address", value_name = "IP")]
     masquerade_to: Vec<IpAddr>,
-    /// Choose addresses from this part of a subnet; may be repeated
+    /// Part of a subnet from which containers get addresses; may be repeated
     #[arg(long, value_name = "CIDR")]
     ip_range: Vec<IpNet>,
-    /// An address that no container gets; may be repeated
+    /// Address that no container gets; may be repeated
     #[arg(long, visible_alias = "aux-address", value_name = "IP")]
     reserve: Vec<IpAddr>,
-    /// A label, to find the network by; may be repeated
+    /// Label, to find the network by; may be repeated
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
     #[command(flatten)]
@@ -88,11 +89,10 @@ pub(super) struct CreateArgs {
 
 #[derive(Args)]
 pub(super) struct ListArgs {
-    /// Print ids alone
+    /// Print ids only
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
-    /// Only networks of this kind: name=PART, id=BEGINNING or label=KEY[=VALUE]; of several, all
-    /// must hold
+    /// Only matching networks: name=PART, id=PREFIX or label=KEY[=VALUE]; several must all match
     #[arg(short, long, value_name = "FILTER", value_parser = parse_filter)]
     filter: Vec<Filter>,
     #[command(flatten)]
@@ -103,10 +103,10 @@ pub(super) struct ListArgs {
 
 #[derive(Args)]
 pub(super) struct InspectArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Accepted for the sake of uniformity: the output is always JSON
+    /// Accepted for consistency: the output is always JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -115,7 +115,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Args)]
 pub(super) struct RemoveArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or id prefixes
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
     #[command(flatten)]
@@ -126,7 +126,7 @@ pub(super) struct RemoveArgs {
 
 #[derive(Args)]
 pub(super) struct PruneArgs {
-    /// Accepted for the sake of Docker's users: nothing is asked
+    /// Accepted for compatibility with Docker: there is no prompt
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]
@@ -170,10 +170,10 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
 
 #[derive(Args)]
 pub(super) struct ConnectArgs {
-    /// Name, id or beginning of an id of the network
+    /// Name, id or id prefix of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     network: String,
-    /// Name, id or beginning of an id of the container
+    /// Name, id or id prefix of the container
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     container: String,
     #[command(flatten)]
@@ -186,10 +186,10 @@ pub(super) struct ConnectArgs {
 
 #[derive(Args)]
 pub(super) struct DisconnectArgs {
-    /// Name, id or beginning of an id of the network
+    /// Name, id or id prefix of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     network: String,
-    /// Name, id or beginning of an id of the container
+    /// Name, id or id prefix of the container
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     container: String,
     #[command(flatten)]

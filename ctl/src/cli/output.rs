@@ -17,7 +17,7 @@ use crate::spec::port_range;
 /// The choice that every command offers that has something to say.
 #[derive(Args)]
 pub(super) struct OutputArgs {
-    /// Print JSON, with all there is to say
+    /// Print JSON, with every detail
     #[arg(long)]
     json: bool,
 }

@@ -15,13 +15,13 @@ use crate::spec::{SpecError, parse_port, parse_protocol, port_range};
 
 #[derive(Args)]
 pub(super) struct PortArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// A port of the container, of TCP unless it says otherwise [default: all that are published]
+    /// Port of the container, TCP by default [default: all published ports]
     #[arg(value_name = "PORT[/PROTOCOL]")]
     port: Option<ContainerPort>,
-    /// Print JSON, with what came and went by each port
+    /// Print JSON, with the traffic of each port
     #[arg(long)]
     json: bool,
     #[command(flatten)]

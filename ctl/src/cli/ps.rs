@@ -16,10 +16,10 @@ const COMMAND_LENGTH: usize = 28;
 
 #[derive(Args)]
 pub(super) struct PsArgs {
-    /// Tell of exited containers too
+    /// Include exited containers
     #[arg(short, long)]
     all: bool,
-    /// Print ids alone
+    /// Print ids only
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
     #[command(flatten)]

@@ -11,12 +11,12 @@ use crate::client::container_path;
 
 #[derive(Args)]
 pub(super) struct PublishArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// A port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…, for everybody
-    /// or for the sources in these networks, which may be named anew; without a host port a free one
-    /// is chosen; may be repeated
+    /// Port or range: [[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…;
+    /// publishing it again replaces its allow list; a free host port is chosen if none is given;
+    /// may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]
@@ -27,10 +27,10 @@ pub(super) struct PublishArgs {
 
 #[derive(Args)]
 pub(super) struct UnpublishArgs {
-    /// Name, id or beginning of an id
+    /// Name, id or id prefix
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// What to withdraw, as it was published, with or without whom it was for; may be repeated
+    /// Port to withdraw, as it was published, with or without its allow list; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     publish: Vec<PortMapping>,
     #[command(flatten)]

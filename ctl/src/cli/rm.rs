@@ -13,11 +13,11 @@ use crate::signals::SignalNumber;
 
 #[derive(Args)]
 pub(super) struct RmArgs {
-    /// Names, ids or beginnings of ids
+    /// Names, ids or id prefixes
     #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
-    /// Running ones too, whose command is killed first, or which lose their network if they were
-    /// attached; and those whose namespace others share, who lose theirs
+    /// Remove running containers too: their commands are killed, attached ones lose their network,
+    /// and so do containers that share their namespace
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]

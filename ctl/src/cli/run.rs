@@ -33,23 +33,22 @@ use crate::netns::Netns;
 pub(super) struct RunArgs {
     #[command(flatten)]
     container: ContainerArgs,
-    /// Forget the container when its command ends
+    /// Remove the container when its command ends
     #[arg(long)]
     rm: bool,
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
-    /// Append the output of a background command to this file [default: it is thrown away]
+    /// Append the output of a background command to this file [default: it is discarded]
     #[arg(long, value_name = "FILE", requires = "detach")]
     log: Option<PathBuf>,
-    /// Print what is told of a background container as JSON, instead of its id
+    /// Print a background container as JSON, instead of its id
     #[arg(long, requires = "detach")]
     json: bool,
     /// This process is the supervisor that `--detach` started
     #[arg(long = BACKGROUND, hide = true, requires = "detach")]
     background: bool,
-    /// Pass on this many descriptors from 3 on; without it, the command has its input, output and
-    /// error output alone
+    /// Pass on this many file descriptors from 3 on, besides standard input, output and error
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
     #[command(flatten)]

@@ -7,30 +7,30 @@ use crate::cli::etc::domain;
 
 #[derive(Args)]
 pub(super) struct SettingsArgs {
-    /// Lower the segment size that TCP announces to and from the world to what fits the uplink; for
-    /// paths that lose the messages by which the ends would find out
+    /// Clamp the TCP maximum segment size to and from the outside to the MTU of the uplink, for
+    /// paths that lose ICMP "packet too big"
     #[arg(long)]
     mss_clamp: bool,
-    /// Broadcasts a second that one container may send, or off [default: 2000]
+    /// Broadcasts per second and container, or off [default: 2000]
     #[arg(long, value_name = "NUMBER", value_parser = frames)]
     storm_broadcast: Option<Frames>,
-    /// Multicasts a second that one container may send to everyone, or off [default: 10000]
+    /// Flooded multicast frames per second and container, or off [default: 10000]
     #[arg(long, value_name = "NUMBER", value_parser = frames)]
     storm_multicast: Option<Frames>,
-    /// Frames a second that one container may send to unknown MAC addresses, or off [default: 2000]
+    /// Frames to unknown MAC addresses per second and container, or off [default: 2000]
     #[arg(long, value_name = "NUMBER", value_parser = frames)]
     storm_unknown: Option<Frames>,
-    /// Whether IP multicast goes to those who asked for its group alone (IGMP, MLD)
+    /// Whether IP multicast goes to members of its group only (IGMP and MLD snooping)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     snooping: bool,
-    /// Whether the gateway asks who listens; without any querier all multicast goes to everyone
+    /// Whether the gateway is an IGMP and MLD querier; without any querier all multicast is flooded
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     querier: bool,
-    /// A server to ask for names that are no container's; may be repeated [default: the daemon's]
+    /// DNS server for names other than containers'; may be repeated [default: the daemon's]
     #[arg(long, value_name = "ADDRESS[%INTERFACE]")]
     dns: Vec<NameServer>,
-    /// A domain in which the network's containers try short names; may be repeated, and `.` means
-    /// none [default: the host's]
+    /// DNS search domain of the network's containers; may be repeated, and `.` means none [default:
+    /// the host's]
     #[arg(long, value_name = "DOMAIN", value_parser = domain)]
     dns_search: Vec<String>,
 }
