@@ -158,7 +158,7 @@ impl FromStr for PortMapping {
                 Some(("allow", source)) => allow.push(parse_network(source)?),
                 _ => {
                     return wrong(format!(
-                        "`{piece}` is no property of a published port (allow=NETWORK)"
+                        "`{piece}` is not a property of a published port (allow=NETWORK)"
                     ));
                 }
             }
@@ -261,7 +261,7 @@ impl FromStr for Mode {
                 Some(("container", "")) => wrong("the container's name is missing: container:NAME"),
                 Some(("container", name)) => Ok(Mode::Container(name.to_owned())),
                 Some((kind, _)) => wrong(format!(
-                    "`{kind}:` is no mode (bridge, host, none, container:NAME or a network's name)"
+                    "`{kind}:` is not a mode (bridge, host, none, container:NAME or a network's name)"
                 )),
             },
         }
@@ -314,7 +314,7 @@ impl FromStr for Connect {
                 },
                 _ => {
                     return wrong(format!(
-                        "`{key}` is no property of an endpoint (ip, ip6, mac, interface, alias or \
+                        "`{key}` is not a property of an endpoint (ip, ip6, mac, interface, alias or \
                          gw-priority)"
                     ));
                 }
@@ -364,7 +364,7 @@ pub(crate) fn parse_mac(text: &str) -> Result<String, SpecError> {
         return wrong("it is a multicast address: the first octet must be even");
     }
     if octets == [0; 6] {
-        return wrong("it is the address of nobody");
+        return wrong("it is the all-zero address");
     }
     Ok(octets.map(|octet| format!("{octet:02x}")).join(":"))
 }
@@ -447,8 +447,8 @@ mod tests {
         assert_eq!(networks, ["10.0.0.0/8", "fd00::1/128"]);
         assert!(problem("80:80,allow=10.0.0.0/33").contains("`10.0.0.0/33` is not a network"));
         assert!(problem("80:80,allow=").contains("`` is not a network"));
-        assert!(problem("80:80,deny=10.0.0.0/8").contains("`deny=10.0.0.0/8` is no property"));
-        assert!(problem("80:80,").contains("`` is no property"));
+        assert!(problem("80:80,deny=10.0.0.0/8").contains("`deny=10.0.0.0/8` is not a property"));
+        assert!(problem("80:80,").contains("`` is not a property"));
         assert!(problem("80:80,allow=::/0/tcp").contains("`::/0/tcp` is not a network"));
     }
 
@@ -572,7 +572,7 @@ mod tests {
             ("ip=10.0.0.1,alias=x", "name comes first"),
             ("back,10.0.0.1", "not KEY=VALUE"),
             ("back,ip=10.0.0", "not an IP address"),
-            ("back,mtu=9000", "no property"),
+            ("back,mtu=9000", "not a property"),
             ("back,gw-priority=high", "not a whole number"),
         ] {
             let error = net(text).unwrap_err();
@@ -615,7 +615,7 @@ mod tests {
             parse_mac("00:00:00:00:00:00")
                 .unwrap_err()
                 .to_string()
-                .contains("nobody")
+                .contains("all-zero")
         );
     }
 }

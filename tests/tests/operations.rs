@@ -403,7 +403,7 @@ fn a_group_may_look_and_root_may_change() {
     ] {
         let error = as_user(&scene, 65534, gid, arguments).failure();
         assert!(
-            error.contains("user 65534 may look") && error.contains("as root"),
+            error.contains("user 65534 may read") && error.contains("as root"),
             "{error}"
         );
     }

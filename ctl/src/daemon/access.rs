@@ -174,7 +174,7 @@ pub(super) async fn guard(
         owner => format!(" or user {owner}, who runs the daemon"),
     };
     forbidden(format!(
-        "{who} may look, but not change anything: do it as root{owner}"
+        "{who} may read, but not change anything: do it as root{owner}"
     ))
 }
 

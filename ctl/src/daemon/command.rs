@@ -41,7 +41,7 @@ impl CommandProcess {
     pub(super) fn child_of(supervisor: u32, told: u32) -> Result<CommandProcess, Failure> {
         let pid = child(supervisor, told).ok_or_else(|| {
             Failure::Invalid(format!(
-                "process {told} is no child of process {supervisor}, which is to supervise it"
+                "process {told} is not a child of process {supervisor}, its supervisor"
             ))
         })?;
         let started =

@@ -163,8 +163,8 @@ impl Daemon {
         }
         let (Target::Pid(pid), true) = (&record.target, record.supervised) else {
             return Err(Failure::Conflict(format!(
-                "container {name} was attached, not run: its processes are for whoever started \
-                 them to end; pontoon detach takes its network away"
+                "container {name} was attached, not run: pontoon did not start its processes \
+                 and does not end them; pontoon detach removes its network"
             )));
         };
         let supervisor = |signal| match record.identity.started {

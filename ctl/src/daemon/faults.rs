@@ -153,7 +153,7 @@ impl Daemon {
         };
         if other.as_ref() == Some(&id) {
             return Err(Failure::Invalid(format!(
-                "{wanted} can't be cut off from itself: name another container"
+                "{wanted} cannot be partitioned from itself: name another container"
             )));
         }
         self.faults.part(&id, other.as_deref(), request.parted);
@@ -206,7 +206,7 @@ impl Daemon {
         let record = &self.containers[self.find_container(wanted)?].record;
         if record.status == Status::Exited {
             return Err(Failure::Conflict(format!(
-                "container {} has exited: there is nothing to cut off",
+                "container {} has exited: there is nothing to partition",
                 record.name
             )));
         }

@@ -74,21 +74,21 @@ pub(super) fn check(limits: &Limits) -> Result<(), Failure> {
     for (direction, limit) in [("in", &limits.inward), ("out", &limits.outward)] {
         if let Some(rate) = limit.bits_per_second.filter(|rate| *rate < LEAST_RATE) {
             return Err(Failure::Invalid(format!(
-                "a rate of {} ({direction}) is too low to carry a frame: choose {} or more, or cut \
-                 the container off (pontoon fault --partition)",
+                "a rate of {} ({direction}) is too low to carry a frame: choose {} or more, or \
+                 partition the container (pontoon fault --partition)",
                 rate::bits(rate),
                 rate::bits(LEAST_RATE)
             )));
         }
         if limit.packets_per_second == Some(0) {
             return Err(Failure::Invalid(format!(
-                "no packet a second ({direction}) is no limit: choose 1 or more, or cut the \
-                 container off (pontoon fault --partition)"
+                "0 packets per second ({direction}) cannot be a limit: choose 1 or more, or \
+                 partition the container (pontoon fault --partition)"
             )));
         }
         if limit.burst_bytes.is_some() && limit.bits_per_second.is_none() {
             return Err(Failure::Invalid(format!(
-                "a burst ({direction}) goes with a rate: name one"
+                "a burst ({direction}) needs a rate: give one"
             )));
         }
     }

@@ -178,7 +178,7 @@ impl Daemon {
         let mtu = request.mtu.unwrap_or_else(|| self.uplinks.mtu());
         if !MTU.contains(&mtu) {
             return Err(Failure::Invalid(format!(
-                "an MTU of {mtu} can't be: choose one from {} to {}",
+                "an MTU of {mtu} is not possible: choose one from {} to {}",
                 MTU.start(),
                 MTU.end()
             )));

@@ -134,7 +134,7 @@ pub(super) async fn change<T: Send + 'static>(
     });
     done.await.unwrap_or_else(|error| {
         Err(Failure::Internal(format!(
-            "the daemon failed at it ({error}); its log tells more"
+            "the daemon failed ({error}); its log has more"
         )))
     })
 }

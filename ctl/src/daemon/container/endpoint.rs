@@ -65,7 +65,7 @@ impl Daemon {
         let (netns, identity) = life::identify(&record.target)?;
         if identity != record.identity {
             return Err(Failure::Conflict(format!(
-                "{} has another network namespace by now: detach it and attach it again",
+                "{} is in another network namespace now: detach it and attach it again",
                 record.name
             )));
         }
@@ -479,7 +479,7 @@ impl Daemon {
     ) -> Result<MacAddr, Failure> {
         let mac = match (wanted, addresses.first()) {
             (Some(wanted), _) => wanted.parse().map_err(|error| {
-                Failure::Invalid(format!("{wanted:?} is no MAC address: {error}"))
+                Failure::Invalid(format!("{wanted:?} is not a MAC address: {error}"))
             })?,
             (None, Some(first)) => ipam::mac_for(first.addr()),
             (None, None) => {
@@ -488,7 +488,7 @@ impl Daemon {
         };
         if !mac.is_unicast() || mac == MacAddr([0; 6]) {
             return Err(Failure::Invalid(format!(
-                "{mac} is no MAC address of a single interface"
+                "{mac} is not a unicast MAC address"
             )));
         }
         let network = &self.networks[position].record;

@@ -69,7 +69,7 @@ pub(super) async fn unknown(request: Request) -> Refusal {
              daemon of one version"
         )
     } else {
-        format!("there is nothing at {path}; {DOCUMENT} tells what {SELF} can be asked for")
+        format!("nothing is at {path}; {DOCUMENT} lists the API of {SELF}")
     };
     Refusal {
         status: StatusCode::NOT_FOUND,
@@ -82,7 +82,7 @@ pub(super) async fn wrong_method(request: Request) -> Refusal {
     Refusal {
         status: StatusCode::METHOD_NOT_ALLOWED,
         error: format!(
-            "{} can't be asked to {}; {DOCUMENT} tells what it can",
+            "{} does not support {}; {DOCUMENT} lists what it does",
             request.uri().path(),
             request.method()
         ),
@@ -98,7 +98,8 @@ pub(in crate::daemon) fn forbidden(error: String) -> Response {
 /// The answer to someone who has as much under way as anyone may have.
 pub(in crate::daemon) fn busy(what: &str) -> Response {
     let status = StatusCode::SERVICE_UNAVAILABLE;
-    let error = format!("too many {what} of yours are under way: end some, or try again later");
+    let error =
+        format!("too many {what} of this user are in progress: end some, or try again later");
     Refusal { status, error }.into_response()
 }
 
@@ -160,7 +161,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             let error = error.to_string();
             // What a newer client may send.
             let advice = if error.starts_with("unknown field") {
-                format!("; {SELF} knows no more, as {DOCUMENT} tells")
+                format!("; {SELF} does not know it, see {DOCUMENT}")
             } else {
                 String::new()
             };
@@ -244,7 +245,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T>
         name.map(|Path(name)| Name(name))
             .map_err(|rejection: PathRejection| Refusal {
                 status: rejection.status(),
-                error: format!("the path can't be read: {}", rejection.body_text()),
+                error: format!("the path is not valid: {}", rejection.body_text()),
             })
     }
 }
@@ -261,7 +262,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
             .map(|Query(asked)| Asked(asked))
             .map_err(|rejection| Refusal {
                 status: StatusCode::BAD_REQUEST,
-                error: format!("the query can't be read: {}", rejection.body_text()),
+                error: format!("the query is not valid: {}", rejection.body_text()),
             })
     }
 }
