@@ -221,3 +221,67 @@ fn the_host_s_name_services_are_out_of_reach() {
         ""
     );
 }
+
+#[test]
+fn a_name_service_that_is_started_again_is_out_of_reach() {
+    let Some(host) = Host::new() else { return };
+    let services = ["nscd", "systemd/resolve", "avahi-daemon"];
+    let directory = |service: &str| host.run.join(service);
+    fs::create_dir_all(directory("nscd")).expect("a directory");
+    host.command(&["run", "-d", "--name", "web", "--", "sleep", "86505"])
+        .success();
+    // As an ordinary user, who can't do anything about it itself.
+    let command = [
+        "run",
+        "-d",
+        "--name",
+        "user",
+        "--",
+        "setpriv",
+        "--reuid=1",
+        "--regid=1",
+        "--clear-groups",
+        "sleep",
+        "86506",
+    ];
+    host.command(&command).success();
+    // It looks all the time.
+    let seen = host.scene.directory().join("seen");
+    let look = format!(
+        "while :; do for it in /run/nscd /run/systemd/resolve /run/avahi-daemon; do \
+         if [ -S $it/socket ]; then echo $it >>{}; fi; done; done",
+        seen.display()
+    );
+    let command = ["run", "-d", "--name", "looks", "--", "sh", "-c", &look];
+    host.command(&command).success();
+    for round in 0..3 {
+        let mut sockets = Vec::new();
+        for service in services {
+            // What systemd does where the service ends and begins (RuntimeDirectory=).
+            fs::remove_dir_all(directory(service)).ok();
+            fs::create_dir_all(directory(service)).expect("a directory");
+            if round == 2 {
+                // By renaming, as others do.
+                let new = host.run.join("new");
+                fs::remove_dir(directory(service)).expect("it is empty");
+                fs::create_dir(&new).expect("a directory");
+                fs::rename(&new, directory(service)).expect("it is renamed");
+            }
+            // nscd itself needs some time, if less.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let socket = directory(service).join("socket");
+            sockets.push(UnixListener::bind(socket).expect("a socket"));
+        }
+        for name in ["web", "user"] {
+            assert_eq!(host.inside(name, "find /run/ /var/run/ -type s"), "");
+        }
+        let found = host.command(&["exec", "web", "--", "find", "/run/", "-type", "s"]);
+        assert_eq!(found.success(), "");
+        // On the host they are there.
+        for service in services {
+            assert!(directory(service).join("socket").exists());
+        }
+    }
+    let seen = fs::read_to_string(seen).unwrap_or_default();
+    assert_eq!(seen, "", "not for a moment");
+}

@@ -13,6 +13,7 @@ use clap::Args;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
+use super::services;
 use crate::api::{Container, HostEntry, Mode, NameSettings};
 use crate::client::Client;
 use crate::dns::{ResolvConf, resolv_conf};
@@ -176,13 +177,8 @@ impl Etc {
             let _ = take_over(place, &entry);
         }
         fs::create_dir(place.join(EMPTY))?;
-        // nscd's may appear later, and libc asks there whatever nsswitch.conf says.
-        let _ = fs::create_dir_all(SERVICES[0]);
-        for service in SERVICES {
-            if Path::new(service).is_dir() {
-                let _ = mount(Some(&place.join(EMPTY)), service, NOTHING, bind, NOTHING);
-            }
-        }
+        services::expect();
+        services::cover(&place.join(EMPTY))?;
         Ok(())
     }
 }
@@ -200,14 +196,8 @@ const HOST: &str = ".host";
 /// A directory with nothing in it.
 const EMPTY: &str = ".empty";
 
-/// Where programs of the host answer questions for names over Unix sockets, which belong to no
-/// network namespace: nscd, which libc asks first of all, systemd-resolved and Avahi.
-const SERVICES: [&str; 4] = [
-    "/var/run/nscd",
-    "/run/nscd",
-    "/run/systemd/resolve",
-    "/run/avahi-daemon",
-];
+/// It, where the container has it.
+pub(super) const EMPTY_PATH: &str = "/etc/.empty";
 
 /// Puts what the host has in /etc into the one at `place`, unless that has its own.
 fn take_over(place: &Path, entry: &fs::DirEntry) -> io::Result<()> {

@@ -31,6 +31,7 @@ mod ps;
 mod publish;
 mod rm;
 mod run;
+mod services;
 mod start;
 mod supervise;
 

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use switch::io::close_on_exec_from;
 
 use super::container::ContainerArgs;
-use super::etc::{Covered, Etc, NameArgs};
+use super::etc::{Covered, EMPTY_PATH, Etc, NameArgs};
 use super::exec::namespace;
 use super::output::{show_json, show_lines};
+use super::services::Mounts;
 use super::start::NotStarted;
 use super::supervise::{Supervised, prepare};
 use super::{OWN_ERROR, complain};
@@ -147,13 +148,19 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
 
     let etc = Etc::of(&client, &container);
     let pid = process.pid();
+    let mounts = Mounts::of(pid);
     match process.start(etc.as_ref()) {
-        Ok(process) => Ok(Running {
-            covered: etc.and_then(|etc| Covered::of(pid, &etc)),
-            client,
-            container,
-            process,
-        }),
+        Ok(process) => {
+            if let (Some(mounts), Some(_)) = (mounts, &etc) {
+                mounts.keep_covered(Path::new(EMPTY_PATH));
+            }
+            Ok(Running {
+                covered: etc.and_then(|etc| Covered::of(pid, &etc)),
+                client,
+                container,
+                process,
+            })
+        }
         Err(error) => {
             forget(&client, &container);
             Err(error)
