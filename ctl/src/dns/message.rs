@@ -52,7 +52,7 @@ pub(super) fn receive(bytes: &[u8]) -> Received {
     if questions != [0, 1, 0, 0, 0, 0] {
         return refuse(ResponseCode::FormErr);
     }
-    let Ok(query) = Message::from_vec(bytes) else {
+    let Ok(query) = Message::from_vec(&without_options(bytes)) else {
         return refuse(ResponseCode::FormErr);
     };
     let Some(question) = query.queries.first() else {
@@ -190,16 +190,14 @@ pub(super) fn encode(reply: &Message, limit: u16) -> Vec<u8> {
 /// to the first answer, and compressed names refer to what is before them (RFC 1035 clause 4.1.4).
 fn fill_up(mut short: Vec<u8>, whole: &[u8], limit: usize) -> Vec<u8> {
     let room = limit.saturating_sub(short.len());
-    let all = whole
-        .get(6..8)
-        .map_or(0, |count| u16::from_be_bytes([count[0], count[1]]));
-    let Some(start) = name_end(whole, HEADER).map(|end| end + 4) else {
+    let all = count(whole, ANSWERS).unwrap_or(0);
+    let Some(start) = questions_end(whole) else {
         return short;
     };
-    let (mut end, mut count) = (start, 0u16);
-    while count < all {
+    let (mut end, mut fit) = (start, 0u16);
+    while usize::from(fit) < all {
         match record_end(whole, end) {
-            Some(next) if next - start <= room => (end, count) = (next, count + 1),
+            Some(next) if next - start <= room => (end, fit) = (next, fit + 1),
             _ => break,
         }
     }
@@ -208,12 +206,93 @@ fn fill_up(mut short: Vec<u8>, whole: &[u8], limit: usize) -> Vec<u8> {
     };
     // An OPT record may follow.
     short.splice(start..start, records.iter().copied());
-    short[6..8].copy_from_slice(&count.to_be_bytes());
+    short[ANSWERS..AUTHORITIES].copy_from_slice(&fit.to_be_bytes());
     short
 }
 
 /// Bytes of the header of a message (RFC 1035 clause 4.1.1).
 const HEADER: usize = 12;
+
+/// `bytes` with the options of OPT records unreadable: nothing here depends on them, so one that is
+/// strange must not make a whole message unreadable. What is no message stays as it is.
+pub(super) fn without_options(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let records = records(&bytes).unwrap_or_default();
+    for (start, end) in records {
+        let Some(head) = name_end(&bytes, start) else {
+            continue;
+        };
+        let data = head + 10;
+        if bytes[head..head + 2] == OPT && end - data >= 4 {
+            // One option that nobody knows (RFC 6891 clause 9), as long as all.
+            let length = u16::try_from(end - data - 4).unwrap_or_default();
+            bytes[data..data + 2].copy_from_slice(&UNKNOWN_OPTION);
+            bytes[data + 2..data + 4].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+    bytes
+}
+
+/// `bytes` without what follows the answers. None if that can't be found.
+pub(super) fn answers_alone(bytes: &[u8]) -> Option<Vec<u8>> {
+    let records = records(bytes)?;
+    let answers = count(bytes, ANSWERS)?;
+    let end = match answers.checked_sub(1) {
+        Some(last) => records.get(last)?.1,
+        None => questions_end(bytes)?,
+    };
+    let mut bytes = bytes.get(..end)?.to_vec();
+    bytes[AUTHORITIES..HEADER].fill(0);
+    Some(bytes)
+}
+
+/// `bytes` without any record. None if the end of the question can't be found.
+pub(super) fn question_alone(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = bytes.get(..questions_end(bytes)?)?.to_vec();
+    bytes.get_mut(ANSWERS..HEADER)?.fill(0);
+    Some(bytes)
+}
+
+/// Where the header counts answers and authorities (RFC 1035 clause 4.1.1).
+const ANSWERS: usize = 6;
+const AUTHORITIES: usize = 8;
+
+/// The type of an OPT record.
+const OPT: [u8; 2] = 41u16.to_be_bytes();
+
+/// For local use (RFC 6891 clause 9).
+const UNKNOWN_OPTION: [u8; 2] = 65_001u16.to_be_bytes();
+
+fn count(bytes: &[u8], at: usize) -> Option<usize> {
+    let count = bytes.get(at..at + 2)?;
+    Some(u16::from_be_bytes([count[0], count[1]]).into())
+}
+
+/// Where the one question ends, if there is one.
+fn questions_end(bytes: &[u8]) -> Option<usize> {
+    match count(bytes, 4)? {
+        0 => Some(HEADER),
+        1 => Some(name_end(bytes, HEADER)? + 4),
+        _ => None,
+    }
+}
+
+/// Where each record begins and ends. None unless all are there.
+fn records(bytes: &[u8]) -> Option<Vec<(usize, usize)>> {
+    let mut at = questions_end(bytes)?;
+    let mut records = Vec::new();
+    for section in [ANSWERS, AUTHORITIES, AUTHORITIES + 2] {
+        for _ in 0..count(bytes, section)? {
+            let end = record_end(bytes, at)?;
+            if end > bytes.len() {
+                return None;
+            }
+            records.push((at, end));
+            at = end;
+        }
+    }
+    Some(records)
+}
 
 /// Where the name that begins at `at` ends.
 fn name_end(bytes: &[u8], mut at: usize) -> Option<usize> {

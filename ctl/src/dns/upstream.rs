@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::cache::Question;
-use super::message::DATAGRAM_MAX;
+use super::message::{self, DATAGRAM_MAX};
 
 /// How long a server has to answer a query with EDNS before it is asked without: some, and some
 /// firewalls before them, throw such queries away.
@@ -120,7 +120,7 @@ async fn by_datagram(server: SocketAddr, query: &Message) -> io::Result<Message>
     loop {
         let length = socket.recv(&mut buffer).await?;
         if let Some(answer) = read(&buffer[..length], query) {
-            return Ok(answer);
+            return answer;
         }
     }
 }
@@ -134,11 +134,11 @@ async fn by_stream(server: SocketAddr, query: &Message) -> io::Result<Message> {
     let length = stream.read_u16().await?;
     let mut buffer = vec![0; length.into()];
     stream.read_exact(&mut buffer).await?;
-    read(&buffer, query).ok_or_else(|| {
-        io::Error::new(
+    read(&buffer, query).unwrap_or_else(|| {
+        Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("{server} answered something else over TCP"),
-        )
+        ))
     })
 }
 
@@ -147,23 +147,42 @@ fn bytes(query: &Message) -> io::Result<Vec<u8>> {
 }
 
 /// The answer to `query`, if it is one. A server that can't make anything of the query may answer
-/// with a header alone, which tells of a failure.
-fn read(bytes: &[u8], query: &Message) -> Option<Message> {
+/// with a header alone, which tells of a failure. Of an answer with unreadable records after those
+/// that answer the question these count.
+///
+/// # Errors
+/// It is the answer, and can't be read: there is nothing to wait for.
+fn read(bytes: &[u8], query: &Message) -> Option<io::Result<Message>> {
     // Before anything is made for as many questions as a header may claim.
     let is_bare = match bytes.get(4..6)? {
         [0, 0] => true,
         [0, 1] => false,
         _ => return None,
     };
-    let answer = Message::from_vec(bytes).ok()?;
-    let code = answer.metadata.response_code;
-    let fails = !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
-    let is_it = answer.metadata.id == query.metadata.id
-        && answer.metadata.message_type == MessageType::Response
-        && if is_bare {
-            fails
-        } else {
-            answer.queries == query.queries
-        };
-    is_it.then_some(answer)
+    let is_it = |answer: &Message, fails: bool| {
+        answer.metadata.id == query.metadata.id
+            && answer.metadata.message_type == MessageType::Response
+            && if is_bare {
+                fails
+            } else {
+                answer.queries == query.queries
+            }
+    };
+    let whole = Message::from_vec(&message::without_options(bytes));
+    let readable = whole.or_else(|error| {
+        let answers = message::answers_alone(bytes).ok_or(error)?;
+        Message::from_vec(&answers)
+    });
+    match readable {
+        Ok(answer) => {
+            let code = answer.metadata.response_code;
+            let fails = !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+            is_it(&answer, fails).then_some(Ok(answer))
+        }
+        Err(error) => {
+            let question = message::question_alone(bytes)?;
+            let head = Message::from_vec(&question).ok()?;
+            is_it(&head, false).then(|| Err(io::Error::other(error)))
+        }
+    }
 }

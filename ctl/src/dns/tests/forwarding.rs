@@ -14,7 +14,7 @@ use crate::dns::cache::{Answer, Cache, Manner, Question};
 /// An upstream server: what it sends for a query is the test's to say. It counts the queries.
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    pub(super) asked: Arc<AtomicUsize>,
 }
 
 impl Upstream {

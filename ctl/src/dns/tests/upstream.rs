@@ -645,3 +645,116 @@ fn strange_files_are_read_as_libc_does() {
     assert_eq!(found.search, ["lan", "corp.example"]);
     assert_eq!(found.options, ["rotate"]);
 }
+
+/// A record for the name that is asked for, in bytes.
+fn raw(record_type: u16, data: &[u8]) -> Vec<u8> {
+    let length = data.len() as u16;
+    let head = [
+        &[0xc0, 12][..],
+        &record_type.to_be_bytes(),
+        &[0, 1, 0, 0, 0, 60],
+    ]
+    .concat();
+    [&head[..], &length.to_be_bytes(), data].concat()
+}
+
+/// An OPT record with these options, of a server that takes 1232 bytes.
+fn opt(options: &[u8]) -> Vec<u8> {
+    let length = options.len() as u16;
+    let head = [0, 0, 41, 4, 208, 0, 0, 0, 0];
+    [&head[..], &length.to_be_bytes(), options].concat()
+}
+
+/// A server of strange messages: answers, authority and additional records, in bytes.
+async fn strange(sections: [Vec<Vec<u8>>; 3]) -> Upstream {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::nobody_at(socket.local_addr().unwrap());
+    let asked = Arc::clone(&upstream.asked);
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut query = Message::from_vec(&buffer[..length]).unwrap();
+            query.edns = None;
+            let mut reply = message::reply(&query).to_vec().unwrap();
+            for (at, section) in sections.iter().enumerate() {
+                reply[7 + 2 * at] = section.len() as u8;
+            }
+            reply.extend(sections.concat().concat());
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    });
+    upstream
+}
+
+// Feature: dns-forwarding
+#[tokio::test]
+async fn what_can_t_be_read_fails_at_once_and_spoils_no_more_than_itself() {
+    let address = || raw(1, &[192, 0, 2, 7]);
+    // Service parameters must be in order (RFC 9460 clause 2.2).
+    let parameters = [0, 1, 0, 0, 3, 0, 2, 1, 187, 0, 1, 0, 3, 2, b'h', b'2'];
+    let unreadable = || raw(65, &parameters);
+    let subnet = [0, 8, 0, 4, 0, 0, 0, 0];
+    for sections in [
+        [vec![address()], vec![], vec![unreadable()]],
+        [vec![address()], vec![unreadable()], vec![opt(&[])]],
+        // Options are for who asked, which was not the container: a subnet of no family, and one
+        // that is too short.
+        [vec![address()], vec![], vec![opt(&subnet)]],
+        [vec![address()], vec![], vec![opt(&[0, 8, 0, 1, 5])]],
+    ] {
+        let upstream = strange(sections).await;
+        let start = Instant::now();
+        let reply = ask(&to(&[&upstream]), 1, "example.org", RecordType::A).await;
+        assert_eq!(found(&reply), ["192.0.2.7"]);
+        assert!(start.elapsed() < Duration::from_millis(800));
+    }
+    let upstream = strange([vec![unreadable()], vec![], vec![]]).await;
+    let start = Instant::now();
+    let reply = ask(&to(&[&upstream]), 1, "example.org", RecordType::HTTPS).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert!(
+        start.elapsed() < Duration::from_millis(800),
+        "who asks has not all day"
+    );
+    let good = good().await;
+    let reply = ask(
+        &to(&[&upstream, &good]),
+        1,
+        "example.org",
+        RecordType::HTTPS,
+    )
+    .await;
+    assert_eq!(
+        found(&reply),
+        ["192.0.2.7"],
+        "another server may be clearer"
+    );
+}
+
+// Feature: names
+#[tokio::test]
+async fn options_of_a_query_are_passed_over() {
+    let resolver = resolver(directory());
+    let plain = query("web", RecordType::A).to_vec().unwrap();
+    for options in [
+        // A cookie, padding, a subnet of no family (`dig +subnet=0`), and one of none at all.
+        &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8][..],
+        &[0, 12, 0, 4, 0, 0, 0, 0],
+        &[0, 8, 0, 4, 0, 0, 0, 0],
+        &[0, 8, 0, 4, 0, 1, 24, 0],
+        &[0xff, 0xff, 0, 0],
+    ] {
+        let mut bytes = [&plain[..], &opt(options)].concat();
+        bytes[11] = 1;
+        let reply = resolver.respond(&bytes, FRONT, ip("172.18.0.3")).await;
+        let reply = reply.unwrap();
+        assert_eq!(found(&reply), ["172.18.0.2"], "{options:?}");
+        assert!(
+            reply
+                .edns
+                .is_some_and(|edns| edns.options().as_ref().is_empty())
+        );
+    }
+}
