@@ -522,10 +522,13 @@ impl Daemon {
         let published = self.retry_ports();
         // Interfaces of ours come and go all the time, and matter to nobody here.
         let after = links(self);
-        if published || after != before || surroundings(self) != surrounded {
+        let surrounds = surroundings(self);
+        if published || after != before || surrounds != surrounded {
             self.note_uplinks(&before, &after);
             // What names mean may depend on the network that the host is in.
-            self.resolver.forget();
+            if after != before || !surrounds.is_same_network(&surrounded) {
+                self.resolver.forget();
+            }
             self.apply();
             self.follow_silence();
         }

@@ -65,10 +65,10 @@ fn a_firewall_that_drops_all_input_takes_no_names_away() {
         }
         // A network that has the addresses of one that is gone.
         let subnet = scene.json(&["network", "inspect", "inner"])["subnets"].clone();
-        drop((a, b));
         for name in ["a", "b"] {
             scene.pontoon(&["detach", name]).success();
         }
+        drop((a, b));
         scene.pontoon(&["network", "rm", "inner"]).success();
         let subnet = subnet[0].as_str().expect("a subnet").to_owned();
         let again = [

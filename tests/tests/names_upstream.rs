@@ -280,3 +280,32 @@ fn part_of_an_answer_is_better_than_none() {
     let found = inside(&scene, &[], &["getent", "ahostsv4", "long.example.org"]);
     assert!(found.contains("192.0.2.77"), "{found}");
 }
+
+// Feature: dns-forwarding
+#[test]
+fn answers_are_forgotten_with_the_network_and_not_with_a_neighbour() {
+    let Some(scene) = scene_with(&format!("nameserver {BEYOND}\n")) else {
+        return;
+    };
+    let asked = World::with_address(77).serve(&scene.outside, BEYOND);
+    let a = scene.container("a", &[]);
+    let asks = || {
+        ask(&a.namespace, LOCAL, "example.org", A);
+        asked.load(Ordering::Relaxed)
+    };
+    let first = asks();
+    for last in 100..105 {
+        let neighbour = format!("192.0.2.{last} lladdr 02:00:00:00:00:{}", last - 90);
+        scene.host.ip(&format!("neigh add {neighbour} dev eth0"));
+        thread::sleep(Duration::from_millis(150));
+        assert_eq!(asks(), first, "the host has one more neighbour");
+    }
+    scene.host.ip("addr add 192.0.2.99/24 dev eth0");
+    pontoon_tests::eventually("it is asked again", Duration::from_secs(5), || {
+        if asks() > first {
+            Ok(())
+        } else {
+            Err("it is not".to_owned())
+        }
+    });
+}

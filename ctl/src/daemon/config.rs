@@ -57,6 +57,15 @@ impl Surroundings {
             neighbors: uplink::neighbors(host, &ports),
         }
     }
+
+    /// Whether the host is where it was; its neighbors come and go there all the time.
+    pub(super) fn is_same_network(&self, earlier: &Surroundings) -> bool {
+        self.addresses == earlier.addresses
+            && self.subnets == earlier.subnets
+            && self.links == earlier.links
+            && self.rules == earlier.rules
+            && self.routes == earlier.routes
+    }
 }
 
 fn gateways(networks: &[Network]) -> impl Iterator<Item = IpAddr> {
