@@ -18,19 +18,25 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../api/src/lib.rs"]
 mod api;
 mod cli;
-mod client;
 mod daemon;
 mod dns;
 mod host;
 mod ipam;
 mod link;
 mod netns;
-mod rate;
 mod relay;
 mod signals;
-mod spec;
+
+#[path = "../api/src"]
+mod library {
+    pub(crate) mod client;
+    pub(crate) mod rate;
+    pub(crate) mod spec;
+}
+use library::{client, rate, spec};
 
 use std::process::ExitCode;
 

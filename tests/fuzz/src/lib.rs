@@ -27,9 +27,10 @@ mod sums;
 mod world;
 
 // The shapes and the grammar of the program's API, which stand alone; the program has no library.
-#[path = "../../../ctl/src"]
+#[path = "../../../ctl/api/src"]
 #[allow(dead_code, unused_imports, reason = "the program uses all of them")]
 mod program {
+    #[path = "lib.rs"]
     pub(crate) mod api;
     pub(crate) mod rate;
     pub(crate) mod spec;
