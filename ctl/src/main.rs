@@ -3,10 +3,6 @@
 //! | module | what |
 //! |---|---|
 //! | `cli` | the command line, one file a subcommand |
-//! | `client` | one request to the daemon over its Unix socket |
-//! | `api` | the JSON that both sides speak |
-//! | `spec` | what people type for it: `-p 8080:80`, `--net container:web` |
-//! | `rate` | and how they write rates, sizes and chances: `100mbit`, `0.1%` |
 //! | `daemon` | networks, containers, published ports, the store, the API's server |
 //! | `ipam` | subnets, addresses, MAC addresses |
 //! | `relay` | published ports on the host's own addresses |
@@ -14,12 +10,11 @@
 //! | `signals` | which of them a container's command can be sent |
 //! | `link`, `netns` | the kernel's interfaces and namespaces |
 //!
+//! The API's types, grammar and client are the crate `pontoon_api`.
 //! Frames are the business of the crate `switch`, packets and connections that of `nat`.
 
 #![forbid(unsafe_code)]
 
-#[path = "../api/src/lib.rs"]
-mod api;
 mod cli;
 mod daemon;
 mod dns;
@@ -30,15 +25,9 @@ mod netns;
 mod relay;
 mod signals;
 
-#[path = "../api/src"]
-mod library {
-    pub(crate) mod client;
-    pub(crate) mod rate;
-    pub(crate) mod spec;
-}
-use library::{client, rate, spec};
-
 use std::process::ExitCode;
+
+use pontoon_api::{self as api, client, rate, spec};
 
 fn main() -> ExitCode {
     cli::main()

@@ -1,23 +1,25 @@
 //! What a network's switch does with frames for many.
 
 use serde::{Deserialize, Serialize};
-use switch::config::StormLimits;
 use utoipa::ToSchema;
 
+/// Settings of a network's switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct BridgeOptions {
+pub struct BridgeOptions {
     /// Whether IP multicast goes to those who asked for its group alone (IGMP, MLD).
     pub snooping: bool,
     /// Whether the gateway asks who listens. Without any querier all multicast goes to everyone.
     pub querier: bool,
+    /// Limits of what goes to every container.
     pub storm: StormOptions,
 }
 
 /// How many frames a second one container may have sent to many; null for as many as it likes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct StormOptions {
+pub struct StormOptions {
+    /// Broadcast frames.
     pub broadcast: Option<u32>,
     /// Multicast that goes to everyone.
     pub multicast: Option<u32>,
@@ -36,17 +38,12 @@ impl Default for BridgeOptions {
 }
 
 impl Default for StormOptions {
-    /// The switch's own.
+    /// As the switch has them by default.
     fn default() -> StormOptions {
-        let StormLimits {
-            broadcast,
-            multicast,
-            unknown_unicast,
-        } = StormLimits::default();
         StormOptions {
-            broadcast,
-            multicast,
-            unknown_unicast,
+            broadcast: Some(2_000),
+            multicast: Some(10_000),
+            unknown_unicast: Some(2_000),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! The client's side of the API: one request over the daemon's Unix socket.
 //!
-//! Blocking for the caller. A pathname socket does not belong to a network namespace, so a client
-//! that has entered a container's namespace still reaches its daemon.
+//! [`Client`] blocks its caller. It has a method for each thing that a plugin asks for; the rest of
+//! the API is reached with [`get`](Client::get), [`post`](Client::post) and
+//! [`delete`](Client::delete), and the functions here write the paths.
+//!
+//! A pathname socket does not belong to a network namespace, so a client that has entered a
+//! container's namespace still reaches its daemon.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,58 +13,87 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode, header};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::api::{ConnectionFilter, Container, ErrorBody};
+use crate::{
+    Attach, Connect, ConnectionFilter, Container, CreateNetwork, ErrorBody, ErrorCode, Event, Info,
+    Network, PortMapping, PublishedPort,
+};
 
+/// Why there is no answer, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
+    /// No daemon listens on this socket.
     #[error(
         "no pontoon daemon answers on {} (is it running? start it with: pontoon daemon)",
         .0.display()
     )]
     NoDaemon(PathBuf),
+    /// The caller may not connect to this socket.
     #[error(
         "no permission to use {}: run as root or as a member of the group that owns it",
         .0.display()
     )]
     Permission(PathBuf),
+    /// The socket cannot be connected to for another reason.
     #[error("cannot connect to {}: {source}", .socket.display())]
-    Connect { socket: PathBuf, source: io::Error },
+    Connect {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// What connect(2) failed with.
+        source: io::Error,
+    },
+    /// The request has no JSON form, or its path is not valid.
     #[error("the request cannot be written down: {0}")]
     Request(String),
+    /// The connection ended before the answer did.
     #[error("the daemon on {} broke off: {source}", .socket.display())]
     Exchange {
+        /// The daemon's socket.
         socket: PathBuf,
-        source: hyper::Error,
+        /// What the HTTP connection failed with.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The daemon's own words.
+    /// The daemon refuses the request.
     #[error("{message}")]
-    Refused { status: StatusCode, message: String },
+    Refused {
+        /// What kind of failure it is.
+        code: ErrorCode,
+        /// The daemon's own words.
+        message: String,
+    },
+    /// The answer is not one of this API.
     #[error("what answers on {} is not this version's daemon: {problem}", .socket.display())]
-    Foreign { socket: PathBuf, problem: String },
+    Foreign {
+        /// The socket that was asked.
+        socket: PathBuf,
+        /// What is wrong with the answer.
+        problem: String,
+    },
 }
 
 impl ClientError {
+    /// Returns what the daemon refused the request with; nothing if it did not get that far.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            ClientError::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
     /// Whether the daemon knows nothing of the thing that was asked for.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(
-            self,
-            ClientError::Refused {
-                status: StatusCode::NOT_FOUND,
-                ..
-            }
-        )
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(ErrorCode::NotFound)
     }
 }
 
 /// Asks the daemon behind one socket; a connection a request.
-pub(crate) struct Client {
+pub struct Client {
     socket: PathBuf,
     runtime: Runtime,
 }
@@ -68,7 +101,10 @@ pub(crate) struct Client {
 impl Client {
     /// Nothing is connected yet. The runtime starts no thread, so the process may still change its
     /// namespaces.
-    pub(crate) fn new(socket: &Path) -> io::Result<Client> {
+    ///
+    /// # Errors
+    /// The process has no descriptor left for the runtime.
+    pub fn new(socket: &Path) -> io::Result<Client> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Client {
             socket: socket.to_owned(),
@@ -76,12 +112,157 @@ impl Client {
         })
     }
 
-    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    /// What the daemon was started with, and how much it holds.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn info(&self) -> Result<Info, ClientError> {
+        self.get("/v1/info")
+    }
+
+    /// All networks.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn networks(&self) -> Result<Vec<Network>, ClientError> {
+        self.get("/v1/networks")
+    }
+
+    /// The network of this name, id or beginning of an id.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn network(&self, name: &str) -> Result<Network, ClientError> {
+        self.get(&network_path(name))
+    }
+
+    /// Creates a network, and returns it.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn create_network(&self, request: &CreateNetwork) -> Result<Network, ClientError> {
+        self.post("/v1/networks", request)
+    }
+
+    /// Removes a network, and returns it as it was.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn remove_network(&self, name: &str) -> Result<Network, ClientError> {
+        self.delete(&network_path(name))
+    }
+
+    /// All containers, also those that have ended and are kept.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn containers(&self) -> Result<Vec<Container>, ClientError> {
+        self.get("/v1/containers")
+    }
+
+    /// The container of this name, id or beginning of an id.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn container(&self, name: &str) -> Result<Container, ClientError> {
+        self.get(&container_path(name))
+    }
+
+    /// Makes a container of a namespace, and returns it.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn attach(&self, request: &Attach) -> Result<Container, ClientError> {
+        self.post("/v1/containers", request)
+    }
+
+    /// Removes a container's network, and returns the container as it was. `force` also where other
+    /// containers share its namespace.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn detach(&self, name: &str, force: bool) -> Result<Container, ClientError> {
+        self.delete(&deletion_path(name, force))
+    }
+
+    /// Gives a container an endpoint on one more network.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn connect(&self, container: &str, request: &Connect) -> Result<Container, ClientError> {
+        self.post(&endpoints_path(container), request)
+    }
+
+    /// Removes a container's endpoint on a network.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn disconnect(&self, container: &str, network: &str) -> Result<Container, ClientError> {
+        self.delete(&endpoint_path(container, network))
+    }
+
+    /// What a container publishes, and how much it is used.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn published(&self, container: &str) -> Result<Vec<PublishedPort>, ClientError> {
+        self.get(&ports_path(container))
+    }
+
+    /// Publishes ports of a container, or changes who may use those that it publishes already.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn publish(
+        &self,
+        container: &str,
+        ports: &[PortMapping],
+    ) -> Result<Container, ClientError> {
+        self.post(&ports_path(container), &ports)
+    }
+
+    /// Withdraws ports of a container, whatever their `allow`.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn unpublish(
+        &self,
+        container: &str,
+        ports: &[PortMapping],
+    ) -> Result<Container, ClientError> {
+        self.delete_with(&ports_path(container), &ports)
+    }
+
+    /// Calls `heard` with each event until the daemon stops or `heard` fails: those from number
+    /// `since` on that the daemon still knows (0 for all of them), or only new ones. `heard` may
+    /// make requests itself.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`]; and what `heard` fails with.
+    pub fn events<E: From<ClientError>>(
+        &self,
+        since: Option<u64>,
+        heard: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match since {
+            Some(number) => self.stream(&format!("/v1/events?since={number}"), heard),
+            None => self.stream("/v1/events", heard),
+        }
+    }
+
+    /// Asks for what is at `path`.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.request(Method::GET, path, Bytes::new())
     }
 
     /// None if there is no answer within `limit`.
-    pub(crate) fn get_within<T: DeserializeOwned>(
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn get_within<T: DeserializeOwned>(
         &self,
         path: &str,
         limit: Duration,
@@ -96,40 +277,49 @@ impl Client {
         }
     }
 
-    /// Calls `heard` with what each line of an answer holds, until the answer ends.
-    pub(crate) fn stream<T: DeserializeOwned>(
+    /// Calls `heard` with what each line of an answer holds, until the answer ends. `heard`
+    /// may make requests itself.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`]; and what `heard` fails with.
+    pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &self,
         path: &str,
-        mut heard: impl FnMut(T) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        self.runtime.block_on(async {
-            let response = self.send(Method::GET, path, Bytes::new()).await?;
-            let status = response.status();
-            let mut body = response.into_body();
-            if !status.is_success() {
-                let answer = body.collect().await.map_err(|e| self.broke_off(e))?;
-                return Err(self.refusal(path, status, &answer.to_bytes()).into());
+        mut heard: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let response = self.send(Method::GET, path, Bytes::new());
+        let response = self.runtime.block_on(response)?;
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        if !is_success(status) {
+            let answer = self.runtime.block_on(body.collect());
+            let answer = answer.map_err(|error| self.broke_off(error))?.to_bytes();
+            return Err(self.refusal(path, status, &answer).into());
+        }
+        let mut begun = Vec::new();
+        // `heard` is called outside of the runtime, which cannot run within itself.
+        while let Some(frame) = self.runtime.block_on(body.frame()) {
+            let frame = frame.map_err(|error| self.broke_off(error))?;
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            begun.extend_from_slice(&bytes);
+            while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = begun.drain(..=end).collect();
+                let value = serde_json::from_slice(&line).map_err(|error| {
+                    self.foreign(format!("a line of {path} is malformed: {error}"))
+                })?;
+                heard(value)?;
             }
-            let mut begun = Vec::new();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.broke_off(error))?;
-                let Ok(bytes) = frame.into_data() else {
-                    continue;
-                };
-                begun.extend_from_slice(&bytes);
-                while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = begun.drain(..=end).collect();
-                    let value = serde_json::from_slice(&line).map_err(|error| {
-                        self.foreign(format!("a line of {path} is malformed: {error}"))
-                    })?;
-                    heard(value)?;
-                }
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
-    pub(crate) fn post<T: DeserializeOwned>(
+    /// Sends `body` to `path`.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -137,21 +327,24 @@ impl Client {
         self.request(Method::POST, path, encode(body)?)
     }
 
-    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    /// Deletes what is at `path`.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.request(Method::DELETE, path, Bytes::new())
     }
 
-    pub(crate) fn delete_with<T: DeserializeOwned>(
+    /// Deletes what `body` names of what is at `path`.
+    ///
+    /// # Errors
+    /// As of every request, see [`ClientError`].
+    pub fn delete_with<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         self.request(Method::DELETE, path, encode(body)?)
-    }
-
-    /// The container of this name, id or beginning of an id.
-    pub(crate) fn container(&self, name: &str) -> Result<Container, ClientError> {
-        self.get(&container_path(name))
     }
 
     fn request<T: DeserializeOwned>(
@@ -167,19 +360,19 @@ impl Client {
     fn decode<T: DeserializeOwned>(
         &self,
         path: &str,
-        (status, answer): (StatusCode, Bytes),
+        (status, answer): (u16, Bytes),
     ) -> Result<T, ClientError> {
-        if !status.is_success() {
+        if !is_success(status) {
             return Err(self.refusal(path, status, &answer));
         }
         serde_json::from_slice(&answer)
             .map_err(|error| self.foreign(format!("the answer to {path} is malformed: {error}")))
     }
 
-    fn refusal(&self, path: &str, status: StatusCode, answer: &[u8]) -> ClientError {
+    fn refusal(&self, path: &str, status: u16, answer: &[u8]) -> ClientError {
         match serde_json::from_slice::<ErrorBody>(answer) {
             Ok(body) => ClientError::Refused {
-                status,
+                code: ErrorCode::from_status(status),
                 message: body.error,
             },
             Err(_) => self.foreign(format!("it answers {path} with {status}")),
@@ -196,7 +389,7 @@ impl Client {
     fn broke_off(&self, source: hyper::Error) -> ClientError {
         ClientError::Exchange {
             socket: self.socket.clone(),
-            source,
+            source: source.into(),
         }
     }
 
@@ -205,9 +398,9 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<(u16, Bytes), ClientError> {
         let response = self.send(method, path, body).await?;
-        let status = response.status();
+        let status = response.status().as_u16();
         let body = response.into_body().collect().await;
         Ok((
             status,
@@ -252,35 +445,49 @@ impl Client {
     }
 }
 
+fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
 fn encode(body: &impl Serialize) -> Result<Bytes, ClientError> {
     // A path that is no UTF-8 is all that JSON can't carry here.
     let json = serde_json::to_vec(body).map_err(|e| ClientError::Request(e.to_string()))?;
     Ok(json.into())
 }
 
-pub(crate) fn container_path(name: &str) -> String {
+/// Where a container is.
+pub fn container_path(name: &str) -> String {
     format!("/v1/containers/{}", encode_segment(name))
 }
 
-/// For DELETE; `force` where others share the container's namespace.
-pub(crate) fn deletion_path(name: &str, force: bool) -> String {
+/// A container for DELETE; `force` where others share its namespace.
+pub fn deletion_path(name: &str, force: bool) -> String {
     let query = if force { "?force=true" } else { "" };
     format!("{}{query}", container_path(name))
 }
 
-pub(crate) fn endpoints_path(container: &str) -> String {
+/// Where a container's endpoints are.
+pub fn endpoints_path(container: &str) -> String {
     format!("{}/endpoints", container_path(container))
 }
 
-pub(crate) fn endpoint_path(container: &str, network: &str) -> String {
+/// Where a container's endpoint on a network is.
+pub fn endpoint_path(container: &str, network: &str) -> String {
     format!("{}/{}", endpoints_path(container), encode_segment(network))
 }
 
-pub(crate) fn network_path(name: &str) -> String {
+/// Where a container's published ports are.
+pub fn ports_path(container: &str) -> String {
+    format!("{}/ports", container_path(container))
+}
+
+/// Where a network is.
+pub fn network_path(name: &str) -> String {
     format!("/v1/networks/{}", encode_segment(name))
 }
 
-pub(crate) fn connections_path(filter: &ConnectionFilter) -> String {
+/// Where the connections are that `filter` selects.
+pub fn connections_path(filter: &ConnectionFilter) -> String {
     let ConnectionFilter {
         container,
         protocol,

@@ -1,13 +1,12 @@
 //! What the daemon was started with, as it tells of it.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Bounds of the connection table, and how long what is in it lives, in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Engine {
+pub struct Engine {
+    /// Entries of the connection table.
     pub max_connections: usize,
     /// Of one address of a container.
     pub max_connections_per_address: usize,
@@ -15,36 +14,23 @@ pub(crate) struct Engine {
     pub max_ports_per_address: usize,
     /// Whether a TCP segment without SYN may open a connection, as after a restart.
     pub pick_up_tcp: bool,
+    /// Of an established TCP connection.
     pub tcp_established_timeout: f64,
+    /// Of a TCP connection that opens or closes.
     pub tcp_transitory_timeout: f64,
+    /// Of a UDP flow.
     pub udp_timeout: f64,
+    /// Of a UDP flow to port 53.
     pub udp_dns_timeout: f64,
+    /// Of an ICMP query.
     pub icmp_timeout: f64,
+    /// Of a flow of any other protocol.
     pub other_timeout: f64,
-}
-
-impl Engine {
-    pub(crate) fn of(limits: &nat::Limits) -> Engine {
-        let seconds = |timeout: Duration| timeout.as_secs_f64();
-        let timeouts = &limits.timeouts;
-        Engine {
-            max_connections: limits.max_connections,
-            max_connections_per_address: limits.max_per_address,
-            max_ports_per_address: limits.max_ports_per_address,
-            pick_up_tcp: limits.pick_up_tcp,
-            tcp_established_timeout: seconds(timeouts.tcp_established),
-            tcp_transitory_timeout: seconds(timeouts.tcp_transitory),
-            udp_timeout: seconds(timeouts.udp),
-            udp_dns_timeout: seconds(timeouts.udp_dns),
-            icmp_timeout: seconds(timeouts.icmp),
-            other_timeout: seconds(timeouts.other),
-        }
-    }
 }
 
 /// The privileges that the daemon has kept, and what bounds them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Privileges {
+pub struct Privileges {
     /// The effective capabilities of every thread, as capabilities(7) names them.
     pub capabilities: Vec<String>,
     /// Whether executing a program could add none (prctl(2), PR_SET_NO_NEW_PRIVS).

@@ -9,12 +9,14 @@ use super::PortMapping;
 
 /// Something that happened. Which of the optional fields are there depends on what it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Event {
+pub struct Event {
     /// Counts from 0 in each life of the daemon.
     pub seq: u64,
     /// Milliseconds since 1970.
     pub time: u64,
+    /// What kind of thing it happened to.
     pub kind: EventKind,
+    /// What happened to it.
     pub action: EventAction,
     /// Of the container, network or host interface.
     #[serde(default)]
@@ -28,8 +30,10 @@ pub(crate) struct Event {
     /// Of an endpoint; the gateways of a network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// The published port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<PortMapping>,
+    /// As `exit_code` of a container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,
     /// For people.
@@ -40,10 +44,13 @@ pub(crate) struct Event {
     pub lost: Option<u64>,
 }
 
+/// What kind of thing an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum EventKind {
+pub enum EventKind {
+    /// A network.
     Network,
+    /// A container.
     Container,
     /// A container on a network.
     Endpoint,
@@ -55,20 +62,29 @@ pub(crate) enum EventKind {
     Stream,
 }
 
+/// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum EventAction {
+pub enum EventAction {
+    /// A network or container is new.
     Created,
     /// A daemon has taken it over from the one before.
     Adopted,
+    /// A network or container is gone.
     Removed,
+    /// A container's process has ended.
     Ended,
+    /// A container has an endpoint on a network.
     Connected,
+    /// A container has no endpoint on a network any more.
     Disconnected,
+    /// A port is published.
     Published,
+    /// A port is not published any more.
     Withdrawn,
     /// It can't be published now, and will be when it can.
     Pending,
+    /// What is known of it is different.
     Changed,
     /// Somebody had removed it; it is made anew.
     Restored,

@@ -8,9 +8,11 @@ use utoipa::ToSchema;
 /// Limits of an endpoint; a direction that is not named has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Limits {
+pub struct Limits {
+    /// Towards the container.
     #[serde(rename = "in", skip_serializing_if = "Limit::is_none")]
     pub inward: Limit,
+    /// From the container.
     #[serde(rename = "out", skip_serializing_if = "Limit::is_none")]
     pub outward: Limit,
 }
@@ -18,7 +20,7 @@ pub(crate) struct Limits {
 /// What may pass in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Limit {
+pub struct Limit {
     /// Of Ethernet frames, 8,000 at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,
@@ -26,6 +28,7 @@ pub(crate) struct Limit {
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_bytes: Option<u64>,
+    /// Frames; a super-frame counts as the packets in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packets_per_second: Option<u64>,
 }
@@ -33,10 +36,11 @@ pub(crate) struct Limit {
 /// What is asked of `POST /v1/containers/{name}/limits`: these limits instead of those there were.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SetLimits {
+pub struct SetLimits {
     /// Of which of its networks; all of them when absent.
     #[serde(default)]
     pub network: Option<String>,
+    /// The new limits.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -44,9 +48,11 @@ pub(crate) struct SetLimits {
 /// What happens to an endpoint's frames on purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Faults {
+pub struct Faults {
+    /// Of frames towards the container.
     #[serde(rename = "in", skip_serializing_if = "Fault::is_none")]
     pub inward: Fault,
+    /// Of frames from the container.
     #[serde(rename = "out", skip_serializing_if = "Fault::is_none")]
     pub outward: Fault,
     /// What chance comes from; drawn by the daemon when absent.
@@ -57,7 +63,7 @@ pub(crate) struct Faults {
 /// The faults of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// How much longer each frame takes, 10 seconds at most.
     pub latency_us: u64,
     /// By how much that varies, up and down; no frame overtakes another.
@@ -71,17 +77,19 @@ pub(crate) struct Fault {
 /// What is asked of `POST /v1/containers/{name}/faults`: these faults instead of those there were.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SetFaults {
+pub struct SetFaults {
     /// Of which of its networks; all of them when absent.
     #[serde(default)]
     pub network: Option<String>,
+    /// The new faults.
     #[serde(default)]
     pub faults: Faults,
 }
 
 /// Whom a container is cut off from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Partition {
+pub struct Partition {
+    /// Nothing reaches the container, and it reaches nothing.
     pub from_everything: bool,
     /// Names of containers.
     pub from: Vec<String>,
@@ -90,7 +98,7 @@ pub(crate) struct Partition {
 /// What is asked of `POST /v1/containers/{name}/partition`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SetPartition {
+pub struct SetPartition {
     /// Another container; everything when absent.
     #[serde(default)]
     pub from: Option<String>,
@@ -99,7 +107,8 @@ pub(crate) struct SetPartition {
 }
 
 impl Limits {
-    pub(crate) fn is_none(&self) -> bool {
+    /// Whether both directions have none.
+    pub fn is_none(&self) -> bool {
         *self == Limits::default()
     }
 }
@@ -112,7 +121,7 @@ impl Limit {
 
 impl Faults {
     /// A seed alone is none.
-    pub(crate) fn is_none(&self) -> bool {
+    pub fn is_none(&self) -> bool {
         self.inward.is_none() && self.outward.is_none()
     }
 }
@@ -124,7 +133,8 @@ impl Fault {
 }
 
 impl Partition {
-    pub(crate) fn is_none(&self) -> bool {
+    /// Whether the container is cut off from nothing.
+    pub fn is_none(&self) -> bool {
         *self == Partition::default()
     }
 }

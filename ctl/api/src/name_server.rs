@@ -12,8 +12,10 @@ const INTERFACE_MAX: usize = 15;
 /// A server to ask for names, which is an address: one that is link-local has a zone, the interface
 /// of the host that it is on, by name or number (`fe80::1%eth0`, RFC 4007 clause 11).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NameServer {
+pub struct NameServer {
+    /// Its address.
     pub address: IpAddr,
+    /// Name or number of the host's interface that a link-local address is on.
     pub zone: Option<String>,
 }
 

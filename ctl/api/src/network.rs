@@ -9,9 +9,11 @@ use utoipa::ToSchema;
 
 use super::{BridgeOptions, NameServer};
 
+/// The body of `POST /v1/networks`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CreateNetwork {
+pub struct CreateNetwork {
+    /// Unique among networks.
     pub name: String,
     /// Of either family; for a family without one, a subnet is chosen from the default pools.
     #[serde(default)]
@@ -22,13 +24,14 @@ pub(crate) struct CreateNetwork {
     /// Whether containers get IPv4 addresses; they do when absent.
     #[serde(default)]
     pub ipv4: Option<bool>,
-    /// Whether containers get IPv6 addresses. When absent, as [`Info::ipv6`] says, or because
-    /// `subnets` names one.
+    /// Whether containers get IPv6 addresses. When absent, as `ipv6` of the daemon's `Info` says, or
+    /// because `subnets` names one.
     #[serde(default)]
     pub ipv6: Option<bool>,
     /// The uplink's when absent.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// What sets it apart from the ordinary.
     #[serde(default)]
     pub options: NetworkOptions,
 }
@@ -36,7 +39,7 @@ pub(crate) struct CreateNetwork {
 /// What sets a network apart from the ordinary; nothing does when all is default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct NetworkOptions {
+pub struct NetworkOptions {
     /// Its containers reach each other and the gateway's address, and nothing else: they have no
     /// default route, and can publish nothing.
     pub internal: bool,
@@ -52,9 +55,11 @@ pub(crate) struct NetworkOptions {
     pub ip_ranges: Vec<IpNet>,
     /// Addresses that no container gets.
     pub reserved: Vec<IpAddr>,
+    /// Of the user's own; pontoon only filters by them.
     pub labels: BTreeMap<String, String>,
     /// Lower the segment size that TCP announces to and from the world to what fits the uplink.
     pub mss_clamp: bool,
+    /// What its switch does with frames for many.
     pub bridge: BridgeOptions,
     /// Asked for names that are no container's, instead of the daemon's servers; what a container
     /// names itself comes first.
@@ -65,30 +70,38 @@ pub(crate) struct NetworkOptions {
 
 impl NetworkOptions {
     /// Whether what leaves gets an address of the host.
-    pub(crate) fn masquerades(&self) -> bool {
+    pub fn masquerades(&self) -> bool {
         !self.internal && !self.routed
     }
 
     /// The address chosen for what leaves from `source`.
-    pub(crate) fn masquerade_to(&self, source: IpNet) -> Option<IpAddr> {
+    pub fn masquerade_to(&self, source: IpNet) -> Option<IpAddr> {
         let mut chosen = self.masquerade_to.iter().copied();
         chosen.find(|to| to.is_ipv4() == source.addr().is_ipv4())
     }
 }
 
+/// A network.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Network {
+pub struct Network {
+    /// 64 hex digits.
     pub id: String,
+    /// Unique among networks.
     pub name: String,
     /// Those of IPv4 first.
     pub subnets: Vec<IpNet>,
     /// One for each subnet, in the same order.
     pub gateways: Vec<IpAddr>,
+    /// MAC address of the gateway.
     pub gateway_mac: String,
     /// The host's interface on this network.
     pub host_interface: String,
+    /// Largest packet, in bytes.
     pub mtu: u32,
+    /// Seconds since 1970.
     pub created: u64,
+    /// What sets it apart from the ordinary.
     pub options: NetworkOptions,
+    /// Names of the containers that have an endpoint on it.
     pub containers: Vec<String>,
 }

@@ -6,12 +6,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Protocol of a published port.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Protocol {
+pub enum Protocol {
+    /// TCP.
     Tcp,
+    /// UDP.
     Udp,
     /// To the container's port of the same number, as its checksum covers the ports; from the wire
     /// and from containers, not from the host itself.
@@ -21,7 +24,8 @@ pub(crate) enum Protocol {
 /// `[[hostip:][hostport[-end]]:]port[-end][/tcp|udp|sctp][,allow=NETWORK]…`, one rule however many ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PortMapping {
+pub struct PortMapping {
+    /// Protocol of the ports.
     pub protocol: Protocol,
     /// Every address of the host when absent; every one of its family when unspecified (`0.0.0.0`,
     /// `::`).
@@ -29,6 +33,7 @@ pub(crate) struct PortMapping {
     pub host_ip: Option<IpAddr>,
     /// 0 in a request: free ones, in a row, are chosen and kept from then on; the answer names them.
     pub host_port: u16,
+    /// First of the container's ports.
     pub container_port: u16,
     /// How many consecutive ports, one to one.
     pub count: u16,
@@ -42,19 +47,22 @@ pub(crate) struct PortMapping {
 
 /// A published port or range, and what it is used for.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct PublishedPort {
+pub struct PublishedPort {
+    /// The port or range.
     pub mapping: PortMapping,
     /// The container's addresses that are reached by it, one a family.
     pub to: Vec<IpAddr>,
+    /// What it is used for.
     pub traffic: PortTraffic,
 }
 
 /// What came and went by a published port since it was published, or since the daemon started:
 /// counts that only grow, but for the active ones.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub(crate) struct PortTraffic {
+pub struct PortTraffic {
     /// From the wire and from containers; of UDP, as many as there were sources.
     pub connections: u64,
+    /// Those of `connections` that are still open.
     pub active: u64,
     /// To the container and from it. A super-frame counts as one.
     pub packets: [u64; 2],
@@ -66,8 +74,10 @@ pub(crate) struct PortTraffic {
 
 /// As [`PortTraffic`], of what has no packets of its own.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub(crate) struct RelayedTraffic {
+pub struct RelayedTraffic {
+    /// Connections; of UDP, as many as there were sources.
     pub connections: u64,
+    /// Those of `connections` that are still open.
     pub active: u64,
     /// Of payload, to the container and from it.
     pub bytes: [u64; 2],

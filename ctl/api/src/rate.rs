@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 /// What may pass in a second, in bits: a number with `bit`, `kbit`, `mbit` or `gbit`, or without a
 /// unit. `tc` takes `mbps` for megabytes, and others for megabits, so it is refused.
-pub(crate) fn parse_bits(text: &str) -> Result<u64, String> {
+pub fn parse_bits(text: &str) -> Result<u64, String> {
     let units = [
         ("gbit", 1_000_000_000),
         ("mbit", 1_000_000),
@@ -19,7 +19,7 @@ pub(crate) fn parse_bits(text: &str) -> Result<u64, String> {
 
 /// Bytes: a number with `b`, `kb`, `mb` or `gb` (thousands), `kib`, `mib` or `gib`, or without a
 /// unit.
-pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let units = [
         ("gib", 1 << 30),
         ("mib", 1 << 20),
@@ -34,7 +34,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// A chance as parts of a million: `0.1%`.
-pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
+pub fn parse_percent(text: &str) -> Result<u32, String> {
     let percent = text
         .strip_suffix('%')
         .and_then(|number| exact(number, 10_000));
@@ -73,7 +73,7 @@ fn exact(number: &str, factor: u64) -> Option<u64> {
 }
 
 /// As [`parse_bits`] takes it.
-pub(crate) fn bits(rate: u64) -> String {
+pub fn bits(rate: u64) -> String {
     let units = [
         ("gbit", 1_000_000_000),
         ("mbit", 1_000_000),
@@ -90,7 +90,7 @@ pub(crate) fn bits(rate: u64) -> String {
 }
 
 /// As [`parse_percent`] takes it.
-pub(crate) fn percent(per_million: u32) -> String {
+pub fn percent(per_million: u32) -> String {
     format!("{}%", decimal(per_million.into(), 10_000))
 }
 

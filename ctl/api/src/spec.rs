@@ -8,12 +8,12 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::api::{Connect, Mode, PortMapping, Protocol};
+use crate::{Connect, Mode, PortKind, PortMapping, Protocol};
 
 /// What is wrong with a text, in a sentence that names the wrong piece.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct SpecError(String);
+pub struct SpecError(String);
 
 fn wrong<T>(problem: impl Into<String>) -> Result<T, SpecError> {
     Err(SpecError(problem.into()))
@@ -43,7 +43,11 @@ impl fmt::Display for PortRange {
     }
 }
 
-pub(crate) fn parse_port(text: &str) -> Result<u16, SpecError> {
+/// A TCP, UDP or SCTP port in decimal digits; 0 is none.
+///
+/// # Errors
+/// It is not a number from 1 to 65535.
+pub fn parse_port(text: &str) -> Result<u16, SpecError> {
     // `u16::from_str` takes a sign; a port has none.
     match text.parse() {
         Ok(port) if port != 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
@@ -123,7 +127,11 @@ fn cut_mapping(text: &str) -> Result<MappingParts<'_>, SpecError> {
     }
 }
 
-pub(crate) fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
+/// `tcp`, `udp` or `sctp`, in either case.
+///
+/// # Errors
+/// It is another name.
+pub fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
     let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     let mut named = all.into_iter();
     match named.find(|it| name.eq_ignore_ascii_case(&it.to_string())) {
@@ -135,7 +143,10 @@ pub(crate) fn parse_protocol(name: &str) -> Result<Protocol, SpecError> {
 }
 
 /// A network, or one address as a network.
-pub(crate) fn parse_network(text: &str) -> Result<IpNet, SpecError> {
+///
+/// # Errors
+/// It is neither.
+pub fn parse_network(text: &str) -> Result<IpNet, SpecError> {
     let network = text.parse().ok();
     match network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
         Some(network) => Ok(network),
@@ -205,7 +216,7 @@ fn counted(count: u16) -> String {
 /// The `count` ports from `first`, as `80` or `80-89`.
 ///
 /// Bytes of an API client are no checked mapping, so a range past 65535 is written as it stands.
-pub(crate) fn port_range(first: u16, count: u16) -> String {
+pub fn port_range(first: u16, count: u16) -> String {
     match count {
         0 | 1 => first.to_string(),
         _ => format!("{first}-{}", u32::from(first) + u32::from(count) - 1),
@@ -279,6 +290,24 @@ impl fmt::Display for Mode {
     }
 }
 
+/// `tap|veth`.
+impl FromStr for PortKind {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<PortKind, SpecError> {
+        match PortKind::ALL.into_iter().find(|kind| kind.name() == text) {
+            Some(kind) => Ok(kind),
+            None => wrong(format!("`{text}` is not a kind of interface (tap or veth)")),
+        }
+    }
+}
+
+impl fmt::Display for PortKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A network with what the container has there: `NETWORK[,KEY=VALUE]…`, or Docker's
 /// `name=NETWORK,…`. Keys: `ip` and `ip6` (repeatable), `mac`, `interface`, `alias` (repeatable),
 /// `gw-priority`.
@@ -326,8 +355,10 @@ impl FromStr for Connect {
 
 /// What `--net` takes: a mode, or a network with what the container has there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Net {
+pub enum Net {
+    /// What is no network: `host`, `none` or `container:NAME`.
     Mode(Mode),
+    /// A network.
     Network(Connect),
 }
 
@@ -346,7 +377,10 @@ impl FromStr for Net {
 }
 
 /// A MAC address of one interface (not multicast, not all zero), in the form `02:42:ac:11:00:02`.
-pub(crate) fn parse_mac(text: &str) -> Result<String, SpecError> {
+///
+/// # Errors
+/// It is not six pairs of hex digits, or no address that an interface can have.
+pub fn parse_mac(text: &str) -> Result<String, SpecError> {
     let mut octets = [0u8; 6];
     let mut pieces = text.split([':', '-']);
     for octet in &mut octets {
@@ -543,6 +577,16 @@ mod tests {
         for text in ["host", "none", "bridge", "container:web"] {
             assert_eq!(mode(text).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn kinds_are_named_as_in_json() {
+        for kind in PortKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            let json = serde_json::to_string(&kind).unwrap();
+            assert_eq!(json, format!("\"{kind}\""));
+        }
+        assert!("TAP".parse::<PortKind>().is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::container::ContainerArgs;
 use super::output::OutputArgs;
-use crate::api::{Container, Target};
+use crate::api::Target;
 
 #[derive(Args)]
 pub(super) struct AttachArgs {
@@ -44,6 +44,6 @@ pub(super) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         (None, None) => anyhow::bail!("one of --pid and --netns is needed"),
     };
     let request = args.container.attach(target, Vec::new(), true)?;
-    let container: Container = args.client.client()?.post("/v1/containers", &request)?;
+    let container = args.client.client()?.attach(&request)?;
     args.output.tell(&container, &[&container.id])
 }

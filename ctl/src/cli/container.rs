@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::limit::LimitArgs;
+use super::port_kinds;
 use crate::api::{Attach, Connect, Mode, NameServer, NameSettings, PortKind, PortMapping, Target};
 use crate::spec::{Net, parse_mac};
 
@@ -45,7 +46,7 @@ pub(super) struct EndpointArgs {
     #[arg(long, visible_alias = "mac-address", value_parser = parse_mac)]
     mac: Option<String>,
     /// Kind of interface: tap or veth [default: the daemon's]
-    #[arg(long, value_name = "KIND", hide_possible_values = true)]
+    #[arg(long, value_parser = port_kinds(), value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
     /// Name of the interface in the container [default: the first free one of eth0, eth1, …]
     #[arg(long, value_name = "NAME")]

@@ -10,6 +10,7 @@ use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser, TypedValueP
 use ipnet::IpNet;
 
 use super::engine::EngineArgs;
+use super::port_kinds;
 use crate::api::{NameServer, PortKind};
 use crate::daemon::DaemonOptions;
 use crate::host::UplinkChoice;
@@ -60,7 +61,7 @@ pub(super) struct DaemonArgs {
     #[arg(long)]
     no_halt: bool,
     /// Kind of interface of new containers: tap or veth [default: tap if available]
-    #[arg(long, value_name = "KIND", hide_possible_values = true)]
+    #[arg(long, value_parser = port_kinds(), value_name = "KIND", hide_possible_values = true)]
     port_kind: Option<PortKind>,
     /// Whether new networks have IPv6 by default [default: if the host uses it]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]

@@ -39,10 +39,11 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, getuid};
 
+use super::port_kinds;
 use crate::api::{Connection, Container, Endpoint, Info, Network, PortKind};
 use conversation::{Cast, SERVER_PORT, paths, walk, walk_briefly};
 use report::{Report, Topology};
-use stage::{OUTSIDE, OUTSIDE_V6, Place, Stage, UPLINK, UPLINK_V6, kind_name, typed};
+use stage::{OUTSIDE, OUTSIDE_V6, Place, Stage, UPLINK, UPLINK_V6, typed};
 
 /// A path that fails is tried again and again, and each try leaves an entry.
 const MOST_CONNECTIONS: usize = 12;
@@ -50,11 +51,11 @@ const MOST_CONNECTIONS: usize = 12;
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
     /// Kind of interface of the containers: tap or veth [default: what the kernel has]
-    #[arg(long, value_enum, value_name = "KIND")]
+    #[arg(long, value_parser = port_kinds(), value_name = "KIND")]
     port_kind: Option<PortKind>,
 
     /// Kind of wire between the host and the outside: tap or veth [default: what the kernel has]
-    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = true)]
+    #[arg(long, value_parser = port_kinds(), value_name = "KIND", hide_possible_values = true)]
     wire: Option<PortKind>,
 
     /// Be the demo's server: tell TCP and UDP callers on PORT who they are
@@ -330,8 +331,8 @@ fn set_up(
             ("client".to_owned(), cast.client),
             ("web".to_owned(), cast.web),
         ],
-        port_kind: kind_name(web_endpoint.port_kind).to_owned(),
-        wire: kind_name(stage.wire_kind()).to_owned(),
+        port_kind: web_endpoint.port_kind.to_string(),
+        wire: stage.wire_kind().to_string(),
         gateway: gateway_v4,
         host_interface: network.host_interface.clone(),
         workers: info.workers,

@@ -6,8 +6,6 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::output::OutputArgs;
-use crate::api::Container;
-use crate::client::deletion_path;
 
 #[derive(Args)]
 pub(super) struct DetachArgs {
@@ -24,7 +22,6 @@ pub(super) struct DetachArgs {
 }
 
 pub(super) fn run(args: DetachArgs) -> anyhow::Result<ExitCode> {
-    let path = deletion_path(&args.name, args.force);
-    let container: Container = args.client.client()?.delete(&path)?;
+    let container = args.client.client()?.detach(&args.name, args.force)?;
     args.output.tell(&container, &[&container.name])
 }

@@ -87,12 +87,8 @@ fn passes(filters: &[Filter], event: &Event) -> bool {
 }
 
 pub(super) fn run(args: EventsArgs) -> anyhow::Result<ExitCode> {
-    let path = match args.since {
-        Some(number) => format!("/v1/events?since={number}"),
-        None => "/v1/events".to_owned(),
-    };
     let mut out = io::stdout().lock();
-    args.client.client()?.stream(&path, |event: Event| {
+    args.client.client()?.events(args.since, |event: Event| {
         if !passes(&args.filter, &event) {
             return Ok(());
         }

@@ -107,7 +107,7 @@ pub(super) fn run(args: FaultCommand) -> anyhow::Result<ExitCode> {
         ([name, other], _, true) => vec![part(&client, name, Some(other), args.partition)?],
         ([name], false, false) if args.changes() => vec![change_each(&client, name, &args)?],
         ([name], false, false) => vec![client.container(name)?],
-        ([], false, false) if !args.changes() => client.get("/v1/containers")?,
+        ([], false, false) if !args.changes() => client.containers()?,
         ([], ..) => anyhow::bail!("name the container to impair: pontoon fault NAME …"),
         _ => anyhow::bail!("two containers go with --partition and --heal only"),
     };

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::output::{Look, OutputArgs, joined};
 use crate::api::{HostSilenceKind, Info, Privileges};
@@ -18,7 +18,7 @@ pub(super) struct InfoArgs {
 }
 
 pub(super) fn run(args: InfoArgs) -> anyhow::Result<ExitCode> {
-    let info: Info = args.client.client()?.get("/v1/info")?;
+    let info = args.client.client()?.info()?;
     args.output.show(&info, |out, _: Look| print(out, &info))
 }
 
@@ -27,8 +27,6 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
         0 => "none".to_owned(),
         _ => joined(&info.uplinks),
     };
-    let port_kind = info.port_kind.to_possible_value();
-    let port_kind = port_kind.as_ref().map_or("", |value| value.get_name());
     let ipv6 = match (info.ipv6, info.kernel_ipv6) {
         (true, _) => "in new networks",
         (false, true) => "not in new networks by default",
@@ -38,7 +36,7 @@ fn print(out: &mut dyn Write, info: &Info) -> io::Result<()> {
     writeln!(out, "Process:      {}", info.pid)?;
     writeln!(out, "Workers:      {}", info.workers)?;
     writeln!(out, "Uplinks:      {uplinks}")?;
-    writeln!(out, "Port kind:    {port_kind}")?;
+    writeln!(out, "Port kind:    {}", info.port_kind)?;
     let host_silence = match info.host_silence {
         HostSilenceKind::Tc => "by tc ingress, before the host's firewall",
         HostSilenceKind::Sockets => "by sockets, behind the host's firewall",

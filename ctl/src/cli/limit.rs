@@ -109,7 +109,7 @@ pub(super) fn run(args: LimitCommand) -> anyhow::Result<ExitCode> {
             args.limits.are_none(),
             "name the container that is to be limited: pontoon limit NAME …"
         );
-        let containers: Vec<Container> = client.get("/v1/containers")?;
+        let containers = client.containers()?;
         return args
             .output
             .show(&containers, |out, look| print(out, look, &containers));

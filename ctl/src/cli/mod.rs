@@ -44,9 +44,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::{getegid, geteuid, getgid, getuid};
 
+use crate::api::PortKind;
 use crate::client::Client;
 
 const EXIT_CODES: &str = "\
@@ -246,6 +248,19 @@ fn for_each(
         }
     }
     Ok(code)
+}
+
+/// The kinds of an interface, by the names that the API has for them.
+fn port_kinds() -> impl TypedValueParser<Value = PortKind> {
+    let known = PortKind::ALL.map(|kind| {
+        PossibleValue::new(kind.name()).help(match kind {
+            PortKind::Tap => {
+                "A TAP device that lives in the container's namespace; needs /dev/net/tun"
+            }
+            PortKind::Veth => "A veth pair whose host end the switch reads with AF_PACKET",
+        })
+    });
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<PortKind>())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -11,8 +11,7 @@ use ipnet::IpNet;
 use self::settings::SettingsArgs;
 use super::container::EndpointArgs;
 use super::output::{Look, OutputArgs, joined, short_id, show_json, show_lines, write_table};
-use crate::api::{Connect, Container, CreateNetwork, Network, NetworkOptions};
-use crate::client::{endpoint_path, endpoints_path, network_path};
+use crate::api::{Connect, CreateNetwork, Network, NetworkOptions};
 
 mod settings;
 
@@ -202,10 +201,7 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
     match command {
         NetworkCommand::Create(args) => create(args),
         NetworkCommand::Ls(args) => list(args),
-        NetworkCommand::Inspect(args) => {
-            let network: Network = args.client.client()?.get(&network_path(&args.name))?;
-            show_json(&network)
-        }
+        NetworkCommand::Inspect(args) => show_json(&args.client.client()?.network(&args.name)?),
         NetworkCommand::Rm(args) => remove(args),
         NetworkCommand::Prune(args) => {
             let removed: Vec<Network> = args.client.client()?.delete("/v1/networks")?;
@@ -213,13 +209,13 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
             args.output.tell(&removed, &names)
         }
         NetworkCommand::Connect(args) => {
-            let path = endpoints_path(&args.container);
             let network = Connect {
                 network: args.network,
                 ..Connect::default()
             };
             let request = args.endpoint.complete(network);
-            let container: Container = args.client.client()?.post(&path, &request)?;
+            let client = args.client.client()?;
+            let container = client.connect(&args.container, &request)?;
             // What is new stands last.
             let endpoints = container.endpoints.last().into_iter();
             let addresses: Vec<String> = endpoints
@@ -228,8 +224,8 @@ pub(super) fn run(command: NetworkCommand) -> anyhow::Result<ExitCode> {
             args.output.tell(&container, &addresses)
         }
         NetworkCommand::Disconnect(args) => {
-            let path = endpoint_path(&args.container, &args.network);
-            let container: Container = args.client.client()?.delete(&path)?;
+            let client = args.client.client()?;
+            let container = client.disconnect(&args.container, &args.network)?;
             args.output.tell(&container, &[&container.name])
         }
     }
@@ -254,7 +250,7 @@ fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
             ..NetworkOptions::default()
         }),
     };
-    let network: Network = args.client.client()?.post("/v1/networks", &request)?;
+    let network = args.client.client()?.create_network(&request)?;
     args.output.tell(&network, &[&network.id])
 }
 
@@ -264,7 +260,7 @@ fn split_label(label: &str) -> (String, String) {
 }
 
 fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
-    let mut networks: Vec<Network> = args.client.client()?.get("/v1/networks")?;
+    let mut networks = args.client.client()?.networks()?;
     networks.retain(|network| args.filter.iter().all(|filter| filter.admits(network)));
     if args.quiet {
         let ids: Vec<_> = networks
@@ -280,7 +276,7 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
 fn remove(args: RemoveArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     super::for_each(&args.names, |name| {
-        let network: Network = client.delete(&network_path(name))?;
+        let network = client.remove_network(name)?;
         args.output.tell(&network, &[&network.name]).map(drop)
     })
 }

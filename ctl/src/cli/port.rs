@@ -10,7 +10,6 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::output::{at, show_json, show_lines};
 use crate::api::{PortMapping, Protocol, PublishedPort};
-use crate::client::container_path;
 use crate::spec::{SpecError, parse_port, parse_protocol, port_range};
 
 #[derive(Args)]
@@ -63,8 +62,7 @@ impl ContainerPort {
 }
 
 pub(super) fn run(args: PortArgs) -> anyhow::Result<ExitCode> {
-    let path = format!("{}/ports", container_path(&args.name));
-    let mut published: Vec<PublishedPort> = args.client.client()?.get(&path)?;
+    let mut published = args.client.client()?.published(&args.name)?;
     if let Some(port) = args.port {
         published.retain(|it| port.is_of(&it.mapping));
         if published.is_empty() {

@@ -29,7 +29,7 @@ pub(super) struct PsArgs {
 }
 
 pub(super) fn run(args: PsArgs) -> anyhow::Result<ExitCode> {
-    let mut containers: Vec<Container> = args.client.client()?.get("/v1/containers")?;
+    let mut containers = args.client.client()?.containers()?;
     containers.retain(|container| args.all || container.status == Status::Running);
     if args.quiet {
         let ids: Vec<_> = containers

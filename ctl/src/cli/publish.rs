@@ -6,8 +6,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::output::{OutputArgs, published};
-use crate::api::{Container, PortMapping};
-use crate::client::container_path;
+use crate::api::PortMapping;
 
 #[derive(Args)]
 pub(super) struct PublishArgs {
@@ -41,16 +40,16 @@ pub(super) struct UnpublishArgs {
 
 /// Prints what the container publishes then.
 pub(super) fn publish(args: PublishArgs) -> anyhow::Result<ExitCode> {
-    let path = format!("{}/ports", container_path(&args.name));
-    let container: Container = args.client.client()?.post(&path, &args.publish)?;
+    let client = args.client.client()?;
+    let container = client.publish(&args.name, &args.publish)?;
     let lines: Vec<String> = container.published.iter().map(published).collect();
     args.output.tell(&container, &lines)
 }
 
 /// Prints what the container publishes then.
 pub(super) fn unpublish(args: UnpublishArgs) -> anyhow::Result<ExitCode> {
-    let path = format!("{}/ports", container_path(&args.name));
-    let container: Container = args.client.client()?.delete_with(&path, &args.publish)?;
+    let client = args.client.client()?;
+    let container = client.unpublish(&args.name, &args.publish)?;
     let lines: Vec<String> = container.published.iter().map(published).collect();
     args.output.tell(&container, &lines)
 }

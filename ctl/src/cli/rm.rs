@@ -8,7 +8,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::kill::stop_one;
 use super::output::OutputArgs;
 use crate::api::{Container, Status};
-use crate::client::{Client, deletion_path};
+use crate::client::Client;
 use crate::signals::SignalNumber;
 
 #[derive(Args)]
@@ -51,7 +51,7 @@ fn remove(client: &Client, name: &str, force: bool) -> anyhow::Result<Container>
         }
     }
     // By id: the name may belong to another container by now.
-    match client.delete(&deletion_path(&container.id, force)) {
+    match client.detach(&container.id, force) {
         // It was run with --rm.
         Err(error) if error.is_not_found() && force => Ok(container),
         removed => Ok(removed?),

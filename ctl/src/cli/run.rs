@@ -26,7 +26,7 @@ use super::start::NotStarted;
 use super::supervise::{Supervised, prepare};
 use super::{OWN_ERROR, complain};
 use crate::api::{Attach, Container, Exit, Exited, Mode, Status, Target};
-use crate::client::{Client, container_path, deletion_path};
+use crate::client::{Client, container_path};
 use crate::netns::Netns;
 
 #[derive(Args)]
@@ -144,7 +144,7 @@ fn start(args: RunArgs, output: Output) -> anyhow::Result<Running> {
         ..args.container.attach(target, command, args.rm)?
     };
     args.names.complete(&mut request.names);
-    let container: Container = client.post("/v1/containers", &request)?;
+    let container = client.attach(&request)?;
 
     let etc = Etc::of(&client, &container);
     let pid = process.pid();
@@ -219,7 +219,7 @@ fn finish(running: Running) -> anyhow::Result<ExitCode> {
 /// A container whose command was not started is none. What kept it from starting counts for more
 /// than a failure here.
 fn forget(client: &Client, container: &Container) {
-    match client.delete::<Container>(&deletion_path(&container.id, true)) {
+    match client.detach(&container.id, true) {
         Ok(_) => {}
         // Somebody detached it meanwhile.
         Err(error) if error.is_not_found() => {}

@@ -247,6 +247,13 @@ mod tests {
     use crate::daemon::sample::{container, ip, names, network};
     use crate::host::HostAddress;
 
+    /// The API's types know nothing of the switch, so its defaults are written down twice.
+    #[test]
+    fn a_network_s_storm_limits_are_the_switch_s_by_default() {
+        let bridge = bridge(&BridgeOptions::default());
+        assert_eq!(bridge.storm, StormLimits::default());
+    }
+
     #[test]
     fn the_description_names_what_is_there_and_nothing_else() {
         let containers = [

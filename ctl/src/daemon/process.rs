@@ -21,7 +21,7 @@ use super::lock::{self, ApiSocket, Locks};
 use super::server::{self, change};
 use super::shares::Shares;
 use super::{Daemon, DaemonOptions, Started, listener, privileges, service};
-use crate::api;
+use crate::api::Privileges;
 
 /// How often it is looked whether what nothing watches still lives.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -80,7 +80,7 @@ async fn serve(
     options: DaemonOptions,
     mut locks: Locks,
     (listener, _socket): (UnixListener, Option<ApiSocket>),
-    privileges: api::Privileges,
+    privileges: Privileges,
 ) -> anyhow::Result<()> {
     locks.hang_up();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -107,7 +107,7 @@ async fn serve(
         run_dir: Arc::new(options.run_dir),
         port_kind: daemon.port_kind,
         ipv6: daemon.ipv6,
-        engine: Arc::new(api::Engine::of(&options.limits)),
+        engine: Arc::new(server::engine(&options.limits)),
         privileges: Arc::new(privileges),
         events: Arc::clone(&daemon.events),
         daemon: Arc::new(Mutex::new(daemon)),

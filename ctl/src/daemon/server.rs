@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header;
@@ -163,6 +164,24 @@ async fn info(State(api): State<Api>) -> Json<Info> {
         engine: (*api.engine).clone(),
         privileges: (*api.privileges).clone(),
     })
+}
+
+/// The engine's limits, as the API reports them.
+pub(super) fn engine(limits: &nat::Limits) -> Engine {
+    let seconds = |timeout: Duration| timeout.as_secs_f64();
+    let timeouts = &limits.timeouts;
+    Engine {
+        max_connections: limits.max_connections,
+        max_connections_per_address: limits.max_per_address,
+        max_ports_per_address: limits.max_ports_per_address,
+        pick_up_tcp: limits.pick_up_tcp,
+        tcp_established_timeout: seconds(timeouts.tcp_established),
+        tcp_transitory_timeout: seconds(timeouts.tcp_transitory),
+        udp_timeout: seconds(timeouts.udp),
+        udp_dns_timeout: seconds(timeouts.udp_dns),
+        icmp_timeout: seconds(timeouts.icmp),
+        other_timeout: seconds(timeouts.other),
+    }
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -23,21 +23,9 @@ mod fragments;
 mod frame;
 mod mapping;
 mod packet;
+mod requests;
 mod sums;
 mod world;
-
-// The shapes and the grammar of the program's API, which stand alone; the program has no library.
-#[path = "../../../ctl/api/src"]
-#[allow(dead_code, unused_imports, reason = "the program uses all of them")]
-mod program {
-    #[path = "lib.rs"]
-    pub(crate) mod api;
-    pub(crate) mod rate;
-    pub(crate) mod spec;
-}
-use program::{api, rate, spec};
-
-mod requests;
 
 pub use fragments::fragments;
 pub use frame::frame;

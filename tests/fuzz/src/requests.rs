@@ -1,14 +1,12 @@
 //! The `api` target: whatever is typed or sent.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::api::{
+use pontoon_api::{
     Attach, Connect, Connection, ConnectionFilter, Container, Counters, CreateNetwork, ErrorBody,
     Event, Exit, Exited, FdbEntry, Info, Kill, Mode, NatRules, Network, PortMapping, PublishedPort,
-    SetFaults, SetLimits, SetPartition,
+    SetFaults, SetLimits, SetPartition, rate, spec,
 };
-use crate::{rate, spec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// What an input may be read as. New ones come last: the first byte of what is kept chooses.
 const READERS: [fn(&[u8]); 28] = [

@@ -3,7 +3,7 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::api::FdbEntry;
+use crate::FdbEntry;
 
 /// Answers one request with `answer`, byte for byte, and returns the request's head.
 fn serve(socket: &Path, answer: &'static str) -> JoinHandle<String> {
@@ -116,4 +116,32 @@ fn a_filter_is_what_stands_behind_the_path() {
         connections_path(&filter),
         "/v1/connections?container=web%26port%3D1&address=fd00%3A%3A%2F64&port=80"
     );
+}
+
+/// The end of a stream is that of its answer; a line may come in pieces.
+#[test]
+fn events_come_a_line_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("pontoon.sock");
+    let server = serve(
+        &socket,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+         50\r\n{\"seq\": 3, \"time\": 0, \"kind\": \"container\", \"action\": \"created\", \
+         \"name\": \"web\"}\n{\r\n\
+         3d\r\n\"seq\": 4, \"time\": 0, \"kind\": \"container\", \"action\": \"ended\"}\n\r\n\
+         0\r\n\r\n",
+    );
+    let client = Client::new(&socket).unwrap();
+    let mut seqs = Vec::new();
+    let heard = |event: crate::Event| {
+        seqs.push(event.seq);
+        // A request within is one more exchange; nobody answers this one.
+        let absent = client.container("web").unwrap_err();
+        assert_eq!(absent.code(), None);
+        Ok::<(), ClientError>(())
+    };
+    client.events(Some(3), heard).unwrap();
+    assert_eq!(seqs, [3, 4]);
+    let request = server.join().unwrap();
+    assert!(request.starts_with("GET /v1/events?since=3 "), "{request}");
 }

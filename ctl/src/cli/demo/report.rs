@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use super::answer::Timing;
-use super::stage::kind_name;
 use crate::api::{Connection, Container, FdbEntry, Flow};
 use crate::cli::output::{self, Look};
 
@@ -117,7 +116,7 @@ impl<'a> Report<'a> {
                     container.name.clone(),
                     output::joined(endpoint.addresses.iter().map(|address| address.addr())),
                     endpoint.mac.clone(),
-                    kind_name(endpoint.port_kind).to_owned(),
+                    endpoint.port_kind.to_string(),
                     output::joined(container.published.iter().map(output::published)),
                 ]
             })

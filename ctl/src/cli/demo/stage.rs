@@ -139,7 +139,7 @@ impl Stage {
         let log = File::create(self.log_path()).context("create the daemon's log")?;
         let mut arguments = vec!["daemon"];
         if let Some(kind) = port_kind {
-            arguments.extend(["--port-kind", kind_name(kind)]);
+            arguments.extend(["--port-kind", kind.name()]);
         }
         // On the demo's own directories, of which a user's daemon has its own as well.
         let child = self
@@ -438,13 +438,6 @@ fn search_path(first: &Path) -> std::ffi::OsString {
 /// A command line of pontoon's as a user types it.
 pub(super) fn typed(arguments: &[&str]) -> String {
     format!("pontoon {}", arguments.join(" "))
-}
-
-pub(super) fn kind_name(kind: PortKind) -> &'static str {
-    match kind {
-        PortKind::Tap => "tap",
-        PortKind::Veth => "veth",
-    }
 }
 
 fn has_gone(pid: Pid) -> bool {

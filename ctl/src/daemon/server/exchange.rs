@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoResponses;
 
-use crate::api::ErrorBody;
+use crate::api::{ErrorBody, ErrorCode};
 use crate::daemon::failure::Failure;
 
 /// Largest request taken, in bytes. The largest sensible one is a list of port mappings.
@@ -72,7 +72,7 @@ pub(super) async fn unknown(request: Request) -> Refusal {
         format!("nothing is at {path}; {DOCUMENT} lists the API of {SELF}")
     };
     Refusal {
-        status: StatusCode::NOT_FOUND,
+        code: ErrorCode::NotFound,
         error,
     }
 }
@@ -80,7 +80,7 @@ pub(super) async fn unknown(request: Request) -> Refusal {
 /// The path is known, the method is not one of its.
 pub(super) async fn wrong_method(request: Request) -> Refusal {
     Refusal {
-        status: StatusCode::METHOD_NOT_ALLOWED,
+        code: ErrorCode::WrongMethod,
         error: format!(
             "{} does not support {}; {DOCUMENT} lists what it does",
             request.uri().path(),
@@ -91,16 +91,16 @@ pub(super) async fn wrong_method(request: Request) -> Refusal {
 
 /// The answer to someone who may not do what was asked.
 pub(in crate::daemon) fn forbidden(error: String) -> Response {
-    let status = StatusCode::FORBIDDEN;
-    Refusal { status, error }.into_response()
+    let code = ErrorCode::Forbidden;
+    Refusal { code, error }.into_response()
 }
 
 /// The answer to someone who has as much under way as anyone may have.
 pub(in crate::daemon) fn busy(what: &str) -> Response {
-    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let code = ErrorCode::Busy;
     let error =
         format!("too many {what} of this user are in progress: end some, or try again later");
-    Refusal { status, error }.into_response()
+    Refusal { code, error }.into_response()
 }
 
 pub(super) fn gone(what: &str, name: &str) -> Refusal {
@@ -109,23 +109,23 @@ pub(super) fn gone(what: &str, name: &str) -> Refusal {
 
 /// A failure as the client gets it.
 pub(super) struct Refusal {
-    status: StatusCode,
+    code: ErrorCode,
     error: String,
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
-        let status = match &failure {
-            Failure::Invalid(_) => StatusCode::BAD_REQUEST,
-            Failure::NotFound(_) => StatusCode::NOT_FOUND,
-            Failure::Conflict(_) => StatusCode::CONFLICT,
+        let code = match &failure {
+            Failure::Invalid(_) => ErrorCode::Invalid,
+            Failure::NotFound(_) => ErrorCode::NotFound,
+            Failure::Conflict(_) => ErrorCode::Conflict,
             Failure::Internal(text) => {
                 tracing::error!("{text}");
-                StatusCode::INTERNAL_SERVER_ERROR
+                ErrorCode::Internal
             }
         };
         Refusal {
-            status,
+            code,
             error: failure.to_string(),
         }
     }
@@ -133,7 +133,10 @@ impl From<Failure> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: self.error })).into_response()
+        // No code has a status that is none.
+        let status = StatusCode::from_u16(self.code.status());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(ErrorBody { error: self.error })).into_response()
     }
 }
 
@@ -148,14 +151,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             Bytes::from_request(request, state)
                 .await
                 .map_err(|rejection: BytesRejection| {
-                    let status = rejection.status();
-                    let error = match status {
-                        StatusCode::PAYLOAD_TOO_LARGE => {
+                    let code = ErrorCode::from_status(rejection.status().as_u16());
+                    let error = match code {
+                        ErrorCode::TooLarge => {
                             format!("the request is larger than {MAX_BODY} bytes")
                         }
                         _ => format!("the request can't be read: {}", rejection.body_text()),
                     };
-                    Refusal { status, error }
+                    Refusal { code, error }
                 })?;
         serde_json::from_slice(&bytes).map(Body).map_err(|error| {
             let error = error.to_string();
@@ -166,7 +169,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 String::new()
             };
             Refusal {
-                status: StatusCode::BAD_REQUEST,
+                code: ErrorCode::Invalid,
                 error: format!("the request is not the JSON expected here: {error}{advice}"),
             }
         })
@@ -244,7 +247,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Name<T>
         let name = Path::<T>::from_request_parts(parts, state).await;
         name.map(|Path(name)| Name(name))
             .map_err(|rejection: PathRejection| Refusal {
-                status: rejection.status(),
+                code: ErrorCode::from_status(rejection.status().as_u16()),
                 error: format!("the path is not valid: {}", rejection.body_text()),
             })
     }
@@ -261,7 +264,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
         query
             .map(|Query(asked)| Asked(asked))
             .map_err(|rejection| Refusal {
-                status: StatusCode::BAD_REQUEST,
+                code: ErrorCode::Invalid,
                 error: format!("the query is not valid: {}", rejection.body_text()),
             })
     }
