@@ -26,7 +26,7 @@ use anyhow::Context;
 use ipnet::{IpNet, Ipv6Net};
 use switch::io::filter::{UplinkFilter, local_only_filter};
 use switch::io::has_ipv6;
-use switch::{Event, PortId, Settings, Switch};
+use switch::{Event, PortId, Switch};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -186,7 +186,10 @@ struct Started {
 }
 
 impl Daemon {
-    fn start(options: &DaemonOptions) -> anyhow::Result<Started> {
+    fn start(
+        options: &DaemonOptions,
+        (switch, events): (Switch, crossbeam_channel::Receiver<Event>),
+    ) -> anyhow::Result<Started> {
         let (store, stored) = Store::load(&options.state_dir)?;
         let ula = ipam::ula_prefix(stored.global_id);
         let (networks, containers) = (stored.networks, stored.containers);
@@ -219,18 +222,6 @@ impl Daemon {
             network::choose_kind(&kinds, options.port_kind).map_err(anyhow::Error::msg)?;
         let watched = runtime.block_on(host::watch(interface::is_ours))?;
 
-        let mut settings = Settings {
-            limits: options.limits.clone(),
-            ..Settings::default()
-        };
-        if let Some(workers) = options.workers {
-            settings.workers = workers.max(1);
-        }
-        if let Some(busy_poll) = options.busy_poll {
-            settings.busy_poll = busy_poll;
-        }
-        settings.no_halt = options.no_halt;
-        let (switch, events) = Switch::start(settings).context("can't start the switch")?;
         let events = forward(events)?;
         let (ends, ended) = mpsc::channel(64);
         let stack = resolver::Stack::create(port_kind, &switch);

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use crossbeam_channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use switch::{Event, Settings, Switch};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -44,16 +46,18 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // Both may change owners and modes of files, which needs more than the daemon keeps.
     let locks = lock::claim(&options.state_dir)?;
     let socket = listen(&options)?;
-    // Capabilities and filters belong to a thread and are inherited by the threads that it starts.
-    // There is a single thread until the runtime is built.
+    // Capabilities and filters belong to a thread and are inherited by the threads that it starts:
+    // those of the switch have no filter.
     let privileges = privileges::drop_unused();
+    let switch = Switch::start(settings(&options)).context("can't start the switch")?;
+    let privileges = privileges::filter_calls(privileges);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("pontoon")
         .enable_all()
         .build()
         .context("can't start the daemon's threads")?;
-    let outcome = runtime.block_on(serve(options, locks, socket, privileges));
+    let outcome = runtime.block_on(serve(options, locks, socket, switch, privileges));
     if outcome.is_ok() {
         // The workers forward up to here, and the kernel closes everything at once: to take a
         // switch apart port by port would only make the silence longer until the next daemon has
@@ -63,6 +67,17 @@ pub(crate) fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // Relays are cut, not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+fn settings(options: &DaemonOptions) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        limits: options.limits.clone(),
+        workers: options.workers.map_or(defaults.workers, |it| it.max(1)),
+        busy_poll: options.busy_poll.unwrap_or(defaults.busy_poll),
+        no_halt: options.no_halt,
+        ..defaults
+    }
 }
 
 /// Returns the API's socket: the one that a service manager has bound, or the daemon's own, which
@@ -80,6 +95,7 @@ async fn serve(
     options: DaemonOptions,
     mut locks: Locks,
     (listener, _socket): (UnixListener, Option<ApiSocket>),
+    switch: (Switch, Receiver<Event>),
     privileges: Privileges,
 ) -> anyhow::Result<()> {
     locks.hang_up();
@@ -99,7 +115,7 @@ async fn serve(
         mut host,
         mut events,
         mut ends,
-    } = tokio::task::spawn_blocking(move || Daemon::start(&start)).await??;
+    } = tokio::task::spawn_blocking(move || Daemon::start(&start, switch)).await??;
     let api = server::Api {
         view: daemon.view.subscribe(),
         switch: Arc::clone(&daemon.switch),
