@@ -155,8 +155,17 @@ fn open_socket(ifindex: u32, options: &PacketOptions) -> io::Result<PacketSocket
     })
 }
 
+/// PACKET_FANOUT_FLAG_IGNORE_OUTGOING of linux/if_packet.h, since Linux 5.12. Without it a group sees
+/// what others send by the interface, PACKET_IGNORE_OUTGOING of its sockets or not; the other sockets
+/// of an uplink are such others.
+const IGNORE_OUTGOING: u32 = 0x4000;
+
 /// Makes one PACKET_FANOUT group of the sockets, with an id that the kernel finds unused.
 fn join_fanout(sockets: &[PacketSocket]) -> io::Result<()> {
+    join_fanout_with(sockets, IGNORE_OUTGOING).or_else(|_| join_fanout_with(sockets, 0))
+}
+
+fn join_fanout_with(sockets: &[PacketSocket], all: u32) -> io::Result<()> {
     let mut group = 0;
     for (index, socket) in sockets.iter().enumerate() {
         let flags = if index == 0 {
@@ -164,7 +173,7 @@ fn join_fanout(sockets: &[PacketSocket]) -> io::Result<()> {
         } else {
             0
         };
-        let kind = libc::PACKET_FANOUT_HASH | flags;
+        let kind = libc::PACKET_FANOUT_HASH | flags | all;
         let fd = socket.as_fd();
         sys::set_option(
             fd,

@@ -42,6 +42,25 @@ fn fanout_keeps_both_directions_of_a_flow_on_one_queue() {
     }
 }
 
+/// Neither what its own sockets send, nor what others of this process or of the host do.
+#[test]
+fn a_group_hears_nothing_that_leaves() {
+    needs_root!();
+    let (host, wire) = (Namespace::new(), Namespace::new());
+    let ifindex = host.veth("uplink", &wire, "far");
+    let [mut first, second] =
+        [2, 2].map(|queues| host.open_packet(ifindex, queues, PacketOptions::default()));
+    let sender = Queue::Packet(first.remove(0));
+    for port in 1000..1040 {
+        let out = udp_frame((HERE, port), (THERE, 53), 10);
+        assert_eq!(sender.transmit(&[&out]).sent, 1);
+    }
+    let queues = second.into_iter().chain(first).map(Queue::Packet);
+    for queue in queues.chain([sender]) {
+        assert!(receive_some(&queue, is_ipv4).is_empty());
+    }
+}
+
 #[test]
 fn uplink_filter_works_in_the_kernel() {
     needs_root!();
