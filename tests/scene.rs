@@ -354,6 +354,45 @@ impl Scene {
             .expect("a number of frames")
     }
 
+    /// A second interface of the host, `lan0`, into a LAN of its own: 10.9.0.2 and, there, 10.9.0.5.
+    pub fn second_interface(&self) -> Namespace {
+        let lan = Namespace::new("lan");
+        join((&self.host, "lan0"), (&lan, "eth0"));
+        self.host.ip("addr add 10.9.0.2/24 dev lan0");
+        lan.ip("addr add 10.9.0.5/24 dev eth0");
+        lan
+    }
+
+    /// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0` on
+    /// both ends, as a VPN without encryption.
+    pub fn tunnel(&self) -> Background {
+        const PROGRAM: &str = r#"
+import ctypes, fcntl, os, select, struct, sys
+def tun(name):
+    f = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(f, 0x400454ca, struct.pack("16sH22x", name, 0x1001))
+    return f
+here = tun(b"tun0")
+there = os.open(sys.argv[1], os.O_RDONLY)
+assert ctypes.CDLL(None, use_errno=True).setns(there, 0) == 0
+ends = [here, tun(b"tun0")]
+print("ready", flush=True)
+while True:
+    for f in select.select(ends, [], [])[0]:
+        try: os.write(ends[1 - ends.index(f)], os.read(f, 65536))
+        except OSError: pass
+"#;
+        let outside = self.outside.path();
+        let mut command = self.host_command("python3");
+        let mut program = Background::start(command.args(["-c", PROGRAM]).arg(outside));
+        program.wait_for_output("ready");
+        for (namespace, address) in [(&self.host, "10.8.0.2"), (&self.outside, "10.8.0.1")] {
+            namespace.ip(&format!("addr add {address}/24 dev tun0"));
+            namespace.ip("link set tun0 up mtu 1400");
+        }
+        program
+    }
+
     /// The interfaces of the host, by name, but for the one behind which names are answered: it ends
     /// with the daemon.
     pub fn host_interfaces(&self) -> Vec<String> {

@@ -71,6 +71,81 @@ fn a_firewall_that_rejects_is_before_neither_published_nor_external_ports() {
     scene.host.sh("nft delete table inet f");
 }
 
+/// Several, that of a VLAN, and a tunnel's, whose packets have no Ethernet header.
+#[test]
+fn every_uplink_is_silenced() {
+    let Some(mut scene) = Scene::without_daemon("tap") else {
+        return;
+    };
+    let lan = scene.second_interface();
+    let _tunnel = scene.tunnel();
+    let add = "ip link add link eth0 name eth0.7 type vlan id 7 2>&1 || echo refused";
+    let has_vlan = !scene.host.sh(add).contains("refused");
+    if has_vlan {
+        scene
+            .outside
+            .ip("link add link eth0 name eth0.7 type vlan id 7");
+        for (namespace, last) in [(&scene.host, 2), (&scene.outside, 1)] {
+            namespace.ip(&format!("addr add 10.7.7.{last}/24 dev eth0.7"));
+            namespace.ip("link set eth0.7 up");
+        }
+    }
+    let rules = "table inet f { chain i { type filter hook input priority 0; policy drop; iif lo \
+                 accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx \
+                 admin-prohibited; }; }";
+    let nft = format!("nft '{rules}' 2>&1 || echo refused");
+    if scene.host.sh(&nft).contains("refused") {
+        return skip("nft does not work here");
+    }
+    scene.start_daemon();
+    if mode(&scene) != "tc" {
+        return skip("this kernel has no clsact or no cls_bpf");
+    }
+    let mut ways = vec![
+        (&scene.outside, "eth0", HOST, OUTSIDE),
+        (&lan, "eth0", [10, 9, 0, 2].into(), [10, 9, 0, 5].into()),
+        (
+            &scene.outside,
+            "tun0",
+            [10, 8, 0, 2].into(),
+            [10, 8, 0, 1].into(),
+        ),
+    ];
+    if has_vlan {
+        ways.push((
+            &scene.outside,
+            "eth0.7",
+            [10, 7, 7, 2].into(),
+            [10, 7, 7, 1].into(),
+        ));
+    } else {
+        skip("this kernel has no VLAN interfaces; the other uplinks are tried");
+    }
+    let a = scene.container("a", &["-p", "8080:80", "-p", "8080:80/udp"]);
+    let inside = listen(&a.namespace, (ANY, 80));
+    for (beyond, interface, host, address) in ways {
+        let errors = Witness::start(
+            beyond,
+            interface,
+            "icmp[icmptype] = icmp-unreach or tcp[tcpflags] & tcp-rst != 0",
+        );
+        let server = bind_udp(&a.namespace, (ANY, 80));
+        let mut datagrams = Datagrams::open(beyond, (host, 8080), server);
+        let there = listen(beyond, (address, 80));
+        for _ in 0..2 {
+            let mut inbound = Flow::open(beyond, (host, 8080), &inside).unwrap();
+            inbound.exchange().unwrap();
+            assert_eq!(inbound.seen_by_server(), address, "{interface}");
+            let mut outbound = Flow::open(&a.namespace, (address, 80), &there).unwrap();
+            outbound.exchange().unwrap();
+            assert_eq!(outbound.seen_by_server(), host, "{interface}");
+            datagrams.exchange(100).unwrap();
+        }
+        assert_eq!(errors.stop(), Vec::<String>::new(), "{interface}");
+    }
+    scene.host.sh("nft delete table inet f");
+}
+
 #[test]
 fn classifiers_come_and_go_and_disturb_nobody_elses() {
     let Some(mut scene) = silent_scene() else {

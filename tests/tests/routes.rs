@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pontoon_tests::namespace::{Namespace, join};
+use pontoon_tests::namespace::Namespace;
 use pontoon_tests::process::{Background, Output, run};
 use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, HOST6, OUTSIDE, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
@@ -22,45 +22,6 @@ fn ip(text: &str) -> IpAddr {
 fn try_ping(from: &Namespace, to: &str, options: &[&str]) -> Output {
     let mut command = from.command("ping");
     run(command.args(["-c1", "-W2"]).args(options).arg(to))
-}
-
-/// A second interface of the host, `lan0`, into a LAN of its own: 10.9.0.2 and, there, 10.9.0.5.
-fn second_interface(scene: &Scene) -> Namespace {
-    let lan = Namespace::new("lan");
-    join((&scene.host, "lan0"), (&lan, "eth0"));
-    scene.host.ip("addr add 10.9.0.2/24 dev lan0");
-    lan.ip("addr add 10.9.0.5/24 dev eth0");
-    lan
-}
-
-/// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0` on
-/// both ends, as a VPN without encryption.
-fn tunnel(scene: &Scene) -> Background {
-    const PROGRAM: &str = r#"
-import ctypes, fcntl, os, select, struct, sys
-def tun(name):
-    f = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(f, 0x400454ca, struct.pack("16sH22x", name, 0x1001))
-    return f
-here = tun(b"tun0")
-there = os.open(sys.argv[1], os.O_RDONLY)
-assert ctypes.CDLL(None, use_errno=True).setns(there, 0) == 0
-ends = [here, tun(b"tun0")]
-print("ready", flush=True)
-while True:
-    for f in select.select(ends, [], [])[0]:
-        try: os.write(ends[1 - ends.index(f)], os.read(f, 65536))
-        except OSError: pass
-"#;
-    let outside = scene.outside.path();
-    let mut command = scene.host_command("python3");
-    let mut program = Background::start(command.args(["-c", PROGRAM]).arg(outside));
-    program.wait_for_output("ready");
-    for (namespace, address) in [(&scene.host, "10.8.0.2"), (&scene.outside, "10.8.0.1")] {
-        namespace.ip(&format!("addr add {address}/24 dev tun0"));
-        namespace.ip("link set tun0 up mtu 1400");
-    }
-    program
 }
 
 /// Waits until the container reaches an address.
@@ -157,7 +118,7 @@ fn a_second_interface_is_an_uplink_by_itself() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     scene.start_daemon();
     let a = scene.container("a", &["-p", "8080:80", "-p", "5353:53/udp"]);
     let witness = Witness::start(&scene.outside, "eth0", "net 10.9.0.0/24");
@@ -183,7 +144,7 @@ fn an_interface_left_out_by_name_is_refused_by_name() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let _lan = second_interface(&scene);
+    let _lan = scene.second_interface();
     scene.set_daemon_options(&["--workers", "2", "--uplink", "eth0"]);
     scene.start_daemon();
     let a = scene.container("a", &[]);
@@ -201,7 +162,7 @@ fn a_tunnel_that_takes_all_has_the_containers_traffic_too() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let _tunnel = tunnel(&scene);
+    let _tunnel = scene.tunnel();
     scene.host.ip("route add 0.0.0.0/1 via 10.8.0.1");
     scene.host.ip("route add 128.0.0.0/1 via 10.8.0.1");
     scene.start_daemon();
@@ -238,7 +199,7 @@ fn rules_of_the_host_hold_for_containers() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     lan.ip("addr add 203.0.113.77/32 dev lo");
     lan.ip("route add default via 10.9.0.2");
     scene.outside.ip("addr add 203.0.113.77/32 dev lo");
@@ -329,7 +290,7 @@ fn answers_leave_by_the_interface_that_their_flow_came_by() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     lan.ip("addr add 203.0.113.77/32 dev lo");
     lan.ip("route add 10.9.0.2 dev eth0 src 203.0.113.77");
     scene.start_daemon();
@@ -380,7 +341,7 @@ fn odd_routes_are_followed() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     scene.start_daemon();
     let a = scene.container("a", &["-p", "8080:80"]);
     // The address of a cloud's metadata service is routed on purpose.
@@ -450,7 +411,7 @@ fn nexthop_objects_are_followed_by_their_number() {
         return skip("this kernel has no net.ipv4.nexthop_compat_mode");
     }
     scene.host.sh(&format!("echo 0 > {mode}"));
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     let here = ["203.0.113.31", "203.0.113.32", "203.0.113.33"];
     for address in here {
         lan.ip(&format!("addr add {address}/32 dev lo"));
@@ -509,7 +470,7 @@ fn a_flow_moves_to_the_new_address_or_the_new_provider() {
     let Some(mut scene) = Scene::without_daemon("tap") else {
         return;
     };
-    let lan = second_interface(&scene);
+    let lan = scene.second_interface();
     lan.ip(&format!("addr add {BEYOND}/32 dev lo"));
     scene.start_daemon();
     let a = scene.container("a", &[]);
@@ -558,7 +519,7 @@ fn an_uplink_may_come_late_and_be_made_anew() {
         .ip(&format!("route replace default via {OUTSIDE}"));
     reaches(&a, "198.51.100.7");
     for _ in 0..2 {
-        let _lan = second_interface(&scene);
+        let _lan = scene.second_interface();
         reaches(&a, "10.9.0.5");
         scene.host.ip("link set lan0 address 02:00:00:00:77:01");
         reaches(&a, "10.9.0.5");
