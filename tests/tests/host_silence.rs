@@ -30,6 +30,15 @@ fn mode(scene: &Scene) -> String {
     mode.expect("info says how the host is silenced").to_owned()
 }
 
+/// Has the host's firewall answer everything that comes in with an error; false where there is none.
+fn rejects(scene: &Scene) -> bool {
+    let rules = "table inet f { chain i { type filter hook input priority 0; policy drop; iif lo \
+                 accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx \
+                 admin-prohibited; }; }";
+    let nft = format!("nft '{rules}' 2>&1 || echo refused");
+    !scene.host.sh(&nft).contains("refused")
+}
+
 /// A scene whose host drops by tc; none on a kernel that can't.
 fn silent_scene() -> Option<Scene> {
     let scene = Scene::new()?;
@@ -43,11 +52,7 @@ fn silent_scene() -> Option<Scene> {
 #[test]
 fn a_firewall_that_rejects_is_before_neither_published_nor_external_ports() {
     let Some(scene) = silent_scene() else { return };
-    let rules = "table inet f { chain i { type filter hook input priority 0; policy drop; iif lo \
-                 accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx \
-                 admin-prohibited; }; }";
-    let nft = format!("nft '{rules}' 2>&1 || echo refused");
-    if scene.host.sh(&nft).contains("refused") {
+    if !rejects(&scene) {
         return skip("nft does not work here");
     }
     let a = scene.container("a", &["-p", "8080:80", "-p", "8080:80/udp"]);
@@ -90,11 +95,7 @@ fn every_uplink_is_silenced() {
             namespace.ip("link set eth0.7 up");
         }
     }
-    let rules = "table inet f { chain i { type filter hook input priority 0; policy drop; iif lo \
-                 accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx \
-                 admin-prohibited; }; }";
-    let nft = format!("nft '{rules}' 2>&1 || echo refused");
-    if scene.host.sh(&nft).contains("refused") {
+    if !rejects(&scene) {
         return skip("nft does not work here");
     }
     scene.start_daemon();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pontoon_tests::namespace::Namespace;
-use pontoon_tests::process::{Background, Output, run};
+use pontoon_tests::process::{Output, run};
 use pontoon_tests::scene::{ANY, BEYOND, Container, HOST, HOST6, OUTSIDE, Scene};
 use pontoon_tests::traffic::{Datagrams, Flow, bind_udp, dial, listen, ping};
 use pontoon_tests::wire::Witness;
