@@ -7,7 +7,8 @@
 //! touches the machine's own network; [`uml`] boots a kernel without netfilter.
 //!
 //! [`traffic`] makes the connections whose fate a test asserts, [`wire`] sends and watches frames,
-//! [`iperf`] moves bulk, [`dns`] asks for names, [`process`] runs programs with a time limit: a hang fails, and by name.
+//! [`iperf`] moves bulk, [`dns`] asks for names, [`process`] runs programs with a time limit: a
+//! hang fails, and by name.
 
 #![forbid(unsafe_code)]
 

@@ -354,7 +354,8 @@ impl Scene {
             .expect("a number of frames")
     }
 
-    /// A second interface of the host, `lan0`, into a LAN of its own: 10.9.0.2 and, there, 10.9.0.5.
+    /// A second interface of the host, `lan0`, into a LAN of its own: 10.9.0.2 and, there,
+    /// 10.9.0.5.
     pub fn second_interface(&self) -> Namespace {
         let lan = Namespace::new("lan");
         join((&self.host, "lan0"), (&lan, "eth0"));
@@ -363,8 +364,8 @@ impl Scene {
         lan
     }
 
-    /// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0` on
-    /// both ends, as a VPN without encryption.
+    /// A layer 3 tunnel between the host (10.8.0.2) and the outside (10.8.0.1): TUN devices `tun0`
+    /// on both ends, as a VPN without encryption.
     pub fn tunnel(&self) -> Background {
         const PROGRAM: &str = r#"
 import ctypes, fcntl, os, select, struct, sys
@@ -393,8 +394,8 @@ while True:
         program
     }
 
-    /// The interfaces of the host, by name, but for the one behind which names are answered: it ends
-    /// with the daemon.
+    /// The interfaces of the host, by name, but for the one behind which names are answered: it
+    /// ends with the daemon.
     pub fn host_interfaces(&self) -> Vec<String> {
         let mut interfaces = interfaces(&self.host);
         interfaces.retain(|name| name != "pt-names");

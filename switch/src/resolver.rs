@@ -2,14 +2,14 @@
 //! for Docker ask.
 //!
 //! A network stack of its own answers ([`Names`](crate::config::Names)), which has the gateways'
-//! addresses and nothing else to do: no filter of the host stands before it, and no other program of
-//! the host holds its port. It is asked and it answers through one port of the switch, whatever
+//! addresses and nothing else to do: no filter of the host stands before it, and no other program
+//! of the host holds its port. It is asked and it answers through one port of the switch, whatever
 //! network a question is from.
 //!
-//! Nobody listens at 127.0.0.11 in the container, so its port 53 is its own. It routes the address to
-//! the gateway, and here what it asks there gets the address of the gateway and a port that is for
-//! such questions; the answer goes back from where it was asked for. The port tells such answers from
-//! others, so nothing has to be remembered.
+//! Nobody listens at 127.0.0.11 in the container, so its port 53 is its own. It routes the address
+//! to the gateway, and here what it asks there gets the address of the gateway and a port that is
+//! for such questions; the answer goes back from where it was asked for. The port tells such
+//! answers from others, so nothing has to be remembered.
 //!
 //! To take such answers a container must believe its interface where loopback addresses are
 //! concerned (route_localnet). What its neighbours send to them is dropped, or they would reach what

@@ -237,6 +237,16 @@ impl Topology {
         }
     }
 
+    /// Whether many share what comes in by `port`, so that a flood which one of them has asked for
+    /// must not hold back the frames of the others. Nobody has asked for an uplink's newcomers.
+    pub(crate) fn is_shared(&self, port: PortId) -> bool {
+        match self.role(port) {
+            Role::Names => true,
+            Role::Uplink { uplink } => self.uplinks[uplink].port == port,
+            Role::Container { .. } | Role::Host { .. } | Role::Unassigned => false,
+        }
+    }
+
     /// Whether `port` is an endpoint's that is kept from the other isolated ones.
     pub fn is_isolated(&self, port: PortId) -> bool {
         match self.role(port) {

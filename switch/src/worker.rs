@@ -50,7 +50,7 @@ pub struct Worker {
 pub(crate) struct Carried {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
-    /// Its port is shared by many: an uplink.
+    /// See [`Topology::is_shared`].
     pub(crate) shared: bool,
     /// The port's limit has room again at this time, and before it for nothing.
     pub(crate) closed_until: Option<Time>,
@@ -125,9 +125,7 @@ impl Worker {
         Ok(Carried {
             frames: received,
             bytes,
-            shared: topology
-                .uplink(port)
-                .is_some_and(|uplink| uplink.port == port),
+            shared: topology.is_shared(port),
             closed_until,
         })
     }

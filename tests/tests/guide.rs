@@ -1,8 +1,8 @@
 //! The commands in the documents, typed line by line as a newcomer would.
 //!
-//! A fenced block marked `sh typed` is typed, one line after the other. One marked `text stable` right
-//! behind it is what the block prints, always. Each document is a session of its own. One that opens no
-//! shell of its own begins in the host that `docs/guide.md` sets up.
+//! A fenced block marked `sh typed` is typed, one line after the other. One marked `text stable`
+//! right behind it is what the block prints, always. Each document is a session of its own. One
+//! that opens no shell of its own begins in the host that `docs/guide.md` sets up.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

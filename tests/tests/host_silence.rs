@@ -30,7 +30,8 @@ fn mode(scene: &Scene) -> String {
     mode.expect("info says how the host is silenced").to_owned()
 }
 
-/// Has the host's firewall answer everything that comes in with an error; false where there is none.
+/// Has the host's firewall answer everything that comes in with an error; false where there is
+/// none.
 fn rejects(scene: &Scene) -> bool {
     let rules = "table inet f { chain i { type filter hook input priority 0; policy drop; iif lo \
                  accept; meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx \

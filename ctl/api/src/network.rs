@@ -24,8 +24,8 @@ pub struct CreateNetwork {
     /// Whether containers get IPv4 addresses; they do when absent.
     #[serde(default)]
     pub ipv4: Option<bool>,
-    /// Whether containers get IPv6 addresses. When absent, as `ipv6` of the daemon's `Info` says, or
-    /// because `subnets` names one.
+    /// Whether containers get IPv6 addresses. When absent, as `ipv6` of the daemon's `Info` says,
+    /// or because `subnets` names one.
     #[serde(default)]
     pub ipv6: Option<bool>,
     /// The uplink's when absent.

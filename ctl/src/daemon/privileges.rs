@@ -9,11 +9,12 @@
 //!   CAP_SYS_ADMIN, which setns(2) demands, gives network namespaces and no mounts.
 //!
 //! Each is a property of a thread, inherited by the threads that it starts. So [`drop_unused`] is
-//! called while the process has a single thread, and [`filter_calls`] when the switch has started its
-//! own: any filter costs a system call 60 to 120 ns, and those that carry frames make two for each,
-//! which took a tenth of the small packets (Linux 6.18, one 2-CPU VM). What parses DNS and HTTP is
-//! behind the filter; what parses frames is bounded by the capabilities alone. The daemon executes no program: the processes of
-//! `pontoon run` are children of the client, and have the client's privileges.
+//! called while the process has a single thread, and [`filter_calls`] when the switch has started
+//! its own: any filter costs a system call 60 to 120 ns, and those that carry frames make two for
+//! each, which took a tenth of the small packets (Linux 6.18, one 2-CPU VM). What parses DNS and
+//! HTTP is behind the filter; what parses frames is bounded by the capabilities alone. The daemon
+//! executes no program: the processes of `pontoon run` are children of the client, and have the
+//! client's privileges.
 
 use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use rustix::io::Errno;
@@ -56,8 +57,8 @@ const KEPT: CapabilitySet = CapabilitySet::empty()
     .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Drops the capabilities that the daemon does not use from the calling thread and from the threads
-/// that it starts afterwards, and what a program could add. Returns what is in force. What the kernel or a sandbox refuses is logged; the daemon
-/// serves without it.
+/// that it starts afterwards, and what a program could add. Returns what is in force. What the
+/// kernel or a sandbox refuses is logged; the daemon serves without it.
 pub(super) fn drop_unused() -> Privileges {
     if let Err(error) = set_no_new_privs() {
         tracing::warn!("can't give up new privileges: {error}");

@@ -50,8 +50,8 @@ pub(super) struct NameService {
 struct Gateway {
     /// Where containers ask. None without a stack.
     inside: Option<(Served, Listener)>,
-    /// Index of the network's interface when `plain` was opened: another one has been made anew, and
-    /// the sockets are bound to the one that is gone.
+    /// Index of the network's interface when `plain` was opened: another one has been made anew,
+    /// and the sockets are bound to the one that is gone.
     ifindex: Option<u32>,
     /// At port 53 of each. None while another program has the port; that was told then.
     plain: Option<Listener>,

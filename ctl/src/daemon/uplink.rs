@@ -40,8 +40,8 @@ impl Uplink {
     }
 }
 
-/// Room for a flood of strangers, in bytes of kernel memory: with more, who comes in good faith would
-/// wait longer behind it.
+/// Room for a flood of strangers, in bytes of kernel memory: with more, who comes in good faith
+/// would wait longer behind it.
 const ROOM_FOR_NEWCOMERS: usize = 512 << 10;
 
 pub(super) struct Uplinks {

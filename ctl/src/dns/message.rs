@@ -170,8 +170,8 @@ pub(super) fn datagram_limit(query: &Message) -> u16 {
 }
 
 /// The bytes of an answer. One that is longer than `limit` is marked as truncated, so that it is
-/// asked for again over TCP, and sent with as many of its answers as fit (RFC 2181 clause 9): some C
-/// libraries know no TCP (musl before 1.2.4), and make do with those.
+/// asked for again over TCP, and sent with as many of its answers as fit (RFC 2181 clause 9): some
+/// C libraries know no TCP (musl before 1.2.4), and make do with those.
 pub(super) fn encode(reply: &Message, limit: u16) -> Vec<u8> {
     match reply.to_vec() {
         Ok(bytes) if bytes.len() <= usize::from(limit) => bytes,

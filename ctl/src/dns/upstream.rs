@@ -20,10 +20,10 @@ const EDNS_PATIENCE: Duration = Duration::from_millis(900);
 /// How long a server has to tell over TCP what did not fit a datagram. Some let none of it through.
 const WHOLE_PATIENCE: Duration = Duration::from_millis(2500);
 
-/// Asks until an answer comes; the caller sets the time limit. Over UDP, or over TCP if the question
-/// says so; without EDNS if the server does not know it (RFC 6891 clause 7) or is silent. Tells too
-/// whether the server knows EDNS. What does not fit a datagram is asked for again over TCP; where
-/// that fails the answer is what did fit, marked as truncated.
+/// Asks until an answer comes; the caller sets the time limit. Over UDP, or over TCP if the
+/// question says so; without EDNS if the server does not know it (RFC 6891 clause 7) or is silent.
+/// Tells too whether the server knows EDNS. What does not fit a datagram is asked for again over
+/// TCP; where that fails the answer is what did fit, marked as truncated.
 ///
 /// # Errors
 /// The server can't be reached: at once where its host says so. Or it breaks off over TCP.

@@ -265,8 +265,8 @@ fn when_equal(value: u32, block: Vec<sock_filter>) -> Vec<sock_filter> {
     program
 }
 
-/// Returns `accept` for what goes to one of the networks, of one family; `destination` is where that family has
-/// the address.
+/// Returns `accept` for what goes to one of the networks, of one family; `destination` is where
+/// that family has the address.
 fn to_networks(networks: &[IpNet], destination: u32, accept: u32) -> Vec<sock_filter> {
     if networks.len() > MAX_NETWORKS {
         return vec![exit(accept)];

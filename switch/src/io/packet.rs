@@ -155,9 +155,9 @@ fn open_socket(ifindex: u32, options: &PacketOptions) -> io::Result<PacketSocket
     })
 }
 
-/// PACKET_FANOUT_FLAG_IGNORE_OUTGOING of linux/if_packet.h, since Linux 5.12. Without it a group sees
-/// what others send by the interface, PACKET_IGNORE_OUTGOING of its sockets or not; the other sockets
-/// of an uplink are such others.
+/// PACKET_FANOUT_FLAG_IGNORE_OUTGOING of linux/if_packet.h, since Linux 5.12. Without it a group
+/// sees what others send by the interface, PACKET_IGNORE_OUTGOING of its sockets or not; the other
+/// sockets of an uplink are such others.
 const IGNORE_OUTGOING: u32 = 0x4000;
 
 /// Makes one PACKET_FANOUT group of the sockets, with an id that the kernel finds unused.

@@ -6,6 +6,7 @@ use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
 use pnet_packet::{tcp, udp};
 
 use super::*;
+use crate::config::Uplink;
 use crate::drop::DropReason;
 use crate::frame::{ETHERNET_HEADER, MacAddr};
 use crate::testing::{GATEWAY, Lan, mac};
@@ -167,6 +168,27 @@ fn the_stack_says_nothing_but_answers() {
     }
     let noise = [[0x33; 12].as_slice(), &[0x86, 0xdd], &[0; 40]].concat();
     assert!(lan.send(STACK_PORT, &noise).is_empty());
+}
+
+/// All networks have their answers from there: one that floods it with questions is held back at its
+/// own port, and the others' answers are not.
+#[test]
+fn the_stack_is_not_held_back() {
+    let lan = lan().with(|config| {
+        config.uplinks.push(Uplink {
+            port: PortId(9),
+            newcomers: Some(PortId(2)),
+            mac: mac(9),
+            mtu: 1500,
+            clamp_mss: false,
+        });
+        config.endpoints.truncate(1);
+    });
+    let topology = lan.datapath.topology();
+    let shared: Vec<usize> = (0..4)
+        .filter(|&port| topology.is_shared(PortId(port as u32)))
+        .collect();
+    assert_eq!(shared, [STACK_PORT], "not the host, an endpoint, newcomers");
 }
 
 #[test]

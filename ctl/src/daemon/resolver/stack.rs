@@ -1,9 +1,9 @@
 //! The network stack that answers containers' questions for names: a namespace of its own with the
 //! gateways' addresses, behind one port of the switch that serves every network.
 //!
-//! In the host's namespace a firewall could drop the questions, another program could hold the port,
-//! a more specific route could take the answers away, and a strict `rp_filter` refuse the askers.
-//! None of that is here, and a kernel answers all the same, so TCP needs no code of ours.
+//! In the host's namespace a firewall could drop the questions, another program could hold the
+//! port, a more specific route could take the answers away, and a strict `rp_filter` refuse the
+//! askers. None of that is here, and a kernel answers all the same, so TCP needs no code of ours.
 //!
 //! It ends with the daemon: nobody else holds the namespace.
 
